@@ -1,0 +1,1 @@
+"""Configuration models, one file per subject; `base` holds how they are filled."""

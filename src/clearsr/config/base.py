@@ -1,0 +1,131 @@
+"""How a configuration is built: frozen pydantic models, filled by YAML files and by `a.b=c` overrides.
+
+Unknown keys are errors that name the nearest valid key; nothing here knows what is configured.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from clearsr.errors import ClearSRError
+
+ConfigT = TypeVar("ConfigT", bound="FrozenConfig")
+
+
+class FrozenConfig(BaseModel):
+    """Base of every configuration: immutable, and strict about the names of its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def load_config(
+    schema: type[ConfigT], files: Sequence[Path | str] = (), overrides: Sequence[str] = ()
+) -> ConfigT:
+    """A configuration from YAML files (later ones win, key by key) and `a.b=c` overrides (which win over all).
+
+    A file may name others to start from with a top-level `extends:` (a path or a list, relative to the file).
+
+    Raises:
+        ClearSRError: a file cannot be read, a key is unknown, or a value is outside what its field accepts.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        values = merge(values, read_yaml(Path(file)))
+    for override in overrides:
+        values = merge(values, _parse_override(override))
+    return build_config(schema, values)
+
+
+def build_config(schema: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
+    """`schema(**values)`, with pydantic's report turned into one line per mistake.
+
+    Raises:
+        ClearSRError: names each bad key with its path, the value and what is accepted.
+    """
+    try:
+        return schema.model_validate(dict(values))
+    except ValidationError as error:
+        lines = [_explain(schema, item) for item in error.errors()]
+        raise ClearSRError("; ".join(lines)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, with the files that it `extends` merged beneath it."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClearSRError(f"{path}: cannot be read ({error}); expected a YAML file") from None
+    except yaml.YAMLError as error:
+        raise ClearSRError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ClearSRError(f"{path}: must hold a mapping of settings, got {type(values).__name__}")
+    bases = values.pop("extends", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = merge(merged, read_yaml(path.parent / base))
+    return merge(merged, values)
+
+
+def write_yaml(config: FrozenConfig, path: Path) -> None:
+    """Write the whole resolved configuration, so that the run can be repeated from this file alone."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with `above` laid over it: mappings are merged key by key, everything else is replaced."""
+    result = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so lists and null work."""
+    name, separator, value = text.partition("=")
+    if not separator or not all(part.isidentifier() for part in name.split(".")):
+        raise ClearSRError(f"--set {text}: expected KEY=VALUE with a dotted key, such as train.steps=1000")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ClearSRError(f"--set {text}: the value is not valid YAML") from None
+    for part in reversed(name.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def _explain(schema: type[FrozenConfig], item: Any) -> str:
+    """One mistake in pydantic's list as `path: what is wrong (got value)`."""
+    location = [str(part) for part in item["loc"]]
+    name = ".".join(location) or "configuration"
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(schema, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(sorted(known))}"
+        return f"{name}: unknown key; {hint}"
+    if item["type"] == "missing":
+        return f"{name}: must be given"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{name}: {message} (got {item['input']!r})"
+
+
+def _fields_at(schema: type[FrozenConfig], location: Sequence[str]) -> list[str]:
+    """Names of the fields of the nested configuration that `location` leads to."""
+    current: type[BaseModel] = schema
+    for part in location:
+        field = current.model_fields.get(part)
+        candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not nested:
+            return []
+        current = nested[0]
+    return list(current.model_fields)
