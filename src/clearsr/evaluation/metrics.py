@@ -1,0 +1,141 @@
+"""PSNR and SSIM on the luma channel, as the super-resolution literature reports them.
+
+Luma is BT.601 in studio range (16..235 on the 0-255 scale), the Y of MATLAB's `rgb2ycbcr` and of BasicSR.
+SSIM is the original one of Wang et al. 2004: Gaussian window 11x11 with sigma 1.5, averaged over the
+positions where it fits. Everything is computed in float64; these are measures, not losses (no gradient
+flows).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearsr.errors import ClearSRError
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+_PEAK = 255.0
+_LUMA_WEIGHTS = (65.481, 128.553, 24.966)  # sum 219 = 235 - 16
+_LUMA_OFFSET = 16.0
+
+
+def to_luma(image: Tensor) -> Tensor:
+    """BT.601 studio-range luma of an image, on the 0-255 scale (black 16, white 235), not rounded.
+
+    Args:
+        image: B×C×H×W or C×H×W, floating point in [0, 1]; C is 3 (RGB) or 1 (grey).
+
+    Returns:
+        B×1×H×W or 1×H×W, float64, on the image's device (on the CPU if that device has no float64).
+
+    Raises:
+        ClearSRError: the tensor is not such an image.
+    """
+    if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3) or image.numel() == 0:
+        raise ClearSRError(
+            f"image: a tensor of shape {tuple(image.shape)} is no picture; "
+            "accepted are B×C×H×W and C×H×W with 3 (RGB) or 1 (grey) channels"
+        )
+    if not image.is_floating_point():
+        raise ClearSRError(f"image: values are {image.dtype}; accepted are floating-point values in [0, 1]")
+    image = image.detach()
+    if image.device.type == "mps":  # MPS has no float64
+        image = image.cpu()
+    image = image.double()
+    if image.shape[-3] == 1:
+        return image * sum(_LUMA_WEIGHTS) + _LUMA_OFFSET
+    red, green, blue = image.split(1, dim=-3)
+    return _LUMA_WEIGHTS[0] * red + _LUMA_WEIGHTS[1] * green + _LUMA_WEIGHTS[2] * blue + _LUMA_OFFSET
+
+
+def luma_batch(image: Tensor) -> Tensor:
+    """`to_luma` as B×H×W whatever the input's shape; a single image becomes a batch of one."""
+    return to_luma(image).reshape(-1, *image.shape[-2:])
+
+
+def psnr(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
+    """Peak signal-to-noise ratio of the luma in dB, one value per image; infinite for identical images.
+
+    Args:
+        sr: B×C×H×W or C×H×W in [0, 1], the image to judge.
+        hr: the same size, the truth.
+        crop_border: pixels to leave out on each side (classical tables leave out the upscale factor).
+
+    Returns:
+        B values (one for a single image), float64.
+
+    Raises:
+        ClearSRError: the sizes differ, or the crop leaves nothing.
+    """
+    luma_sr, luma_hr = _comparable_luma(sr, hr, crop_border)
+    mean_squared_error = (luma_sr - luma_hr).square().mean(dim=(-2, -1))
+    return 10 * torch.log10(_PEAK**2 / mean_squared_error)
+
+
+def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
+    """Structural similarity of the luma, at most 1, one value per image.
+
+    Arguments and result are those of `psnr`; what remains after the crop must measure at least 11 pixels.
+
+    Raises:
+        ClearSRError: the sizes differ, or the images are smaller than the window.
+    """
+    luma_sr, luma_hr = _comparable_luma(sr, hr, crop_border)
+    if min(luma_sr.shape[-2:]) < SSIM_WINDOW:
+        raise ClearSRError(
+            f"ssim: {_size(luma_sr)} pixels remain after a crop of {crop_border} per side; "
+            f"its window needs at least {SSIM_WINDOW}x{SSIM_WINDOW}"
+        )
+    taps = gaussian_taps(SSIM_WINDOW, SSIM_SIGMA)
+    mean_sr, mean_hr = filter_valid(luma_sr, taps), filter_valid(luma_hr, taps)
+    variance_sr = filter_valid(luma_sr.square(), taps) - mean_sr.square()
+    variance_hr = filter_valid(luma_hr.square(), taps) - mean_hr.square()
+    covariance = filter_valid(luma_sr * luma_hr, taps) - mean_sr * mean_hr
+    c1, c2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
+    luminance = (2 * mean_sr * mean_hr + c1) / (mean_sr.square() + mean_hr.square() + c1)
+    contrast_structure = (2 * covariance + c2) / (variance_sr + variance_hr + c2)
+    return (luminance * contrast_structure).mean(dim=(-2, -1))
+
+
+def gaussian_taps(size: int, sigma: float) -> list[float]:
+    """A sampled Gaussian of `size` taps that sum to one."""
+    positions = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    taps = torch.exp(-0.5 * (positions / sigma).square())
+    return (taps / taps.sum()).tolist()
+
+
+def filter_valid(maps: Tensor, taps: list[float]) -> Tensor:
+    """Correlation with the separable kernel taps ⊗ taps, where it fits: ...×H×W -> ...×(H-n+1)×(W-n+1).
+
+    Shifted sums, no convolution: PyTorch's float64 convolution on the CPU unfolds the whole image first.
+    """
+    for dim in (-2, -1):
+        length = maps.shape[dim] - len(taps) + 1
+        total = maps.narrow(dim, 0, length) * taps[0]
+        for start, tap in enumerate(taps[1:], start=1):
+            total.add_(maps.narrow(dim, start, length), alpha=tap)
+        maps = total
+    return maps
+
+
+def _comparable_luma(sr: Tensor, hr: Tensor, crop_border: int) -> tuple[Tensor, Tensor]:
+    """Both lumas as B×H×W on the device of `sr`, cropped; their sizes are checked."""
+    luma_sr, luma_hr = luma_batch(sr), luma_batch(hr)
+    if luma_sr.shape != luma_hr.shape:
+        raise ClearSRError(
+            f"sizes (width x height) must be equal: sr is {_size(luma_sr)}, hr is {_size(luma_hr)}"
+        )
+    if crop_border < 0 or 2 * crop_border >= min(luma_sr.shape[-2:]):
+        raise ClearSRError(
+            f"crop_border: {crop_border} pixels per side do not fit an image of {_size(luma_sr)}; "
+            f"accepted are 0 to {(min(luma_sr.shape[-2:]) - 1) // 2}"
+        )
+    luma_hr = luma_hr.to(luma_sr.device)
+    border = (-crop_border,) * 4
+    return F.pad(luma_sr, border), F.pad(luma_hr, border)
+
+
+def _size(luma: Tensor) -> str:
+    """`640x480`, with the number of images in front if there are several."""
+    count, height, width = luma.shape
+    return f"{width}x{height}" if count == 1 else f"{count} images of {width}x{height}"
