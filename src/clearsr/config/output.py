@@ -1,0 +1,32 @@
+"""How a result is written; the format itself follows from the suffix of the file's name."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from clearsr.config.base import FrozenConfig
+
+
+class OutputConfig(FrozenConfig):
+    """Settings of the output file. A format takes those that concern it and ignores the rest."""
+
+    bit_depth: Literal["input", 8, 16] = Field(
+        default="input", description="bits per sample of PNG and TIFF; `input` keeps what the input had"
+    )
+    png_compression: int = Field(
+        default=6, ge=0, le=9, description="zlib level of PNG; all levels are lossless"
+    )
+    jpeg_quality: int = Field(
+        default=95, ge=1, le=100, description="JPEG quality; chroma is never subsampled"
+    )
+    webp_lossless: bool = Field(default=True, description="write WebP without loss")
+    webp_quality: int = Field(default=95, ge=1, le=100, description="WebP quality when webp_lossless is off")
+    avif_quality: int = Field(
+        default=90, ge=1, le=100, description="AVIF quality; chroma is never subsampled"
+    )
+    tiff_compression: Literal["deflate", "none"] = Field(
+        default="deflate", description="lossless compression of TIFF"
+    )
+    keep_metadata: bool = Field(
+        default=True, description="carry EXIF, XMP and resolution over; the colour profile is always kept"
+    )

@@ -1,0 +1,34 @@
+"""Images in and out: files of every common kind, value range, resizing, padding, transparency.
+
+Everything else in the package sees float32 tensors in [0, 1]; only this package knows about files, modes,
+bit depths and metadata, and only this package changes the value range.
+"""
+
+from clearsr.image.alpha import fill_transparent, resize_alpha
+from clearsr.image.data import ImageData, ImageMetadata
+from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
+from clearsr.image.listing import IMAGE_SUFFIXES, ListedImage, list_images
+from clearsr.image.modes import from_pil, to_pil
+from clearsr.image.reading import read_image
+from clearsr.image.writing import check_output, output_suffixes, write_image
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageData",
+    "ImageMetadata",
+    "ListedImage",
+    "check_output",
+    "crop",
+    "fill_transparent",
+    "from_pil",
+    "list_images",
+    "output_suffixes",
+    "pad_to_multiple",
+    "read_image",
+    "resize",
+    "resize_alpha",
+    "to_pil",
+    "to_signed",
+    "to_unit",
+    "write_image",
+]

@@ -1,0 +1,135 @@
+"""What an image is inside the package: float tensors in [0, 1], and what the file said beside its pixels.
+
+The bridge to integer samples of 8 or 16 bits is here too; nothing in this file knows about files or Pillow.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
+    """What travels from the input file to the output file unchanged by the network.
+
+    Attributes:
+        icc_profile: the ICC profile that the colour values are in (RGB, or grey when the image is grey).
+        exif: a TIFF block as Pillow's `Exif.load` takes it; Orientation is 1, there is no thumbnail.
+        xmp: the XMP packet; its orientation, if any, is 1.
+        dpi: horizontal and vertical pixels per inch.
+    """
+
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """One upright image. Replace its pixels with `dataclasses.replace(image, color=..., alpha=...)`.
+
+    Attributes:
+        color: 3×H×W float32 RGB in [0, 1], not premultiplied; grey images hold the grey three times.
+        alpha: 1×H×W float32 in [0, 1], or None for an image without transparency.
+        is_gray: the file's mode is grey, so the output is written grey.
+        bit_depth: 8 or 16, what the file's samples had (and the output gets unless told otherwise).
+        metadata: profile, EXIF, XMP and resolution.
+        source: name for messages.
+    """
+
+    color: Tensor
+    alpha: Tensor | None = None
+    is_gray: bool = False
+    bit_depth: int = 8
+    metadata: ImageMetadata = ImageMetadata()
+    source: str = "image"
+
+    def __post_init__(self) -> None:
+        if self.color.ndim != 3 or self.color.shape[0] != 3 or self.color.numel() == 0:
+            raise ValueError(f"{self.source}: color must be 3×H×W, got {tuple(self.color.shape)}")
+        if self.alpha is not None and self.alpha.shape != (1, self.height, self.width):
+            raise ValueError(
+                f"{self.source}: alpha must be 1×{self.height}×{self.width}, got {tuple(self.alpha.shape)}"
+            )
+        if self.bit_depth not in (8, 16):
+            raise ValueError(f"{self.source}: bit_depth must be 8 or 16, got {self.bit_depth}")
+
+    @property
+    def height(self) -> int:
+        """Rows of pixels."""
+        return self.color.shape[1]
+
+    @property
+    def width(self) -> int:
+        """Columns of pixels."""
+        return self.color.shape[2]
+
+
+class Raster(NamedTuple):
+    """Decoded samples as a file holds them.
+
+    Attributes:
+        samples: H×W×C; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; unsigned integers over their full range,
+            or floats in [0, 1].
+        is_premultiplied: colour has been multiplied by alpha.
+    """
+
+    samples: np.ndarray
+    is_premultiplied: bool = False
+
+
+def from_raster(raster: Raster, metadata: ImageMetadata, source: str, orientation: int = 1) -> ImageData:
+    """The upright image that the samples show, given the EXIF orientation they are stored in."""
+    dtype = raster.samples.dtype
+    planes = np.ascontiguousarray(raster.samples.transpose(2, 0, 1)).astype(np.float32)
+    if dtype.kind == "u":
+        planes /= np.float32(np.iinfo(dtype).max)
+    tensor = _upright(torch.from_numpy(planes), orientation)
+    channels = tensor.shape[0]
+    color, alpha = (tensor[:-1], tensor[-1:].clone()) if channels in (2, 4) else (tensor, None)
+    if raster.is_premultiplied and alpha is not None:
+        color = torch.where(alpha > 0, color / alpha.clamp_min(1e-8), 0.0).clamp(0, 1)
+    is_gray = color.shape[0] == 1
+    return ImageData(
+        color=color.repeat(3, 1, 1) if is_gray else color.contiguous(),
+        alpha=alpha,
+        is_gray=is_gray,
+        bit_depth=8 if dtype == np.uint8 else 16,
+        metadata=metadata,
+        source=source,
+    )
+
+
+def to_samples(image: ImageData, bit_depth: int, with_alpha: bool = True) -> np.ndarray:
+    """H×W×C unsigned integers of `bit_depth` bits, rounded to nearest; C as in `Raster`."""
+    color = image.color.detach().float().cpu()
+    if image.is_gray:
+        weights = torch.tensor(_LUMA).view(3, 1, 1)
+        color = (color * weights).sum(0, keepdim=True)
+    planes = [color]
+    if with_alpha and image.alpha is not None:
+        planes.append(image.alpha.detach().float().cpu())
+    top = 2**bit_depth - 1
+    levels = torch.cat(planes).clamp(0, 1).mul_(top).round_().permute(1, 2, 0).numpy()
+    return np.ascontiguousarray(levels.astype(np.uint8 if bit_depth == 8 else np.uint16))
+
+
+def _upright(planes: Tensor, orientation: int) -> Tensor:
+    """Undo EXIF orientation 1-8 on C×H×W: 5-8 are stored with rows and columns exchanged."""
+    if orientation in (5, 6, 7, 8):
+        planes = planes.transpose(-1, -2)
+    flips = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(orientation, ())
+    return planes.flip(flips).contiguous() if flips else planes.contiguous()
+
+
+def display_name(path: Path) -> str:
+    """The path for a one-line message: names with line breaks or control characters are quoted."""
+    name = str(path)
+    return name if name.isprintable() else repr(name)

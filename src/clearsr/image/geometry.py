@@ -1,0 +1,79 @@
+"""Value range, resizing and padding of B×C×H×W batches; the one place for each.
+
+`resize` is what the package calls "bicubic" everywhere: antialiased, Keys' a = -0.5, as Pillow does it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_signed(unit: Tensor) -> Tensor:
+    """[0, 1] as [-1, 1]."""
+    return unit * 2 - 1
+
+
+def to_unit(signed: Tensor) -> Tensor:
+    """[-1, 1] as [0, 1]; what lies outside is clamped."""
+    return ((signed + 1) / 2).clamp(0, 1)
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize in [0, 1], equal to Pillow's on 8-bit images within a level.
+
+    Args:
+        image: B×C×H×W in [0, 1].
+        size: height and width to arrive at.
+
+    Returns:
+        B×C×size in [0, 1], in the dtype of `image`.
+    """
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least 1×1, got {height}×{width}")
+    if image.shape[-2:] == (height, width):
+        return image
+    # Two passes with a clamp between, as Pillow has on bytes: one pass over both axes rings differently.
+    result = _resize_once(image.float(), (image.shape[-2], width))
+    return _resize_once(result, (height, width)).to(image.dtype)
+
+
+def _resize_once(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size, mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> Tensor:
+    """`image` extended at the right and bottom to sides that `multiple` divides and that reach `minimum`.
+
+    The border is the image mirrored about its edge pixels, as often as needed, so any size works: a 1×1 image
+    becomes constant. `crop(result, H, W)` gives the image back.
+
+    Args:
+        image: ...×H×W.
+        multiple: what both sides become a multiple of.
+        minimum: the least that both sides become; rounded up to the multiple.
+    """
+    if multiple < 1 or minimum < 1:
+        raise ValueError(f"multiple and minimum must be at least 1, got {multiple} and {minimum}")
+    for axis in (-2, -1):
+        size = image.shape[axis]
+        target = -(-max(size, minimum) // multiple) * multiple
+        if target != size:
+            image = image.index_select(axis, _mirrored(size, target, image.device))
+    return image
+
+
+def _mirrored(size: int, target: int, device: torch.device) -> Tensor:
+    """Indices 0 … size-1, size-2 … 1, 0, 1 … of a signal mirrored without repeating its ends."""
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(target, device=device) % period
+    return torch.where(index < size, index, period - index)
+
+
+def crop(image: Tensor, height: int, width: int) -> Tensor:
+    """The top left `height`×`width` of ...×H×W: what `pad_to_multiple` left in place."""
+    if height > image.shape[-2] or width > image.shape[-1]:
+        raise ValueError(f"cannot crop {image.shape[-2]}×{image.shape[-1]} to {height}×{width}")
+    return image[..., :height, :width]

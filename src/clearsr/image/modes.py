@@ -1,0 +1,130 @@
+"""Between Pillow images of any mode and `ImageData`.
+
+Pillow holds 16 bits per sample in grey images only; 16-bit colour goes through `deep.py` when read from a
+file, and becomes 8 bits in `to_pil`.
+"""
+
+import io
+import logging
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from clearsr.errors import ClearSRError
+from clearsr.image.data import ImageData, Raster, from_raster, to_samples
+from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
+
+logger = logging.getLogger(__name__)
+
+_GRAY = ("1", "L", "LA", "La")
+_GRAY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_COLOR = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "YCbCr", "HSV")
+_PROFILED = ("CMYK", "LAB")
+
+
+def from_pil(image: Image.Image, source: str = "image") -> ImageData:
+    """The upright image that a Pillow image of any mode shows; the Pillow image is left as it was.
+
+    Raises:
+        ClearSRError: the image has no pixels, or values that have no place in 0-1.
+    """
+    if image.width < 1 or image.height < 1:
+        raise ClearSRError(f"{source}: has no pixels ({image.width}×{image.height})")
+    image.load()
+    raster = raster_of(image, source)
+    exif = safe_exif(image, source)
+    metadata = collect_metadata(image.info, exif, raster.samples.shape[2] <= 2, source)
+    return from_raster(raster, metadata, source, orientation_of(exif))
+
+
+def to_pil(image: ImageData) -> Image.Image:
+    """A Pillow image of mode L, LA, RGB or RGBA, or I;16 for opaque 16-bit grey, with metadata in `info`."""
+    is_deep = image.bit_depth == 16 and image.is_gray and image.alpha is None
+    samples = to_samples(image, 16 if is_deep else 8)
+    result = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    metadata = image.metadata
+    info = {
+        "icc_profile": metadata.icc_profile,
+        "exif": metadata.exif,
+        "xmp": metadata.xmp,
+        "dpi": metadata.dpi,
+    }
+    result.info.update({key: value for key, value in info.items() if value is not None})
+    return result
+
+
+def raster_of(image: Image.Image, source: str) -> Raster:
+    """The samples of a loaded Pillow image of any mode, as grey or RGB with or without alpha.
+
+    Raises:
+        ClearSRError: the values have no place in 0-1, or the mode is unknown.
+    """
+    mode = image.mode
+    if mode in _GRAY16:
+        return _with_transparent_level(np.asarray(image).astype(np.uint16), image)
+    if mode == "I":
+        return _with_transparent_level(_narrowed(np.asarray(image), source), image)
+    if mode == "F":
+        return Raster(checked_floats(np.asarray(image), source)[..., None])
+    if mode in _GRAY:
+        target = "LA" if image.has_transparency_data else "L"
+    elif mode in _COLOR:
+        target = "RGBA" if image.has_transparency_data else "RGB"
+    elif mode in _PROFILED:
+        return Raster(np.asarray(to_srgb(image, source)))
+    else:
+        raise ClearSRError(f"{source}: has pixels of kind {mode!r}; convert it to RGB or greyscale first")
+    samples = np.asarray(image if mode == target else image.convert(target))
+    return Raster(samples[..., None] if samples.ndim == 2 else samples)
+
+
+def to_srgb(image: Image.Image, source: str) -> Image.Image:
+    """CMYK, Lab or profiled grey as sRGB: by its ICC profile if it has a usable one, else by formula."""
+    profile = image.info.get("icc_profile")
+    try:
+        if profile:
+            origin = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        elif image.mode == "LAB":
+            origin = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB"))
+        else:
+            return image.convert("RGB")
+        converted = ImageCms.profileToProfile(image, origin, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError) as error:
+        if image.mode == "LAB":
+            raise ClearSRError(f"{source}: its Lab colours cannot be converted; save it as RGB") from error
+        logger.warning("%s: its ICC profile cannot be used (%s); converted without it", source, error)
+        return image.convert("RGB")
+    assert converted is not None, "profileToProfile returns an image unless told to work in place"
+    return converted
+
+
+def checked_floats(values: np.ndarray, source: str) -> np.ndarray:
+    """float32 in [0, 1], or an error: only there is it clear how bright a floating-point value is.
+
+    Raises:
+        ClearSRError: a value is outside, or not a number.
+    """
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise ClearSRError(
+            f"{source}: holds floating-point values outside 0 to 1 (high dynamic range); "
+            "tone-map it to an 8-bit or 16-bit image first"
+        )
+    return values.astype(np.float32)
+
+
+def _narrowed(values: np.ndarray, source: str) -> np.ndarray:
+    """Pillow's 32-bit grey as the 16 bits that it nearly always carries."""
+    if values.min() < 0 or values.max() > 65535:
+        raise ClearSRError(
+            f"{source}: holds 32-bit integers outside 0 to 65535; save it as a 16-bit image first"
+        )
+    return values.astype(np.uint16)
+
+
+def _with_transparent_level(levels: np.ndarray, image: Image.Image) -> Raster:
+    """H×W 16-bit grey, with alpha where PNG's tRNS chunk names one level as transparent."""
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return Raster(levels[..., None])
+    alpha = np.where(levels == transparent, 0, 65535).astype(np.uint16)
+    return Raster(np.stack([levels, alpha], axis=-1))

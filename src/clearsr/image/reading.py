@@ -1,0 +1,191 @@
+"""`read_image`: a file of any common kind as `ImageData`, or one line that says why not.
+
+All decoders run in one guarded place: whatever they raise becomes a `ClearSRError`. Sizes are checked against
+the header before anything is decoded, and truncated files are refused rather than shown half.
+"""
+
+import logging
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from clearsr.errors import ClearSRError
+from clearsr.image.data import ImageData, ImageMetadata, Raster, display_name, from_raster
+from clearsr.image.deep import UnusualTiff, check_size, layout_of, read_both_bytes
+from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
+from clearsr.image.modes import raster_of
+
+logger = logging.getLogger(__name__)
+
+MAX_PIXELS = 300_000_000
+# Never EPS: Pillow hands it to Ghostscript, which runs it as a program.
+_FORMATS = frozenset(
+    ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
+    + ("TGA", "ICO", "PCX", "QOI", "DDS", "SGI", "PSD")
+)
+_ACCEPTED = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PNM, JPEG 2000, TGA, ICO, PCX, QOI, DDS, SGI, PSD, HEIC"
+_ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
+_DNG_VERSION = 50706
+_TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_RAW_SUFFIXES = frozenset(
+    (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".kdc", ".mef", ".mos", ".mrw", ".nef")
+    + (".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srf", ".srw", ".x3f")
+)
+
+
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageData:
+    """The picture that a file shows: upright, RGB or grey, at 8 or 16 bits, with its metadata.
+
+    The first frame or page where there are several (with a warning). CMYK and Lab become sRGB.
+
+    Args:
+        path: an image file.
+        max_pixels: refuse larger images by the size in their header, before they take memory.
+
+    Raises:
+        ClearSRError: one line naming the file and what is wrong with it.
+    """
+    source = display_name(path)
+    _check_file(path, source)
+    try:
+        with _pillow_at_rest(max_pixels):
+            raster, metadata, orientation = _decode(path, source, max_pixels)
+            return from_raster(raster, metadata, source, orientation)
+    except ClearSRError:
+        raise
+    except PermissionError as error:
+        raise ClearSRError(f"{source}: cannot be read: permission denied") from error
+    except MemoryError as error:
+        raise ClearSRError(f"{source}: does not fit into memory") from error
+    except (
+        Exception
+    ) as error:  # decoders raise anything: struct.error, SyntaxError, IndexError, zlib.error, ...
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ClearSRError(f"{source}: is damaged or incomplete and cannot be read ({reason})") from error
+
+
+def _check_file(path: Path, source: str) -> None:
+    """Refuse what is no file with something in it, in words that need no knowledge of decoders."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise ClearSRError(f"{source}: does not exist") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ClearSRError(f"{source}: cannot be read: {reason}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ClearSRError(f"{source}: is a folder; expected an image file")
+    if not stat.S_ISREG(status.st_mode):
+        raise ClearSRError(f"{source}: is not a regular file; expected an image file")
+    if status.st_size == 0:
+        raise ClearSRError(f"{source}: is empty (0 bytes)")
+    if path.suffix.lower() in _RAW_SUFFIXES:
+        raise ClearSRError(f"{source}: is a camera raw file; develop it to TIFF, PNG or JPEG first")
+
+
+def _decode(path: Path, source: str, max_pixels: int) -> tuple[Raster, ImageMetadata, int]:
+    """Samples as stored, metadata, and the EXIF orientation that the samples are still in."""
+    try:
+        Image.init()
+        image: Image.Image = Image.open(path, formats=sorted(_FORMATS & set(Image.OPEN)))
+    except UnidentifiedImageError:
+        with path.open("rb") as file:
+            head = file.read(12)
+        if head.startswith(_TIFF_MAGIC):
+            return _decode_unusual_tiff(path, source, max_pixels)
+        image = _open_heif(path, head, source)
+    with image:
+        check_size(*image.size, source, max_pixels)
+        if _DNG_VERSION in getattr(image, "tag_v2", ()):
+            raise ClearSRError(f"{source}: is a camera raw file; develop it to TIFF, PNG or JPEG first")
+        _warn_of_frames(image, source)
+        layout = layout_of(image)
+        if layout == "unusual":
+            return _decode_unusual_tiff(path, source, max_pixels)
+        if layout == "two_bytes":
+            raster = read_both_bytes(image, path)
+        else:
+            image.load()
+            check_size(*image.size, source, max_pixels)  # an icon may hold more than its header says
+            raster = raster_of(image, source)
+        if layout == "inverted":
+            raster = Raster(~raster.samples)
+        exif = safe_exif(image, source)
+        is_gray = raster.samples.shape[2] <= 2
+        return raster, collect_metadata(image.info, exif, is_gray, source), orientation_of(exif)
+
+
+def _decode_unusual_tiff(path: Path, source: str, max_pixels: int) -> tuple[Raster, ImageMetadata, int]:
+    page = UnusualTiff(path, source, max_pixels)
+    if page.page_count > 1:
+        _warn_first_of(page.page_count, source)
+    with path.open("rb") as file:
+        exif = safe_exif(file, source)
+        metadata = collect_metadata(page.info, exif, page.raster.samples.shape[2] <= 2, source)
+        return page.raster, metadata, orientation_of(exif)
+
+
+def _open_heif(path: Path, head: bytes, source: str) -> Image.Image:
+    """An iPhone's HEIC through the optional package `pillow-heif`; an error for everything else.
+
+    Raises:
+        ClearSRError: the file is no image, or the package is missing.
+    """
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+        raise ClearSRError(f"{source}: is not an image that can be read (accepted: {_ACCEPTED})")
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ClearSRError(f"{source}: is a HEIC image; to read it, pip install 'clearsr[heif]'") from None
+    pillow_heif.register_heif_opener()
+    return Image.open(path, formats=["HEIF"])
+
+
+def _warn_of_frames(image: Image.Image, source: str) -> None:
+    """Say so if the file holds an animation or several pages. (In MPO and PSD the first is the picture.)"""
+    if image.format not in _ANIMATED:
+        return
+    try:
+        count = getattr(image, "n_frames", 1)
+        image.seek(0)
+    except (OSError, EOFError, ValueError, SyntaxError):
+        return  # damage behind the first frame; the first frame itself is judged when it is decoded
+    if count > 1:
+        _warn_first_of(count, source)
+
+
+def _warn_first_of(count: int, source: str) -> None:
+    logger.warning("%s: holds %d frames or pages; only the first is used", source, count)
+
+
+_lock = threading.Lock()  # guards the two below
+_limits_in_use: list[int] = []
+_resting: ExitStack = ExitStack()
+
+
+@contextmanager
+def _pillow_at_rest(max_pixels: int) -> Iterator[None]:
+    """Pillow without its warnings and with `max_pixels` as its limit; the last to leave restores both.
+
+    They are global to the process, so threads that read at the same time share one change.
+    """
+    with _lock:
+        if not _limits_in_use:
+            _resting.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            _resting.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        _limits_in_use.append(max_pixels)
+        Image.MAX_IMAGE_PIXELS = max(_limits_in_use)
+    try:
+        yield
+    finally:
+        with _lock:
+            _limits_in_use.remove(max_pixels)
+            if not _limits_in_use:
+                _resting.close()

@@ -1,0 +1,105 @@
+"""TIFF output of 8 and 16 bits per sample, with the EXIF directory that `tifffile` has no call for."""
+
+import logging
+import struct
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import tifffile
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from clearsr.image.data import ImageMetadata
+
+logger = logging.getLogger(__name__)
+
+_XMP, _INCH, _LONG = 700, 2, 4
+# tifffile leaves these two out, so each is written under the unused code below it and renamed afterwards.
+_DIRECTORIES = (int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo))
+_SET_BY_TIFFFILE = frozenset(
+    int(tag)
+    for tag in (
+        ExifTags.Base.Orientation,
+        ExifTags.Base.XResolution,
+        ExifTags.Base.YResolution,
+        ExifTags.Base.ResolutionUnit,
+        *_DIRECTORIES,
+    )
+)
+_BIG = 2**32 - 2**25  # tifffile writes BigTIFF from here on, whose directories are of another kind
+
+
+def write_tiff(
+    file: BinaryIO,
+    samples: np.ndarray,
+    metadata: ImageMetadata,
+    exif: Image.Exif | None,
+    compression: Literal["deflate", "none"],
+) -> None:
+    """Write H×W×C uint8 or uint16 samples; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+
+    Args:
+        file: opened for reading and writing bytes.
+        samples: the pixels.
+        metadata: its profile, XMP and resolution are written; its EXIF is not.
+        exif: what to write of EXIF.
+        compression: both are lossless.
+    """
+    channels = samples.shape[2]
+    directories = _directories(exif)
+    if directories and samples.nbytes >= _BIG:
+        logger.warning("the image is too large to carry its camera data in TIFF; it is left out")
+        directories = {}
+    tags: list[tuple[int, str, int, bytes | int, bool]] = [
+        (tag, "s", 0, value, True) for tag, value in _texts(exif).items()
+    ]
+    tags += [(tag - 1, "I", 1, 0, True) for tag in directories]
+    if metadata.xmp is not None:
+        tags.append((_XMP, "B", len(metadata.xmp), metadata.xmp, True))
+    options: dict[str, Any] = {
+        "byteorder": "<",
+        "photometric": "rgb" if channels >= 3 else "minisblack",
+        "planarconfig": "contig" if channels > 1 else None,
+        "extrasamples": ["unassalpha"] if channels in (2, 4) else None,
+        "compression": "zlib" if compression == "deflate" else None,
+        "predictor": compression == "deflate",
+        "iccprofile": metadata.icc_profile,
+        "metadata": None,
+        "software": False,
+        "extratags": tags,
+    }
+    if metadata.dpi is not None:
+        options.update(resolution=metadata.dpi, resolutionunit=_INCH)
+    tifffile.imwrite(file, samples[..., 0] if channels == 1 else samples, **options)
+    if directories:
+        _append_directories(file, directories)
+
+
+def _directories(exif: Image.Exif | None) -> dict[int, dict[int, Any]]:
+    """EXIF's own directories that hold something: the camera's data and the place."""
+    if exif is None:
+        return {}
+    found = {tag: dict(exif.get_ifd(tag)) for tag in _DIRECTORIES}
+    return {tag: entries for tag, entries in found.items() if entries}
+
+
+def _texts(exif: Image.Exif | None) -> dict[int, bytes]:
+    """The texts of EXIF's first directory: description, camera, date, author."""
+    entries = {} if exif is None else dict(exif)
+    texts = {tag: value for tag, value in entries.items() if isinstance(value, str)}
+    return {tag: value.encode("utf-8") for tag, value in texts.items() if tag not in _SET_BY_TIFFFILE}
+
+
+def _append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) -> None:
+    """Write the directories behind the image and let the entries kept free for them point there."""
+    file.seek(0)
+    with tifffile.TiffFile(file) as written:
+        entries = {tag: written.pages[0].tags[tag - 1].offset for tag in directories}
+    for tag, values in directories.items():
+        start = file.seek(0, 2)
+        start += file.write(b"\0" * (start % 2))
+        block = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
+        for name, value in values.items():
+            block[name] = value
+        file.write(block.tobytes(start))
+        file.seek(entries[tag])
+        file.write(struct.pack("<HHII", tag, _LONG, 1, start))

@@ -1,0 +1,228 @@
+"""`write_image`: an image as a file whose format follows from its name's suffix, whole or not at all.
+
+The file is written under a temporary name in the same folder and then renamed, so nobody sees half of it and
+an interrupted run leaves nothing behind. What a format cannot hold is converted, and a log line says so.
+"""
+
+import dataclasses
+import errno
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import Image, PngImagePlugin, features
+
+from clearsr.config.output import OutputConfig
+from clearsr.errors import ClearSRError
+from clearsr.image.data import ImageData, ImageMetadata, display_name, to_samples
+from clearsr.image.metadata import exif_for_size, fitting_profile
+from clearsr.image.modes import to_srgb
+from clearsr.image.png16 import write_png16
+from clearsr.image.tiff import write_tiff
+
+logger = logging.getLogger(__name__)
+
+_MAX_JPEG_SEGMENT = 65_533
+
+
+class Format(NamedTuple):
+    """What a file format can hold.
+
+    Attributes:
+        name: Pillow's name of it.
+        max_side: the most pixels that a side may have.
+        bit_depths: bits per sample that it can store.
+        has_alpha: it stores transparency.
+        has_gray: it stores grey images as grey.
+    """
+
+    name: str
+    max_side: int
+    bit_depths: tuple[int, ...] = (8,)
+    has_alpha: bool = True
+    has_gray: bool = True
+
+
+_PNG = Format("PNG", 2**31 - 1, (8, 16))
+_JPEG = Format("JPEG", 65_500, has_alpha=False)
+_TIFF = Format("TIFF", 2**31 - 1, (8, 16))
+_WEBP = Format("WEBP", 16_383, has_gray=False)
+_AVIF = Format("AVIF", 65_536, has_gray=False)
+_FORMATS = {
+    ".png": _PNG,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _WEBP,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".avif": _AVIF,
+}
+
+
+def output_suffixes() -> tuple[str, ...]:
+    """Suffixes that `write_image` accepts with the installed Pillow."""
+    absent = {name for name, module in (("WEBP", "webp"), ("AVIF", "avif")) if not features.check(module)}
+    return tuple(suffix for suffix, format in _FORMATS.items() if format.name not in absent)
+
+
+def check_output(path: Path, size: tuple[int, int] | None = None) -> Format:
+    """The format that a file of this name is written in; to be called before the work whose result it takes.
+
+    Args:
+        path: the file to write.
+        size: height and width, if known yet.
+
+    Raises:
+        ClearSRError: the suffix is unknown, the folder is missing or no folder, the path is a folder, or the
+            format cannot hold an image of that size.
+    """
+    name = display_name(path)
+    suffix = path.suffix.lower()
+    if suffix not in output_suffixes():
+        got = f"the suffix {suffix!r}" if suffix else "no suffix"
+        raise ClearSRError(f"{name}: has {got}; accepted for output: {', '.join(output_suffixes())}")
+    try:
+        is_folder, has_folder, parent_exists = path.is_dir(), path.parent.is_dir(), path.parent.exists()
+    except (OSError, ValueError) as error:
+        raise ClearSRError(f"{name}: cannot be written: {_reason(error)}") from None
+    if is_folder:
+        raise ClearSRError(f"{name}: is a folder; expected the name of a file to write")
+    if not has_folder:
+        what = "is not a folder" if parent_exists else "does not exist"
+        raise ClearSRError(f"{name}: cannot be written: {display_name(path.parent)} {what}")
+    format = _FORMATS[suffix]
+    if size is not None and max(size) > format.max_side:
+        raise ClearSRError(
+            f"{name}: {size[1]}×{size[0]} is too large for {format.name} (at most {format.max_side} a side); "
+            "use .png or .tif"
+        )
+    return format
+
+
+def write_image(image: ImageData, path: Path, config: OutputConfig | None = None) -> None:
+    """Write `image` to `path`, replacing a file of that name in one step.
+
+    Transparency is laid onto white where the format is JPEG, and 16 bits become 8 where it has no more.
+
+    Raises:
+        ClearSRError: see `check_output`; or the disk is full, the folder is read-only, and the like.
+    """
+    config = config or OutputConfig()
+    format = check_output(path, (image.height, image.width))
+    name = display_name(path)
+    if image.alpha is not None and not format.has_alpha:
+        if bool((image.alpha < 1).any()):
+            logger.warning("%s: %s holds no transparency; it was laid onto white", name, format.name)
+        image = _on_white(image)
+    depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
+    if depth not in format.bit_depths:
+        logger.info("%s: %s holds 8 bits per sample; 16-bit values were rounded", name, format.name)
+        depth = 8
+    metadata = image.metadata if config.keep_metadata else ImageMetadata()
+    profile = fitting_profile(image.metadata.icc_profile, image.is_gray)
+    image = dataclasses.replace(image, metadata=dataclasses.replace(metadata, icc_profile=profile))
+    samples = to_samples(image, depth)
+    try:
+        _write_whole(path, lambda file: _encode(file, image, samples, format, config))
+    except OSError as error:
+        raise ClearSRError(f"{name}: cannot be written: {_reason(error)}") from error
+    except (ValueError, MemoryError, RuntimeError) as error:  # an encoder's refusal
+        raise ClearSRError(f"{name}: cannot be written as {format.name}: {_reason(error)}") from error
+
+
+def _encode(
+    file: BinaryIO, image: ImageData, samples: np.ndarray, format: Format, config: OutputConfig
+) -> None:
+    metadata = image.metadata
+    exif = exif_for_size(metadata.exif, image.width, image.height)
+    if format is _TIFF:
+        write_tiff(file, samples, metadata, exif, config.tiff_compression)
+        return
+    if samples.dtype == np.uint16:
+        block = None if exif is None else exif.tobytes()
+        write_png16(file, samples, metadata, block, config.png_compression)
+        return
+    picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    profile = metadata.icc_profile
+    if image.is_gray and not format.has_gray:
+        picture, profile = _gray_as_rgb(picture, profile, image.source)
+    options: dict[str, Any] = {"icc_profile": profile, **_format_options(format, config)}
+    if exif is not None:
+        options["exif"] = exif.tobytes()
+    if metadata.dpi is not None:
+        options["dpi"] = metadata.dpi
+    if metadata.xmp is not None:
+        options["xmp"] = metadata.xmp
+    if format is _PNG and "xmp" in options:
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
+        options["pnginfo"] = text
+    if format is _JPEG:
+        _drop_oversized(options, image.source)
+    picture.save(file, format.name, **options)
+
+
+def _format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
+    """The encoder's own settings, in Pillow's names."""
+    if format is _JPEG:
+        return {"quality": config.jpeg_quality, "subsampling": "4:4:4", "optimize": True}
+    if format is _WEBP:
+        # `exact` keeps the colour of transparent pixels; `quality` is the effort when lossless.
+        quality = 75 if config.webp_lossless else config.webp_quality
+        return {"lossless": config.webp_lossless, "quality": quality, "method": 4, "exact": True}
+    if format is _AVIF:
+        return {"quality": config.avif_quality, "subsampling": "4:4:4"}
+    return {"compress_level": config.png_compression}
+
+
+def _drop_oversized(options: dict[str, Any], source: str) -> None:
+    """JPEG keeps EXIF and XMP in one segment each of 64 kB; what is larger cannot be carried over."""
+    for key, overhead in (("exif", 6), ("xmp", 29)):
+        if len(options.get(key, b"")) + overhead > _MAX_JPEG_SEGMENT:
+            del options[key]
+            logger.warning("%s: its %s is too large for JPEG and is left out", source, key.upper())
+
+
+def _gray_as_rgb(
+    picture: Image.Image, profile: bytes | None, source: str
+) -> tuple[Image.Image, bytes | None]:
+    """Grey as RGB for formats without grey: its profile, which would not fit, is applied instead."""
+    target = "RGBA" if picture.mode == "LA" else "RGB"
+    if profile is None:
+        return picture.convert(target), None
+    gray = picture.convert("L")
+    gray.info["icc_profile"] = profile
+    color = to_srgb(gray, source)
+    if picture.mode == "LA":
+        color.putalpha(picture.getchannel("A"))
+    return color, None
+
+
+def _on_white(image: ImageData) -> ImageData:
+    assert image.alpha is not None
+    return dataclasses.replace(image, color=image.color * image.alpha + (1 - image.alpha), alpha=None)
+
+
+def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then give it that name; leave nothing if it fails."""
+    target = Path(os.path.realpath(path))  # through a link, the file behind it is replaced
+    temporary = target.with_name(f".clearsr-{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    try:
+        with temporary.open("xb+") as file:
+            write(file)
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in a few words."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200].lower()
