@@ -1,0 +1,82 @@
+"""Give a result the colours of its input: wavelet and AdaIN matching.
+
+Diffusion shifts colours over large areas; the low-resolution image knows them. Both methods keep the detail
+of the result and take the coarse colour from the reference. (The wavelet form is StableSR's, Wang et al.)
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clearsr.errors import ClearSRError
+
+ColorMethod = Literal["wavelet", "adain", "none"]
+
+WAVELET_LEVELS = 5
+_VARIANCE_FLOOR = 1e-5
+
+
+def match_color(sr_image: Tensor, reference: Tensor, method: ColorMethod = "wavelet") -> Tensor:
+    """`sr_image` with the coarse colours of `reference`.
+
+    Args:
+        sr_image: B×3×H×W in [0, 1].
+        reference: the bicubic-upsampled input, same shape and range.
+        method: "wavelet" takes everything coarser than about 30 pixels from the reference; "adain" takes mean
+            and spread of each channel; "none" returns `sr_image`.
+
+    Returns:
+        B×3×H×W in [0, 1], in the dtype of `sr_image`.
+
+    Raises:
+        ClearSRError: `method` is not one of the three.
+    """
+    if method not in get_args(ColorMethod):
+        raise ClearSRError(f"color method {method!r}: accepted are {', '.join(get_args(ColorMethod))}")
+    if sr_image.shape != reference.shape:
+        raise ValueError(
+            f"reference is {tuple(reference.shape)}, sr_image {tuple(sr_image.shape)}; must agree"
+        )
+    if method == "none":
+        return sr_image
+    transfer = _match_wavelet if method == "wavelet" else _match_adain
+    return transfer(sr_image.float(), reference.float()).clamp(0, 1).to(sr_image.dtype)
+
+
+def low_frequencies(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
+    """The à-trous approximation of B×C×H×W: `levels` binomial blurs, each twice as wide as the one before.
+
+    The detail that they remove adds up to `image - low_frequencies(image)`. Edges are replicated, so images
+    smaller than the widest blur work too.
+    """
+    channels = image.shape[1]
+    binomial = torch.tensor([0.25, 0.5, 0.25], device=image.device, dtype=image.dtype)
+    rows = binomial.view(1, 1, 3, 1).expand(channels, 1, 3, 1)
+    columns = binomial.view(1, 1, 1, 3).expand(channels, 1, 1, 3)
+    for level in range(levels):
+        step = 2**level
+        # [1,2,1]/4 along each axis is the 3×3 kernel [[1,2,1],[2,4,2],[1,2,1]]/16 at two thirds of the cost.
+        image = F.pad(image, (step, step, step, step), mode="replicate")
+        image = F.conv2d(image, rows, groups=channels, dilation=(step, 1))
+        image = F.conv2d(image, columns, groups=channels, dilation=(1, step))
+    return image
+
+
+def _match_wavelet(sr_image: Tensor, reference: Tensor) -> Tensor:
+    # high(SR) + low(LR). The filter is linear, so one pass over the difference does for both images.
+    return sr_image + low_frequencies(reference - sr_image)
+
+
+def _match_adain(sr_image: Tensor, reference: Tensor) -> Tensor:
+    mean, spread = _statistics(sr_image)
+    wanted_mean, wanted_spread = _statistics(reference)
+    return (sr_image - mean) / spread * wanted_spread + wanted_mean
+
+
+def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel, B×C×1×1; one pixel counts as spread 0."""
+    correction = 1 if image.shape[-2] * image.shape[-1] > 1 else 0
+    variance, mean = torch.var_mean(image, dim=(-2, -1), correction=correction, keepdim=True)
+    return mean, (variance + _VARIANCE_FLOOR).sqrt()
