@@ -61,6 +61,10 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageData:
         raise
     except PermissionError as error:
         raise ClearSRError(f"{source}: cannot be read: permission denied") from error
+    except Image.DecompressionBombError as error:  # Pillow stops at twice its limit before it shows the size
+        raise ClearSRError(
+            f"{source}: has far too many pixels; at most {max_pixels:,} are accepted"
+        ) from error
     except MemoryError as error:
         raise ClearSRError(f"{source}: does not fit into memory") from error
     except (
