@@ -69,7 +69,7 @@ def read_both_bytes(image: Image.Image, path: Path) -> Raster:
         order == "16N" and sys.byteorder == "big"
     )  # libtiff gives native order
     high, low = ("16B", "16L") if is_big_endian else ("16L", "16B")
-    with Image.open(path, formats=[str(image.format)]) as again:
+    with path.open("rb") as file, Image.open(file, formats=[str(image.format)]) as again:
         if (again.mode, again.size, _raw_mode(again)) != (image.mode, image.size, _raw_mode(image)):
             raise OSError("the file changed while it was read")
         samples = _decode_as(image, f"{kind};{high}").astype(np.uint16) << 8

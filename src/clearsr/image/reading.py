@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
@@ -67,9 +68,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> ImageData:
         ) from error
     except MemoryError as error:
         raise ClearSRError(f"{source}: does not fit into memory") from error
-    except (
-        Exception
-    ) as error:  # decoders raise anything: struct.error, SyntaxError, IndexError, zlib.error, ...
+    except Exception as error:  # decoders raise anything: struct.error, SyntaxError, IndexError, ...
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ClearSRError(f"{source}: is damaged or incomplete and cannot be read ({reason})") from error
 
@@ -95,16 +94,13 @@ def _check_file(path: Path, source: str) -> None:
 
 def _decode(path: Path, source: str, max_pixels: int) -> tuple[Raster, ImageMetadata, int]:
     """Samples as stored, metadata, and the EXIF orientation that the samples are still in."""
-    try:
-        Image.init()
-        image: Image.Image = Image.open(path, formats=sorted(_FORMATS & set(Image.OPEN)))
-    except UnidentifiedImageError:
-        with path.open("rb") as file:
-            head = file.read(12)
-        if head.startswith(_TIFF_MAGIC):
+    # Opened here: given a name, Pillow maps plain TIFF into memory, and scrambles it in orientations 5-8.
+    with path.open("rb") as file:
+        head = file.read(12)
+        file.seek(0)
+        image = _open(file, head, source)
+        if image is None:
             return _decode_unusual_tiff(path, source, max_pixels)
-        image = _open_heif(path, head, source)
-    with image:
         check_size(*image.size, source, max_pixels)
         if _DNG_VERSION in getattr(image, "tag_v2", ()):
             raise ClearSRError(f"{source}: is a camera raw file; develop it to TIFF, PNG or JPEG first")
@@ -125,6 +121,28 @@ def _decode(path: Path, source: str, max_pixels: int) -> tuple[Raster, ImageMeta
         return raster, collect_metadata(image.info, exif, is_gray, source), orientation_of(exif)
 
 
+def _open(file: BinaryIO, head: bytes, source: str) -> Image.Image | None:
+    """The file's header read by Pillow; None for a TIFF that only `tifffile` may know.
+
+    Raises:
+        ClearSRError: the file is no image, or an iPhone's HEIC and the optional `pillow-heif` is missing.
+    """
+    Image.init()
+    try:
+        return Image.open(file, formats=sorted(_FORMATS & set(Image.OPEN)))
+    except UnidentifiedImageError:
+        if head.startswith(_TIFF_MAGIC):
+            return None
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
+        raise ClearSRError(f"{source}: is not an image that can be read (accepted: {_ACCEPTED})")
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ClearSRError(f"{source}: is a HEIC image; to read it, pip install 'clearsr[heif]'") from None
+    pillow_heif.register_heif_opener()
+    return Image.open(file, formats=["HEIF"])
+
+
 def _decode_unusual_tiff(path: Path, source: str, max_pixels: int) -> tuple[Raster, ImageMetadata, int]:
     page = UnusualTiff(path, source, max_pixels)
     if page.page_count > 1:
@@ -133,22 +151,6 @@ def _decode_unusual_tiff(path: Path, source: str, max_pixels: int) -> tuple[Rast
         exif = safe_exif(file, source)
         metadata = collect_metadata(page.info, exif, page.raster.samples.shape[2] <= 2, source)
         return page.raster, metadata, orientation_of(exif)
-
-
-def _open_heif(path: Path, head: bytes, source: str) -> Image.Image:
-    """An iPhone's HEIC through the optional package `pillow-heif`; an error for everything else.
-
-    Raises:
-        ClearSRError: the file is no image, or the package is missing.
-    """
-    if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
-        raise ClearSRError(f"{source}: is not an image that can be read (accepted: {_ACCEPTED})")
-    try:
-        import pillow_heif
-    except ImportError:
-        raise ClearSRError(f"{source}: is a HEIC image; to read it, pip install 'clearsr[heif]'") from None
-    pillow_heif.register_heif_opener()
-    return Image.open(path, formats=["HEIF"])
 
 
 def _warn_of_frames(image: Image.Image, source: str) -> None:
