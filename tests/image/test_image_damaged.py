@@ -153,6 +153,15 @@ def test_files_that_are_no_pictures_are_refused(tmp_path: Path, name: str, conte
     assert says.lower() in str(caught.value).lower()
 
 
+def test_a_tiff_with_missing_strips_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    path.write_bytes(_encoded("tifplanar"))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["ImageLength"].overwrite(4000)  # as many rows as no file of this size can hold
+    with pytest.raises(ClearSRError, match="parts of the picture are missing"):
+        read_image(path)
+
+
 def test_the_size_limit_is_the_callers(tmp_path: Path) -> None:
     Image.fromarray(_PICTURE).save(tmp_path / "x.png")
     assert read_image(tmp_path / "x.png", max_pixels=40 * 52).width == 52

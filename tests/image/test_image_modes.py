@@ -227,7 +227,30 @@ def test_integers_that_no_16_bits_hold_and_volumes_are_refused(tmp_path: Path) -
         read_image(tmp_path / "v.tif")
 
 
-def test_cmyk_becomes_srgb_by_its_profile_and_loses_the_profile(tmp_path: Path) -> None:
+def _cmyk_profile() -> bytes:
+    """ICC profile whose table sends full cyan to mid grey (L* 50), black to black and no ink to white."""
+    corners = [(50 if c else 100) * (1 - k) for c in (0, 1) for m in (0, 1) for y in (0, 1) for k in (0, 1)]
+    table = b"".join(bytes([round(lightness * 2.55), 128, 128]) for lightness in corners)
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    lut = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + matrix
+    lut += bytes(range(256)) * 4 + table + bytes(range(256)) * 3
+    lut += bytes(-len(lut) % 4)
+    size = 128 + 4 + 12 + len(lut)
+    header = struct.pack(">I4xI4s4s4s12x4s", size, 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp")
+    header += bytes(68 - len(header)) + struct.pack(">3i", 63190, 65536, 54061)  # D50
+    return header + bytes(128 - len(header)) + struct.pack(">I4sII", 1, b"A2B0", 144, len(lut)) + lut
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "tif"])
+def test_cmyk_becomes_srgb_by_its_profile_and_loses_the_profile(tmp_path: Path, suffix: str) -> None:
+    cyan = Image.new("CMYK", (8, 8), (255, 0, 0, 0))
+    cyan.save(tmp_path / f"c.{suffix}", quality=100, icc_profile=_cmyk_profile())
+    image = read_image(tmp_path / f"c.{suffix}")
+    assert (image.color * 255 - 119).abs().max() < 3  # by formula it would be (0, 255, 255)
+    assert image.metadata.icc_profile is None and not image.is_gray and image.bit_depth == 8
+
+
+def test_cmyk_without_a_usable_profile_is_converted_by_formula(tmp_path: Path) -> None:
     cmyk = Image.fromarray(np.full((8, 8, 3), (200, 40, 90), np.uint8)).convert("CMYK")
     cmyk.save(tmp_path / "c.jpg", quality=100)
     with Image.open(tmp_path / "c.jpg") as opened:

@@ -6,9 +6,10 @@ without a further package. `tifffile` reads what is left: planar, grey with alph
 """
 
 import logging
+import math
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -91,39 +92,51 @@ def _decode_as(image: Image.Image, raw_mode: str) -> np.ndarray:
     return np.asarray(image)
 
 
-class UnusualTiff:
-    """The first page of a TIFF, read by `tifffile`: samples, and what stands beside them."""
+class TiffPage(NamedTuple):
+    """The first page of a TIFF.
 
-    def __init__(self, path: Path, source: str, max_pixels: int) -> None:
-        """Read the page.
+    Attributes:
+        raster: its samples, as stored.
+        orientation: 1-8, as in EXIF.
+        info: ICC profile and XMP, under the names that Pillow gives them.
+        page_count: pages in the file.
+    """
 
-        Raises:
-            ClearSRError: too many pixels, or samples that cannot be shown as grey or RGB in 0-1.
-        """
-        with _silent_tifffile(), tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            check_size(page.imagewidth, page.imagelength, source, max_pixels)
-            if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
-                raise ClearSRError(
-                    f"{source}: is a TIFF of an unusual colour kind; save it as RGB or greyscale"
-                )
-            self.page_count = len(file.pages)
-            self.orientation = _tag(page, 274) or 1
-            self.info = {"icc_profile": _tag(page, 34675), "xmp": _tag(page, 700)}
-            try:
-                samples = page.asarray()
-            except KeyError as error:  # tifffile's answer to a compression that needs a further package
-                name = getattr(page.compression, "name", page.compression)
-                raise ClearSRError(
-                    f"{source}: is a TIFF in a layout that is not read when compressed by {name}; "
-                    "save it uncompressed or with deflate"
-                ) from error
-            samples = _channels_last(samples, page.axes, source)
-        base = 3 if page.photometric == _RGB else 1
-        samples = _as_unsigned(samples, source)
-        if page.photometric == _WHITE_IS_ZERO:
-            samples[..., 0] = (~samples if samples.dtype.kind == "u" else 1 - samples)[..., 0]
-        self.raster = _with_alpha(samples, base, tuple(page.extrasamples), source)
+    raster: Raster
+    orientation: int
+    info: dict[str, object]
+    page_count: int
+
+
+def read_unusual_tiff(path: Path, source: str, max_pixels: int) -> TiffPage:
+    """The first page as `tifffile` reads it.
+
+    Raises:
+        ClearSRError: too many pixels, or samples that cannot be shown as grey or RGB in 0-1.
+    """
+    with _silent_tifffile(), tifffile.TiffFile(path) as file:
+        page = file.pages[0]
+        check_size(page.imagewidth, page.imagelength, source, max_pixels)
+        if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+            raise ClearSRError(f"{source}: is a TIFF of an unusual colour kind; save it as RGB or greyscale")
+        if len(page.dataoffsets) < math.prod(page.chunked) or not all(page.databytecounts):
+            raise ClearSRError(f"{source}: is damaged or incomplete: parts of the picture are missing")
+        try:
+            samples = _channels_last(page.asarray(), page.axes, source)
+        except KeyError as error:  # tifffile's answer to a compression that needs a further package
+            name = getattr(page.compression, "name", page.compression)
+            raise ClearSRError(
+                f"{source}: is a TIFF in a layout that is not read when compressed by {name}; "
+                "save it uncompressed or with deflate"
+            ) from error
+        orientation = _tag(page, 274)
+        info = {"icc_profile": _tag(page, 34675), "xmp": _tag(page, 700)}
+        page_count = len(file.pages)
+    samples = _as_unsigned(samples, source)
+    if page.photometric == _WHITE_IS_ZERO:
+        samples[..., 0] = (~samples if samples.dtype.kind == "u" else 1 - samples)[..., 0]
+    raster = _with_alpha(samples, 3 if page.photometric == _RGB else 1, tuple(page.extrasamples), source)
+    return TiffPage(raster, orientation if orientation in range(1, 9) else 1, info, page_count)
 
 
 def check_size(width: int, height: int, source: str, max_pixels: int) -> None:
@@ -171,7 +184,7 @@ def _with_alpha(samples: np.ndarray, base: int, extra: tuple[int, ...], source: 
     return Raster(samples[..., :base])
 
 
-def _tag(page: tifffile.TiffPage, code: int) -> object:
+def _tag(page: tifffile.TiffPage, code: int) -> Any:  # noqa: ANN401 - a tag holds anything
     tag = page.tags.get(code)
     return None if tag is None else tag.value
 

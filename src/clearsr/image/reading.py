@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError
 from clearsr.image.data import ImageData, ImageMetadata, Raster, display_name, from_raster
-from clearsr.image.deep import UnusualTiff, check_size, layout_of, read_both_bytes
+from clearsr.image.deep import check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
 
@@ -144,13 +144,15 @@ def _open(file: BinaryIO, head: bytes, source: str) -> Image.Image | None:
 
 
 def _decode_unusual_tiff(path: Path, source: str, max_pixels: int) -> tuple[Raster, ImageMetadata, int]:
-    page = UnusualTiff(path, source, max_pixels)
+    page = read_unusual_tiff(path, source, max_pixels)
     if page.page_count > 1:
         _warn_first_of(page.page_count, source)
     with path.open("rb") as file:
-        exif = safe_exif(file, source)
+        is_classic = file.read(4) in _TIFF_MAGIC[:2]
+        file.seek(0)
+        exif = safe_exif(file, source) if is_classic else Image.Exif()
         metadata = collect_metadata(page.info, exif, page.raster.samples.shape[2] <= 2, source)
-        return page.raster, metadata, orientation_of(exif)
+    return page.raster, metadata, page.orientation
 
 
 def _warn_of_frames(image: Image.Image, source: str) -> None:
