@@ -1,1 +1,1 @@
-"""data"""
+"""Photographs for training: folders, crops, LR/HR pairs."""

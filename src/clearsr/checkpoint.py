@@ -1,0 +1,206 @@
+"""A trained network on disk: a folder with `config.json` and `model.safetensors`; nothing is pickled.
+
+With our own base (compact) the file holds every tensor; with a Stable Diffusion base only what was trained, and
+config.json names the base and its revision.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from clearsr.config.base import build_config
+from clearsr.config.model import ModelConfig
+from clearsr.errors import ClearSRError
+from clearsr.models.build import build_network
+from clearsr.models.clearsr import ClearSRNetwork
+
+FORMAT = 1
+EMBEDDED_MODELS = ("compact",)
+CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+
+# What each training stage fills; a tensor belongs to the first stage whose prefix it has.
+STAGE_PREFIXES = {"autoencoder": "latents.vae.", "lr_encoder": "latents.lr_encoder.", "clearsr": ""}
+
+
+def save_network(
+    network: ClearSRNetwork,
+    folder: Path,
+    stages: Iterable[str],
+    sampling: dict[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write `config.json` and `model.safetensors`, aside first and then renamed into place.
+
+    Args:
+        stages: training stages that the weights have been through.
+        sampling: defaults of `SamplingConfig` that suit this model.
+        dtype: precision of the stored tensors; unset: as they are.
+
+    Raises:
+        ClearSRError: the folder cannot be written.
+    """
+    description = {
+        "format": FORMAT,
+        "model": network.config.model_dump(mode="json"),
+        "stages": sorted(set(stages)),
+        "sampling": sampling or {},
+    }
+    tensors = {
+        name: value.detach().to("cpu", dtype or value.dtype).contiguous()
+        for name, value in network.state_dict().items()
+        if network.config.base_model is None or is_trained_name(name)
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".{os.getpid()}.{WEIGHTS_NAME}"
+        save_file(tensors, aside, metadata={"format": "pt"})
+        os.replace(aside, folder / WEIGHTS_NAME)
+        text = json.dumps(description, indent=2) + "\n"
+        (folder / f".{os.getpid()}.json").write_text(text, encoding="utf-8")
+        os.replace(folder / f".{os.getpid()}.json", folder / CONFIG_NAME)
+    except (OSError, SafetensorError) as error:
+        raise ClearSRError(f"{folder}: the model cannot be written ({error})") from error
+
+
+class LoadedNetwork(NamedTuple):
+    """What a model folder holds."""
+
+    network: ClearSRNetwork  # in evaluation mode, without gradients
+    sampling: dict[str, Any]  # defaults of `SamplingConfig` that suit it
+    stages: list[str]  # training stages that it has been through
+
+
+def load_network(source: str | Path, base_model: str | None = None) -> LoadedNetwork:
+    """A network from a folder, the hub, or the package.
+
+    Args:
+        source: `compact`, a folder, or a hub id.
+        base_model: used in place of the base that the checkpoint names.
+
+    Raises:
+        ClearSRError: there is no such model, a file is damaged, or tensors are missing, unknown or of another shape.
+    """
+    folder = locate(source)
+    description = read_description(folder)
+    config = build_config(ModelConfig, description["model"])
+    if base_model is not None:
+        config = config.model_copy(update={"base_model": base_model, "base_revision": None})
+    stored = read_tensors(folder)
+    network = build_network(config, null_prompt=stored.get("null_prompt"))
+    load_tensors(network, stored, folder, set(network.state_dict()))
+    return LoadedNetwork(
+        network.requires_grad_(False).eval(), description["sampling"], list(description["stages"])
+    )
+
+
+def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
+    """Load into `network` what an earlier training stage left in `source`; returns the stages it has been through.
+
+    Raises:
+        ClearSRError: as `load_network`.
+    """
+    description = read_description(source)
+    stages = list(description["stages"])
+    tensors = {name: value for name, value in read_tensors(source).items() if stage_of(name) in stages}
+    expected = {name for name in network.state_dict() if stage_of(name) in stages}
+    load_tensors(network, tensors, source, expected)
+    if "autoencoder" in stages:
+        set_scaling_factor(network, description["model"]["autoencoder"]["scaling_factor"])
+    return stages
+
+
+def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:
+    """Set the scaling factor of a VAE of our own, in the module and in the configuration."""
+    network.latents.vae.register_to_config(scaling_factor=factor)
+    autoencoder = network.config.autoencoder.model_copy(update={"scaling_factor": factor})
+    network.config = network.config.model_copy(update={"autoencoder": autoencoder})
+
+
+def stage_of(name: str) -> str:
+    """The training stage that a tensor belongs to."""
+    return next(stage for stage, prefix in STAGE_PREFIXES.items() if name.startswith(prefix))
+
+
+def is_trained_name(name: str) -> bool:
+    """Whether a tensor of a network on a frozen base is ours to store."""
+    own = ("detail_preserving.", "structure_preserving.", "null_prompt", "latents.lr_encoder.")
+    return name.startswith(own) or "lora_" in name
+
+
+def locate(source: str | Path) -> Path:
+    """The folder of a model: embedded, local, or downloaded from the hub.
+
+    Raises:
+        ClearSRError: none of these.
+    """
+    if str(source) in EMBEDDED_MODELS:
+        folder = Path(str(files("clearsr") / "weights" / str(source)))
+        if not (folder / WEIGHTS_NAME).is_file():
+            raise ClearSRError(f"--model {source}: its weights are missing from this installation ({folder})")
+        return folder
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
+            raise ClearSRError(f"--model {source}: the folder needs {CONFIG_NAME} and {WEIGHTS_NAME}")
+        return folder
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ClearSRError(
+            f"--model {source}: is neither an embedded model ({', '.join(EMBEDDED_MODELS)}), nor a folder, "
+            f"nor a hub id that can be reached ({reason})"
+        ) from None
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder."""
+    path = folder / CONFIG_NAME
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        version = description["format"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ClearSRError(f"{path}: is not a description of a ClearSR model ({error})") from None
+    if version != FORMAT or not {"model", "stages", "sampling"} <= description.keys():
+        raise ClearSRError(f"{path}: has format {version}; this version reads format {FORMAT}")
+    return description
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """model.safetensors of a model folder, in fp32."""
+    path = folder / WEIGHTS_NAME
+    try:
+        return {name: value.float() for name, value in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise ClearSRError(f"{path}: cannot be read as safetensors ({error})") from None
+
+
+def load_tensors(
+    network: ClearSRNetwork, tensors: dict[str, torch.Tensor], source: Path, expected: set[str]
+) -> None:
+    """Copy tensors into the network; names and shapes must match exactly."""
+    if network.config.base_model is not None:
+        expected = {name for name in expected if is_trained_name(name)}
+    state = network.state_dict()
+    missing, unknown = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
+    other_shape = [n for n in sorted(expected & tensors.keys()) if state[n].shape != tensors[n].shape]
+    for problem, names in (
+        ("lacks", missing),
+        ("has unknown", unknown),
+        ("has another shape of", other_shape),
+    ):
+        if names:
+            listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise ClearSRError(
+                f"{source / WEIGHTS_NAME}: does not fit its {CONFIG_NAME}: it {problem} {listed}"
+            )
+    network.load_state_dict(tensors, strict=False)

@@ -1,0 +1,191 @@
+"""The whole network (paper, Figure 3): latents, DPM + SPM -> control signals -> U-Net. Training and sampling share it.
+
+The U-Net is run in two halves, `unet_encode` and `unet_decode`, because only the second sees the image prompt and
+the control signals: both branches of classifier-free guidance then share the first, exactly.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+
+from clearsr.config.model import ModelConfig
+from clearsr.models.detail_preserving import DetailPreservingModule
+from clearsr.models.image_prompt import ImagePrompt
+from clearsr.models.latent_lr_embedding import LatentLREmbedding
+from clearsr.models.lora import UNET_DECODER_TARGETS, VAE_ENCODER_TARGETS, add_lora, lora_layers
+from clearsr.models.structure_preserving import StructurePreservingModule
+from clearsr.schedule import alpha_bars
+
+
+class ControlSignals(NamedTuple):
+    """x_c: what is added to the U-Net's skip connections, finest first, and to its middle."""
+
+    skips: list[torch.Tensor]
+    middle: torch.Tensor
+
+
+class EncodedLatent(NamedTuple):
+    """The first half of a U-Net pass: skip connections, middle and time embedding."""
+
+    skips: list[torch.Tensor]
+    middle: torch.Tensor
+    time: torch.Tensor
+
+
+class Components(NamedTuple):
+    """The pretrained or newly built parts that a network is assembled from."""
+
+    vae: nn.Module
+    lr_encoder: nn.Module | None
+    unet: UNet2DConditionModel
+    image_encoder: nn.Module
+    null_prompt: torch.Tensor  # 1×tokens×D
+
+
+class ClearSRNetwork(nn.Module):
+    """All parts of ClearSR, assembled from a base and a configuration; untrained control leaves the base as it is."""
+
+    def __init__(self, config: ModelConfig, parts: Components) -> None:
+        super().__init__()
+        self.config = config
+        self.latents = LatentLREmbedding(parts.vae, parts.lr_encoder)
+        self.unet: Any = parts.unet
+        head_dim = head_dimension(parts.unet)
+        self.detail_preserving = DetailPreservingModule(parts.unet, config.control, head_dim)
+        self.structure_preserving = (
+            StructurePreservingModule(parts.unet) if config.control.structure_preserving else None
+        )
+        self.image_prompt = ImagePrompt(parts.image_encoder, config.image_prompt.mode)  # type: ignore[arg-type]
+        self.null_prompt = nn.Parameter(parts.null_prompt)
+        self.alpha_bars: torch.Tensor
+        self.register_buffer("alpha_bars", alpha_bars(), persistent=False)
+        if config.lr_encoder.kind == "lora" and config.lr_encoder.lora_rank:
+            add_lora(self.latents.vae, VAE_ENCODER_TARGETS, config.lr_encoder.lora_rank)
+        if config.unet_lora_rank:
+            add_lora(self.unet, UNET_DECODER_TARGETS, config.unet_lora_rank)
+
+    def set_trainable(self) -> None:
+        """Leave exactly what the `clearsr` stage trains with gradients on.
+
+        DPM, SPM and the LoRAs; with `train_unet: full` also the U-Net, the image encoder and the null prompt, which
+        are then ours and not a frozen base.
+        """
+        self.requires_grad_(False)
+        self.detail_preserving.requires_grad_(True)
+        if self.structure_preserving is not None:
+            self.structure_preserving.requires_grad_(True)
+        if self.config.train_unet == "full":
+            for part in (self.unet, self.image_prompt, self.null_prompt):
+                part.requires_grad_(True)
+        for name, parameter in self.named_parameters():
+            if "lora_" in name and (self.config.train_unet != "frozen" or not name.startswith("unet.")):
+                parameter.requires_grad_(True)
+
+    def pixel_multiple(self) -> int:
+        """What the sides of an image must be a multiple of: the VAE's folding times the U-Net's."""
+        return self.latents.pixels_per_latent() * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    def has_merged_adapters(self) -> bool:
+        """Whether the configuration has a U-Net LoRA that is no longer there to be saved."""
+        return self.config.unet_lora_rank > 0 and not lora_layers(self.unet)
+
+    def structure_features(self, z_lr: torch.Tensor) -> list[torch.Tensor] | None:
+        """The SPM's features, which hold for every step; None without SPM."""
+        return None if self.structure_preserving is None else self.structure_preserving(z_lr)
+
+    def control_signals(
+        self,
+        z_lr: torch.Tensor,
+        timestep: torch.Tensor,
+        text: torch.Tensor,
+        structure: list[torch.Tensor] | None,
+    ) -> ControlSignals:
+        """x_c = zero convolutions of DPM + SPM features (section 3.2)."""
+        features, middle = self.detail_preserving(z_lr, timestep, text)
+        if structure is not None:
+            features = [detail + shape for detail, shape in zip(features, structure, strict=True)]
+        return ControlSignals(*self.detail_preserving.project(features, middle))
+
+    def unet_encode(self, latent: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> EncodedLatent:
+        """Encoder and middle of the U-Net, under the null text (B×tokens×D) and without control."""
+        unet = self.unet
+        time = unet.time_embedding(unet.time_proj(timestep).to(latent.dtype))
+        hidden = unet.conv_in(latent)
+        skips = [hidden]
+        for block in unet.down_blocks:
+            if getattr(block, "has_cross_attention", False):
+                hidden, outputs = block(hidden, temb=time, encoder_hidden_states=text)
+            else:
+                hidden, outputs = block(hidden, temb=time)
+            skips.extend(outputs)
+        if getattr(unet.mid_block, "has_cross_attention", False):
+            middle = unet.mid_block(hidden, time, encoder_hidden_states=text)
+        else:
+            middle = unet.mid_block(hidden, time)
+        return EncodedLatent(skips, middle, time)
+
+    def unet_decode(
+        self, encoded: EncodedLatent, control: ControlSignals, prompt: torch.Tensor
+    ) -> torch.Tensor:
+        """Decoder of the U-Net: control added where ControlNet adds it, the prompt p in place of the null text."""
+        unet = self.unet
+        skips = [skip + signal for skip, signal in zip(encoded.skips, control.skips, strict=True)]
+        hidden = encoded.middle + control.middle
+        for block in unet.up_blocks:
+            taken = len(block.resnets)
+            given, skips = tuple(skips[-taken:]), skips[:-taken]
+            # Sizes that are not a multiple of 2**levels: upsample to the next skip connection's size.
+            size = skips[-1].shape[-2:] if skips else None
+            if getattr(block, "has_cross_attention", False):
+                hidden = block(
+                    hidden,
+                    res_hidden_states_tuple=given,
+                    temb=encoded.time,
+                    encoder_hidden_states=prompt,
+                    upsample_size=size,
+                )
+            else:
+                hidden = block(hidden, res_hidden_states_tuple=given, temb=encoded.time, upsample_size=size)
+        return unet.conv_out(unet.conv_act(unet.conv_norm_out(hidden)))
+
+    def forward(
+        self,
+        latent: torch.Tensor,
+        timestep: torch.Tensor,
+        z_lr: torch.Tensor,
+        prompt: torch.Tensor,
+        dropped: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The U-Net's output for one branch, everything computed anew: the training pass.
+
+        Args:
+            latent: B×c×h×w, what `network_input` makes of z_t.
+            timestep: B, int64.
+            z_lr: x_lr, B×c×h×w.
+            prompt: B×T×D for the decoder.
+            dropped: B, bool; samples whose decoder gets the null prompt, so that guidance works.
+        """
+        text = self.null_prompt.expand(latent.shape[0], -1, -1).to(latent.dtype)
+        control = self.control_signals(z_lr, timestep, text, self.structure_features(z_lr))
+        encoded = self.unet_encode(latent, timestep, text)
+        if dropped is None or not dropped.any():
+            return self.unet_decode(encoded, control, prompt)
+        if dropped.all():
+            return self.unet_decode(encoded, control, text)
+        if prompt.shape == text.shape:
+            return self.unet_decode(encoded, control, torch.where(dropped[:, None, None], text, prompt))
+        # Prompts of different lengths cannot share a batch: decode both ways and choose.
+        conditional, unconditional = (self.unet_decode(encoded, control, p) for p in (prompt, text))
+        return torch.where(dropped.view(-1, 1, 1, 1), unconditional, conditional)
+
+
+def head_dimension(unet: UNet2DConditionModel) -> int:
+    """Channels of an attention head of the base (64 in SD 2.1).
+
+    diffusers' `attention_head_dim` holds the number of heads, per level or for all.
+    """
+    heads = unet.config.attention_head_dim
+    first = heads[0] if isinstance(heads, (list, tuple)) else heads
+    return unet.config.block_out_channels[0] // first

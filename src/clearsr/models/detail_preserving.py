@@ -1,0 +1,121 @@
+"""Detail Preserving Module (paper: DPM): a ControlNet that reads x_lr and attends to it in windows (section 3.2).
+
+x_lr goes straight into conv_in (there is no hint convolution); after each text cross-attention of the ControlNet
+a window cross-attention to x_lr is added.
+"""
+
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from torch import nn
+
+from clearsr.config.model import ControlConfig
+from clearsr.models.window_attention import WindowCrossAttention
+
+
+class DetailPreservingModule(nn.Module):
+    """z_lr, timestep and null text -> features at every level of the U-Net's encoder, and its middle."""
+
+    def __init__(self, unet: UNet2DConditionModel, control: ControlConfig, head_dim: int) -> None:
+        """A copy of the U-Net's encoder and middle, so that it starts with the base's prior."""
+        super().__init__()
+        controlnet = ControlNetModel.from_unet(unet)
+        self.conv_in = controlnet.conv_in
+        self.time_proj = controlnet.time_proj
+        self.time_embedding = controlnet.time_embedding
+        self.down_blocks = controlnet.down_blocks
+        self.mid_block = controlnet.mid_block
+        # The zero convolutions, which the Structure Preserving Module shares.
+        self.zero_convs = controlnet.controlnet_down_blocks
+        self.mid_zero_conv = controlnet.controlnet_mid_block
+        if control.cross_attention:
+            latent_channels = unet.config.in_channels
+            levels = [(block, 2**level) for level, block in enumerate(self.down_blocks)]
+            levels.append((self.mid_block, 2 ** (len(self.down_blocks) - 1)))
+            for block, ratio in levels:
+                for transformer in getattr(block, "attentions", None) or []:
+                    transformer.transformer_blocks = nn.ModuleList(
+                        LRTransformerBlock(
+                            inner,
+                            WindowCrossAttention(
+                                inner.norm1.normalized_shape[0],
+                                latent_channels,
+                                head_dim,
+                                control.window_size,
+                                ratio,
+                            ),
+                        )
+                        for inner in transformer.transformer_blocks
+                    )
+
+    def forward(
+        self, z_lr: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Features before the zero convolutions: one per skip connection of the U-Net, and the middle.
+
+        Args:
+            z_lr: x_lr, B×c×h×w.
+            timestep: B, int64.
+            text: B×tokens×D, the null prompt.
+        """
+        embedding = self.time_embedding(self.time_proj(timestep).to(z_lr.dtype))
+        latent = {"z_lr": z_lr}
+        hidden = self.conv_in(z_lr)
+        features = [hidden]
+        for block in self.down_blocks:
+            if getattr(block, "has_cross_attention", False):
+                hidden, outputs = block(
+                    hidden, temb=embedding, encoder_hidden_states=text, cross_attention_kwargs=latent
+                )
+            else:
+                hidden, outputs = block(hidden, temb=embedding)
+            features.extend(outputs)
+        if getattr(self.mid_block, "has_cross_attention", False):
+            middle = self.mid_block(
+                hidden, embedding, encoder_hidden_states=text, cross_attention_kwargs=latent
+            )
+        else:
+            middle = self.mid_block(hidden, embedding)
+        return features, middle
+
+    def project(
+        self, features: list[torch.Tensor], middle: torch.Tensor
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The zero convolutions: features -> control signals x_c."""
+        signals = [conv(feature) for conv, feature in zip(self.zero_convs, features, strict=True)]
+        return signals, self.mid_zero_conv(middle)
+
+
+class LRTransformerBlock(nn.Module):
+    """A transformer block of the base with a window cross-attention to x_lr after its text cross-attention.
+
+    x_lr arrives in `cross_attention_kwargs["z_lr"]`, which diffusers hands down unchanged.
+    """
+
+    def __init__(self, block: BasicTransformerBlock, lr_attention: WindowCrossAttention) -> None:
+        super().__init__()
+        self.block, self.lr_attention = block, lr_attention
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        timestep: torch.Tensor | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+        class_labels: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """B×L×C -> B×L×C; the arguments are those of diffusers' block."""
+        assert cross_attention_kwargs is not None, "z_lr must be given"
+        block = self.block
+        hidden = hidden_states + block.attn1(block.norm1(hidden_states), attention_mask=attention_mask)
+        hidden = hidden + block.attn2(
+            block.norm2(hidden),
+            encoder_hidden_states=encoder_hidden_states,
+            attention_mask=encoder_attention_mask,
+        )
+        hidden = hidden + self.lr_attention(hidden, cross_attention_kwargs["z_lr"])
+        return hidden + block.ff(block.norm3(hidden))

@@ -1,0 +1,89 @@
+"""Pixels -> latents and back: E' for LR images, E for HR images, the frozen decoder D (paper, section 3.1).
+
+The only file that knows the VAE's scaling factor. E and E' are one network with a LoRA switched off and on (the
+paper's way), or, in the compact preset, E' is a restoring encoder of its own.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from clearsr.errors import ClearSRError
+from clearsr.models.lora import lora_enabled
+
+
+class LatentLR(NamedTuple):
+    """The latent LR embedding x_lr and how far the HR latent is expected to lie from it.
+
+    `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it was
+    trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+
+class LatentLREmbedding(nn.Module):
+    """Holds the VAE and, where E' is a network of its own, that encoder.
+
+    `vae` needs `encode(x).latent_dist`, `decode(z).sample` and `config.scaling_factor`, as diffusers'
+    `AutoencoderKL` has; `lr_encoder` maps pixels to the same moments as `vae.encoder`.
+    """
+
+    def __init__(self, vae: nn.Module, lr_encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        self.vae: Any = vae
+        self.lr_encoder = lr_encoder
+
+    @property
+    def scaling_factor(self) -> float:
+        """Latents times this factor have about unit variance."""
+        return float(self.vae.config.scaling_factor)
+
+    def pixels_per_latent(self) -> int:
+        """Pixels along a side of what one latent stands for: 8."""
+        config = self.vae.config
+        if "patch_size" in config:
+            return int(config.patch_size) * 2 ** (len(config.encoder_channels) - 1)
+        return int(2 ** (len(config.block_out_channels) - 1))
+
+    def embed_lr(self, pixels: torch.Tensor) -> LatentLR:
+        """x_lr of the bicubic-upsampled LR image, B×3×H×W in [-1, 1]: the mode of E''s posterior."""
+        if self.lr_encoder is not None:
+            mean, log_variance = self.lr_encoder(pixels).chunk(2, dim=1)
+            std = torch.exp(0.5 * log_variance)
+        else:
+            with lora_enabled(self.vae, True):
+                posterior = self.vae.encode(pixels).latent_dist
+            mean, std = posterior.mode(), posterior.std
+        return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
+
+    def encode_hr(self, pixels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """z_hr of pixels B×3×H×W in [-1, 1] by the pretrained encoder E (LoRA off).
+
+        The mode of the posterior, or a draw from it where a CPU generator is given.
+        """
+        with lora_enabled(self.vae, False):
+            posterior = self.vae.encode(pixels).latent_dist
+        latent = posterior.mode()
+        if generator is not None:
+            noise = torch.randn(latent.shape, generator=generator, dtype=torch.float32)
+            latent = latent + posterior.std * noise.to(latent)
+        return latent * self.scaling_factor
+
+    def own_lr_encoder(self) -> nn.Module:
+        """E' where it is a network of its own.
+
+        Raises:
+            ClearSRError: E' is the VAE encoder with LoRA.
+        """
+        if self.lr_encoder is None:
+            raise ClearSRError(
+                "model.lr_encoder.kind: the lr_encoder stage needs `separate`; LoRA trains with clearsr"
+            )
+        return self.lr_encoder
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pixels B×3×H×W, about [-1, 1], of scaled latents."""
+        return self.vae.decode(latents / self.scaling_factor).sample

@@ -1,0 +1,299 @@
+"""ClearSRPipeline: image -> latents -> image, in numbered steps. Command line, web, batch, evaluation and training
+validation all come through here.
+
+An image's result depends on the image and the settings alone, never on the batch it is in: each image has its own
+generator, seeded by `SamplingConfig.seed`.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from huggingface_hub import HfApi
+from PIL import Image
+
+from clearsr.checkpoint import load_network, save_network
+from clearsr.color import match_color
+from clearsr.config.base import build_config, merge
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.image import (
+    ImageData,
+    crop,
+    fill_transparent,
+    from_pil,
+    pad_to_multiple,
+    resize,
+    resize_alpha,
+    to_pil,
+    to_signed,
+    to_unit,
+)
+from clearsr.models.build import encode_text
+from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.lora import merge_lora
+from clearsr.sampling import Conditioning, StepCallback, denoise
+from clearsr.seeds import make_generator
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MAX_OUTPUT_PIXELS = 300_000_000
+
+
+class ClearSRPipeline:
+    """A trained network with what it takes to run it on images.
+
+    Build one with `from_pretrained`. `defaults` are the settings that suit the model; every call may override them.
+    """
+
+    def __init__(
+        self,
+        network: ClearSRNetwork,
+        defaults: SamplingConfig | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        stages: Sequence[str] = (),
+    ) -> None:
+        """`network` is moved to the device as it is; LoRAs are not merged (see `from_pretrained`)."""
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.network = network.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()  # type: ignore[call-overload]
+        self.defaults = defaults or SamplingConfig()
+        self.stages = list(stages)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = "compact",
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        base_model: str | None = None,
+        merge_adapters: bool = True,
+    ) -> "ClearSRPipeline":
+        """A pipeline from `compact` (inside the package), a folder, or a hub id.
+
+        Args:
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            precision: of the denoising network and the VAE's convolutions.
+            base_model: folder or hub id used in place of the base that the checkpoint names.
+            merge_adapters: fold the U-Net's LoRA into its weights, which is faster and cannot be saved again.
+
+        Raises:
+            ClearSRError: the model cannot be found or loaded, or the device or precision is not to be had.
+        """
+        choose_precision(precision, choose_device(device))  # refuse before anything is loaded
+        network, sampling, stages = load_network(source, base_model)
+        if merge_adapters:
+            merge_lora(network.unet)
+        defaults = build_config(SamplingConfig, sampling)
+        return cls(network, defaults, device=device, precision=precision, stages=stages)
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model so that `from_pretrained` reads it back.
+
+        Raises:
+            ClearSRError: the folder cannot be written, or the LoRA was merged on loading.
+        """
+        if self.network.has_merged_adapters():
+            raise ClearSRError(
+                "save_pretrained: the LoRA is merged; load with merge_adapters=False to save again"
+            )
+        sampling = self.defaults.model_dump(mode="json", exclude_unset=True)
+        save_network(self.network, Path(folder), self.stages, sampling, dtype)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the hub; returns its address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(
+                api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message="Upload a ClearSR model"
+                )
+            )
+
+    @overload
+    def __call__(
+        self, images: Image.Image, config: SamplingConfig | None = ..., **overrides: Any
+    ) -> Image.Image: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[Image.Image], config: SamplingConfig | None = ..., **overrides: Any
+    ) -> list[Image.Image]: ...
+
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        config: SamplingConfig | None = None,
+        **overrides: Any,
+    ) -> Image.Image | list[Image.Image]:
+        """Upscaled images: one for one, a list for a list.
+
+        Args:
+            config: settings; unset: the model's own.
+            overrides: single fields of `SamplingConfig`, such as `upscale=2` or `lsa={"preset": "fidelity"}`.
+
+        Raises:
+            ClearSRError: a setting or an image cannot be used.
+        """
+        settings = self.configure(config, **overrides)
+        if isinstance(images, Image.Image):
+            return to_pil(self.upscale([from_pil(images)], settings)[0])
+        return [to_pil(result) for result in self.upscale([from_pil(image) for image in images], settings)]
+
+    def configure(self, config: SamplingConfig | None = None, **overrides: Any) -> SamplingConfig:
+        """The model's defaults (or `config`) with single fields replaced; nested ones by nested mappings."""
+        base = config or self.defaults
+        return build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), overrides))
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        images: Sequence[ImageData],
+        config: SamplingConfig | None = None,
+        on_step: StepCallback | None = None,
+    ) -> list[ImageData]:
+        """Upscaled images with transparency, greyscale, depth and metadata kept. Equal sizes run as one batch.
+
+        Args:
+            on_step: called after each denoising step; may raise to stop.
+
+        Raises:
+            ClearSRError: the output would be empty or too large.
+        """
+        config = config or self.defaults
+        results: dict[int, ImageData] = {}
+        for group in _equal_sizes(images):
+            prepared = [self.prepare(images[i], config) for i in group]  # 1
+            pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
+            conditioning = self.condition(pixels, config)  # 2
+            latents = self.sample(conditioning, config, on_step)  # 3
+            decoded = self.decode(latents)  # 4
+            for i, picture, reference in zip(group, decoded, prepared, strict=True):
+                results[i] = self.finish(picture, reference, images[i], config)  # 5
+        return [results[i] for i in range(len(images))]
+
+    def prepare(self, image: ImageData, config: SamplingConfig) -> torch.Tensor:
+        """1. The LR image, bicubic-upsampled to the output size and padded to what the network needs.
+
+        Returns:
+            3×H×W in [0, 1] on the CPU, H and W multiples of `network.pixel_multiple()`.
+        """
+        size = output_size(image, config)
+        visible = fill_transparent(image.color, image.alpha)
+        upsampled = resize(visible[None].clamp(0, 1), size)
+        return pad_to_multiple(upsampled, self.network.pixel_multiple())[0]
+
+    def condition(self, pixels: torch.Tensor, config: SamplingConfig) -> Conditioning:
+        """2. x_lr by E', the image prompt p, and the negative prompt if there is one. `pixels`: B×3×H×W in [0, 1]."""
+        signed = to_signed(pixels)
+        with self._autocast():
+            embedding = self.network.latents.embed_lr(signed)
+            prompt = self.network.image_prompt(signed)
+        negative = None
+        if config.negative_prompt:
+            base = self.network.config.base_model
+            if base is None:
+                raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
+            negative = encode_text(base, config.negative_prompt, self.network.config.base_revision)
+            negative = negative.to(self.device)
+        return Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float(), negative)
+
+    def sample(
+        self, conditioning: Conditioning, config: SamplingConfig, on_step: StepCallback | None = None
+    ) -> torch.Tensor:
+        """3. The denoising loop: z_0, B×c×h×w."""
+        batch = len(conditioning.embedding.mean)
+        generators = [make_generator("image", config.seed) for _ in range(batch)]
+        with self._autocast():
+            return denoise(self.network, conditioning, config, generators, on_step)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """4. Pixels B×3×H×W in [0, 1] on the CPU."""
+        with self._autocast():
+            pixels = self.network.latents.decode(latents)
+        return to_unit(pixels.float()).cpu()
+
+    def finish(
+        self, picture: torch.Tensor, reference: torch.Tensor, image: ImageData, config: SamplingConfig
+    ) -> ImageData:
+        """5. Crop, match colours to the bicubic-upsampled input, put transparency back."""
+        size = output_size(image, config)
+        matched = match_color(picture[None], reference[None], config.color)[0]
+        alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
+        return dataclasses.replace(image, color=crop(matched, *size).contiguous(), alpha=alpha)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision for the convolutions and matrix products, or nothing at fp32."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+
+def output_size(image: ImageData, config: SamplingConfig) -> tuple[int, int]:
+    """Height and width of the result: the input's times `upscale`, rounded, at least one pixel.
+
+    Raises:
+        ClearSRError: more pixels than `MAX_OUTPUT_PIXELS`.
+    """
+    height = max(1, round(image.height * config.upscale))
+    width = max(1, round(image.width * config.upscale))
+    if height * width > MAX_OUTPUT_PIXELS:
+        raise ClearSRError(
+            f"{image.source}: {width}x{height} would be {height * width / 1e6:.0f} megapixels, at most "
+            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted; choose a smaller --upscale"
+        )
+    return height, width
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the first of CUDA, MPS, CPU that is there.
+
+    Raises:
+        ClearSRError: no such device here.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, here in available.items() if here))
+    kind, _, index = name.partition(":")
+    known = kind in available and (not index or (kind == "cuda" and index.isdigit()))
+    if not known or not available[kind] or (index and int(index) >= torch.cuda.device_count()):
+        here = ", ".join(["auto", *(kind for kind, present in available.items() if present)])
+        raise ClearSRError(f"--device {name}: not available here; accepted: {here}")
+    return torch.device(name)
+
+
+def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
+    """The dtype that a precision stands for; `auto` is bf16 where the hardware computes in it.
+
+    Raises:
+        ClearSRError: an unknown name, or fp16 on a CPU.
+    """
+    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        has_bf16 = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if has_bf16 else torch.float32
+    if name not in known:
+        raise ClearSRError(f"--precision {name}: accepted: auto, {', '.join(known)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ClearSRError(
+            "--precision fp16: a CPU computes in bf16 or fp32; accepted here: auto, fp32, bf16"
+        )
+    return known[name]
+
+
+def _equal_sizes(images: Sequence[ImageData]) -> list[list[int]]:
+    """Indices of the images, grouped by size, in order of first appearance."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault((image.height, image.width), []).append(index)
+    return list(groups.values())

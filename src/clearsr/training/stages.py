@@ -1,0 +1,175 @@
+"""What each stage learns: a module whose forward pass is the loss of a batch (Eq. 1 and the compact model's own).
+
+Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a restoring E'), `clearsr` (DPM, SPM, U-Net).
+Stable Diffusion 2.1 needs the last one only.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from clearsr.checkpoint import set_scaling_factor
+from clearsr.config.training import LossConfig, TrainConfig
+from clearsr.data.crops import TrainingBatch
+from clearsr.image import resize, to_signed
+from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.prediction import network_input, predicted_z_0, training_target
+from clearsr.schedule import TRAIN_TIMESTEPS
+from clearsr.seeds import make_generator
+
+Losses = dict[str, torch.Tensor]
+
+
+class StageModule(nn.Module):
+    """Forward: batch and seed -> loss terms, of which `loss` is what is minimised.
+
+    Constructing one leaves exactly the parameters that the stage trains with gradients on.
+    """
+
+    needs_lr = True
+
+    def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+        network.requires_grad_(False)
+
+    def finish(self, batches: Iterable[TrainingBatch]) -> None:
+        """What remains to be measured once the stage is trained."""
+
+
+def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
+    """The stage that the configuration names."""
+    stages: dict[str, type[StageModule]] = {
+        "autoencoder": AutoencoderStage,
+        "lr_encoder": LREncoderStage,
+        "clearsr": ClearSRStage,
+    }
+    return stages[config.stage](network, config.loss)
+
+
+class AutoencoderStage(StageModule):
+    """The VAE on HR crops: L1, an optional Fourier term, and a light KL."""
+
+    needs_lr = False
+
+    def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
+        super().__init__(network, loss)
+        network.latents.vae.requires_grad_(True)
+
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        target = to_signed(batch.hr)
+        posterior = self.network.latents.vae.encode(target).latent_dist
+        noise = sample_noise(posterior.mean.shape, seed, batch.sample_ids).to(posterior.mean)
+        pixels = self.network.latents.vae.decode(posterior.mean + posterior.std * noise).sample.float()
+        absolute = F.l1_loss(pixels, target)
+        divergence = 0.5 * (posterior.mean.float() ** 2 + posterior.var - 1 - posterior.logvar).mean()
+        total = absolute + self.loss.kl * divergence
+        if self.loss.frequency:
+            total = total + self.loss.frequency * frequency_distance(pixels, target)
+        error = F.mse_loss(pixels.detach(), target)
+        return {"loss": total, "l1": absolute.detach(), "kl": divergence.detach(), "psnr": psnr_of(error)}
+
+    @torch.no_grad()
+    def finish(self, batches: Iterable[TrainingBatch]) -> None:
+        """Measure the scaling factor: one over the standard deviation of latents of photographs."""
+        vae = self.network.latents.vae
+        device = next(vae.parameters()).device
+        latents = [vae.encode(to_signed(batch.hr.to(device))).latent_dist.mode() for batch in batches]
+        set_scaling_factor(self.network, 1 / float(torch.cat(latents).std()))
+
+
+class LREncoderStage(StageModule):
+    """E' on degraded crops: the latent of the HR crop, the decoded picture, and how far off it expects to be."""
+
+    def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
+        super().__init__(network, loss)
+        network.latents.own_lr_encoder().requires_grad_(True)
+
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        assert batch.lr is not None, "the loader prepares LR images for this stage"
+        latents = self.network.latents
+        target = to_signed(batch.hr)
+        with torch.no_grad():
+            z_hr = latents.encode_hr(target).float()
+        embedding = latents.embed_lr(to_signed(resize(batch.lr, target.shape[-2:])))
+        mean, std = embedding.mean.float(), embedding.std.float()
+        pixels = latents.decode(mean).float()
+        latent_error = F.l1_loss(mean, z_hr)
+        pixel_error = F.l1_loss(pixels, target)
+        # Gaussian likelihood of the residual; the mean is detached so that only the variance learns from it.
+        likelihood = (torch.log(std) + 0.5 * ((z_hr - mean.detach()) / std) ** 2).mean()
+        total = (
+            self.loss.latent * latent_error + self.loss.pixel * pixel_error + self.loss.variance * likelihood
+        )
+        return {
+            "loss": total,
+            "latent": latent_error.detach(),
+            "pixel": pixel_error.detach(),
+            "likelihood": likelihood.detach(),
+            "psnr": psnr_of(F.mse_loss(pixels.detach(), target)),
+        }
+
+
+class ClearSRStage(StageModule):
+    """DPM, SPM and the U-Net on degraded crops: Eq. 1, on the target that the prediction type names."""
+
+    def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
+        super().__init__(network, loss)
+        network.set_trainable()
+        self.trains_lr_encoder = any(p.requires_grad for p in network.latents.parameters())
+
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        assert batch.lr is not None, "the loader prepares LR images for this stage"
+        network, prediction = self.network, self.network.config.prediction
+        target = to_signed(batch.hr)
+        lr_image = to_signed(resize(batch.lr, target.shape[-2:]))
+        with torch.no_grad():
+            z_0 = network.latents.encode_hr(target).float()
+        with torch.set_grad_enabled(self.trains_lr_encoder and torch.is_grad_enabled()):
+            embedding = LatentLR(*(part.float() for part in network.latents.embed_lr(lr_image)))
+        noise = sample_noise(z_0.shape, seed, batch.sample_ids).to(z_0)
+        timestep, dropped = self._draws(seed, batch.sample_ids, z_0.device)
+        alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
+        z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
+        prompt = network.image_prompt(lr_image)
+        latent = network_input(prediction, z_t, alpha_bar, embedding)
+        output = network(latent, timestep, embedding.mean, prompt, dropped).float()
+        wanted = training_target(prediction, z_0, noise, alpha_bar, embedding)
+        squared = (output - wanted) ** 2
+        if prediction == "lr_anchored":
+            weight = embedding.std.detach() ** (2 * self.loss.residual_power)
+            squared = squared * weight / weight.mean()
+        predicted = predicted_z_0(prediction, output.detach(), z_t, alpha_bar, embedding)
+        return {
+            "loss": squared.mean(),
+            "z_0_mse": F.mse_loss(predicted, z_0),
+            "anchor_mse": F.mse_loss(embedding.mean.detach(), z_0),
+        }
+
+    def _draws(
+        self, seed: int, sample_ids: list[int], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Timestep and whether the prompt is dropped, for each sample."""
+        rows = torch.stack([torch.rand(2, generator=make_generator("timestep", seed, i)) for i in sample_ids])
+        timestep = (TRAIN_TIMESTEPS * rows[:, 0] ** self.loss.timestep_power).long()
+        return timestep.to(device), (rows[:, 1] < self.loss.prompt_dropout).to(device)
+
+
+def sample_noise(shape: torch.Size, seed: int, sample_ids: list[int]) -> torch.Tensor:
+    """Standard normal noise in which row i depends only on (seed, sample_ids[i])."""
+    rows = [torch.randn(shape[1:], generator=make_generator("noise", seed, i)) for i in sample_ids]
+    return torch.stack(rows)
+
+
+def frequency_distance(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of the Fourier amplitudes; keeps texture that L1 alone smooths away."""
+    amplitudes = [torch.fft.rfft2(image, norm="ortho").abs() for image in (pixels, target)]
+    return F.l1_loss(amplitudes[0], amplitudes[1])
+
+
+def psnr_of(squared_error: torch.Tensor) -> torch.Tensor:
+    """PSNR in dB over RGB of a mean squared error between images in [-1, 1]."""
+    return 10 * torch.log10(4 / squared_error.clamp_min(1e-12))
