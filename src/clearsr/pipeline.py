@@ -1,8 +1,8 @@
-"""ClearSRPipeline: image -> latents -> image, in numbered steps. Command line, web, batch, evaluation and training
-validation all come through here.
+"""ClearSRPipeline: image -> latents -> image, in numbered steps. Command line, web, batch, evaluation and
+training validation all come through here.
 
-An image's result depends on the image and the settings alone, never on the batch it is in: each image has its own
-generator, seeded by `SamplingConfig.seed`.
+An image's result depends on the image and the settings alone, never on the batch it is in: each image has its
+own generator, seeded by `SamplingConfig.seed`.
 """
 
 import dataclasses
@@ -47,7 +47,8 @@ MAX_OUTPUT_PIXELS = 300_000_000
 class ClearSRPipeline:
     """A trained network with what it takes to run it on images.
 
-    Build one with `from_pretrained`. `defaults` are the settings that suit the model; every call may override them.
+    Build one with `from_pretrained`. `defaults` are the settings that suit the model; every call may override
+    them.
     """
 
     def __init__(
@@ -58,10 +59,11 @@ class ClearSRPipeline:
         precision: Precision = "auto",
         stages: Sequence[str] = (),
     ) -> None:
-        """`network` is moved to the device as it is; LoRAs are not merged (see `from_pretrained`)."""
+        """`network` is moved to the device and otherwise left as it is (see `from_pretrained`)."""
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.network = network.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()  # type: ignore[call-overload]
+        self.network: ClearSRNetwork = network.to(self.device)  # type: ignore[assignment]
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.defaults = defaults or SamplingConfig()
         self.stages = list(stages)
 
@@ -160,7 +162,8 @@ class ClearSRPipeline:
         config: SamplingConfig | None = None,
         on_step: StepCallback | None = None,
     ) -> list[ImageData]:
-        """Upscaled images with transparency, greyscale, depth and metadata kept. Equal sizes run as one batch.
+        """Upscaled images with transparency, greyscale, depth and metadata kept. Equal sizes run as one
+        batch.
 
         Args:
             on_step: called after each denoising step; may raise to stop.
@@ -192,7 +195,9 @@ class ClearSRPipeline:
         return pad_to_multiple(upsampled, self.network.pixel_multiple())[0]
 
     def condition(self, pixels: torch.Tensor, config: SamplingConfig) -> Conditioning:
-        """2. x_lr by E', the image prompt p, and the negative prompt if there is one. `pixels`: B×3×H×W in [0, 1]."""
+        """2. x_lr by E', the image prompt p, and the negative prompt if there is one. `pixels`: B×3×H×W in
+        [0, 1].
+        """
         signed = to_signed(pixels)
         with self._autocast():
             embedding = self.network.latents.embed_lr(signed)

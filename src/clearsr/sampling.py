@@ -60,6 +60,8 @@ def denoise(
     """
     embedding = conditioning.embedding
     z_lr = embedding.mean
+    if config.steps == 0:
+        return z_lr
     scheduler = make_scheduler(config, z_lr.device)
     timesteps = scheduler.timesteps
     noise = config.noise_scale * draw_noise(z_lr, generators)

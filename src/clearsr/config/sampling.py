@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from clearsr.config.base import FrozenConfig
 
@@ -66,7 +66,9 @@ class SamplingConfig(FrozenConfig):
     """How an LR image becomes an HR one."""
 
     upscale: Annotated[float, Field(gt=0, le=64)] = Field(4.0, description="output size over input size")
-    steps: Annotated[PositiveInt, Field(le=1000)] = Field(50, description="denoising steps")
+    steps: Annotated[int, Field(ge=0, le=1000)] = Field(
+        50, description="denoising steps; 0 shows x_lr as it is, without diffusion"
+    )
     scheduler: SchedulerName = Field("ddpm", description="denoising scheme")
     spacing: Spacing | None = Field(
         None, description="timestep spacing; unset: linspace for ddpm, else trailing"

@@ -8,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.model import ModelConfig
+from clearsr.config.sampling import SamplingConfig
 
 Stage = Literal["autoencoder", "lr_encoder", "clearsr"]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -62,6 +63,14 @@ class LossConfig(FrozenConfig):
     )
 
 
+class ValidationConfig(FrozenConfig):
+    """What is looked at during training, and how."""
+
+    count: PositiveInt = Field(6, description="held-out images, spread evenly over data.validation")
+    crop_size: PositiveInt = Field(256, description="side of the central crop that is used of each")
+    sampling: SamplingConfig = SamplingConfig(steps=10)
+
+
 class TrainConfig(FrozenConfig):
     """One stage of training."""
 
@@ -71,6 +80,7 @@ class TrainConfig(FrozenConfig):
     init_from: tuple[Path, ...] = Field((), description="exported models to start from; later ones win")
     data: DataConfig
     degradation: DegradationMix = DegradationMix()
+    validation: ValidationConfig = ValidationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     steps: PositiveInt = Field(150_000, description="optimizer steps")

@@ -1,7 +1,7 @@
 """Training batches as a pure function of (seed, step): random crops and their degraded LR versions.
 
-Sample g of the run (counted over all steps and processes) is the same whatever the number of processes, workers
-or interruptions, which is what makes a resumed run equal the uninterrupted one.
+Sample g of the run (counted over all steps and processes) is the same whatever the number of processes,
+workers or interruptions, which is what makes a resumed run equal the uninterrupted one.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
-"""The training loop: accelerate around a stage, with moving average, checkpoints, validation and a clean stop."""
+"""The training loop: accelerate around a stage, with checkpoints, validation and a clean stop."""
 
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from clearsr.training.report import Report
 from clearsr.training.run_folder import checkpoint_folders, load_checkpoint, save_checkpoint
 from clearsr.training.setup import prepare_network
 from clearsr.training.stages import build_stage
+from clearsr.training.state import TrainingState
+from clearsr.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -39,44 +41,41 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
     _check_shares(config, accelerator.num_processes)
     run = config.output
     run.mkdir(parents=True, exist_ok=True)
+    network, stages = prepare_network(config)
+    stage = build_stage(config, network).to(accelerator.device)
+    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainingState.of(stage, config)
+    first_step = _resume(run, resume, state)
     if accelerator.is_main_process:
         write_yaml(config, run / "config.yaml")
-    network, stages = prepare_network(config)
-    stage = build_stage(config, network).to(accelerator.device, memory_format=torch.channels_last)
-    parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
-    average = {name: p.detach().clone() for name, p in parameters.items()} if config.ema_decay else {}
-    optimizer = build_optimizer(parameters, config.optimizer)
-    first_step = _resume(run, resume, parameters, average, optimizer)
-    micro_batch = config.batch_size // config.accumulation
-    shard = (accelerator.process_index, accelerator.num_processes)
-    degradation = config.degradation if stage.needs_lr else None
-    dataset = CropDataset(config.data, degradation, micro_batch, config.seed, shard)
-    dataset.photographs.require_size(config.data.crop_size)
-    micro_steps = range(first_step * config.accumulation, config.steps * config.accumulation)
-    loader = iter(make_loader(dataset, micro_steps, config.data.workers))
+    dataset, loader = _batches(config, first_step, accelerator, stage.needs_lr)
+    watch = config.validate_every and config.data.validation and accelerator.is_main_process
+    validation = Validation(config) if watch else None
     trained = accelerator.prepare(stage)
 
     step = first_step
-    with (
-        Report(run, config.steps, first_step, accelerator.is_main_process) as report,
-        stop_signals() as stopped,
-    ):
+    report = Report(run, config.steps, first_step, accelerator.is_main_process)
+    with report, stop_signals() as stopped:
         while step < config.steps:
-            _set_learning_rate(optimizer, config.optimizer, step, config.steps)
-            logs = _step(trained, loader, optimizer, parameters, config, accelerator)
+            state.set_learning_rate(learning_rate_at(config.optimizer, step, config.steps))
+            logs = _step(trained, loader, state, config, accelerator)
             step += 1
-            _update_average(average, parameters, min(config.ema_decay, (1 + step) / (10 + step)))
-            report.advance(step)
-            if step % config.log_every == 0 or step == config.steps:
-                report.scalars(step, logs)
+            state.update_average(min(config.ema_decay, (1 + step) / (10 + step)))
             last = step == config.steps or stopped()
+            report.advance(step)
+            if last or step % config.log_every == 0:
+                report.scalars(step, logs)
+            if validation and (last or step % config.validate_every == 0):
+                with state.averaged():
+                    scores = validation.run(network, _sample_path(run, step))
+                report.scalars(step, scores, "validation")
             if accelerator.is_main_process and (last or step % config.checkpoint_every == 0):
-                save_checkpoint(run, step, parameters, average, optimizer, config.keep_checkpoints)
+                save_checkpoint(run, step, state, config.keep_checkpoints)
             if last:
                 break
     export = run / "export"
     if accelerator.is_main_process:
-        with averaged(parameters, average):
+        with state.averaged():
             stage.finish(dataset[step] for step in range(FINISH_BATCHES))
             save_network(network, export, [*stages, config.stage])
     accelerator.wait_for_everyone()
@@ -86,11 +85,27 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
     return export
 
 
-def build_optimizer(parameters: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters; with weight_decay 0 it is Adam, as in the paper."""
-    return torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+def _batches(
+    config: TrainConfig, first_step: int, accelerator: Accelerator, needs_lr: bool
+) -> tuple[CropDataset, Iterator[TrainingBatch]]:
+    """The data set of this process, and its micro-batches from `first_step` on."""
+    shard = (accelerator.process_index, accelerator.num_processes)
+    dataset = CropDataset(
+        config.data,
+        config.degradation if needs_lr else None,
+        config.batch_size // config.accumulation,
+        config.seed,
+        shard,
     )
+    dataset.photographs.require_size(config.data.crop_size)
+    micro_steps = range(first_step * config.accumulation, config.steps * config.accumulation)
+    return dataset, iter(make_loader(dataset, micro_steps, config.data.workers))
+
+
+def _sample_path(run: Path, step: int) -> Path:
+    folder = run / "samples"
+    folder.mkdir(exist_ok=True)
+    return folder / f"step-{step:08d}.png"
 
 
 def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
@@ -106,22 +121,7 @@ def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
 
 
 @contextmanager
-def averaged(parameters: dict[str, nn.Parameter], average: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Within the block the parameters hold their moving average."""
-    kept = {name: parameters[name].detach().clone() for name in average}
-    try:
-        with torch.no_grad():
-            for name, value in average.items():
-                parameters[name].copy_(value)
-        yield
-    finally:
-        with torch.no_grad():
-            for name, value in kept.items():
-                parameters[name].copy_(value)
-
-
-@contextmanager
-def stop_signals() -> Iterator[object]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """Within the block SIGTERM and Ctrl-C only set a flag, which the yielded function reads."""
     received: list[int] = []
     handlers = {}
@@ -137,13 +137,12 @@ def stop_signals() -> Iterator[object]:
 def _step(
     trained: nn.Module,
     loader: Iterator[TrainingBatch],
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, nn.Parameter],
+    state: TrainingState,
     config: TrainConfig,
     accelerator: Accelerator,
 ) -> dict[str, float]:
     """One optimizer step over `accumulation` micro-batches; returns the mean of the loss terms."""
-    optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     for _ in range(config.accumulation):
         batch = to_device(next(loader), accelerator.device)
@@ -151,15 +150,16 @@ def _step(
             losses = trained(batch, config.seed)
         if not torch.isfinite(losses["loss"]):
             raise ClearSRError(
-                f"the loss is {losses['loss'].item()} on samples {batch.sample_ids[0]}-{batch.sample_ids[-1]}; "
+                f"the loss is {losses['loss'].item()} on samples {batch.sample_ids[0]} to "
+                f"{batch.sample_ids[-1]}; "
                 "lower optimizer.learning_rate or use precision fp32, and go on with --resume latest"
             )
         accelerator.backward(losses["loss"] / config.accumulation)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value.item() / config.accumulation
     if config.optimizer.gradient_clip:
-        accelerator.clip_grad_norm_(parameters.values(), config.optimizer.gradient_clip)
-    optimizer.step()
+        accelerator.clip_grad_norm_(state.parameters.values(), config.optimizer.gradient_clip)
+    state.optimizer.step()
     return sums
 
 
@@ -179,37 +179,11 @@ def _check_shares(config: TrainConfig, processes: int) -> None:
         )
 
 
-def _resume(
-    run: Path,
-    resume: str | None,
-    parameters: dict[str, nn.Parameter],
-    average: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> int:
+def _resume(run: Path, resume: str | None, state: TrainingState) -> int:
     """Steps already done: 0 without `resume`, or where `latest` finds no checkpoint yet."""
     existing = checkpoint_folders(run)
-    if resume is None:
-        if existing:
-            raise ClearSRError(
-                f"{run}: holds checkpoints of an earlier run; give --resume latest or another output"
-            )
+    if resume is None and existing:
+        raise ClearSRError(f"{run}: holds an earlier run; give --resume latest or another output folder")
+    if resume is None or (resume == "latest" and not existing):
         return 0
-    if resume == "latest":
-        return load_checkpoint(existing[-1], parameters, average, optimizer) if existing else 0
-    return load_checkpoint(Path(resume), parameters, average, optimizer)
-
-
-def _set_learning_rate(
-    optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int
-) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(config, step, steps)
-
-
-@torch.no_grad()
-def _update_average(
-    average: dict[str, torch.Tensor], parameters: dict[str, nn.Parameter], decay: float
-) -> None:
-    """Exponential moving average; the decay is smaller in the first steps so that the start is forgotten."""
-    if average:
-        torch._foreach_lerp_(list(average.values()), [parameters[name] for name in average], 1 - decay)
+    return load_checkpoint(existing[-1] if resume == "latest" else Path(resume), state)

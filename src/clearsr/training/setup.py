@@ -18,6 +18,6 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
         stages += start_from(network, source)
     if config.stage == "lr_encoder" and "lr_encoder" not in stages:
         # E' starts where the VAE encoder's linear path is, so that its first output is the bicubic picture.
-        own_encoder = network.latents.own_lr_encoder()
-        own_encoder.linear.load_state_dict(network.latents.vae.encoder.linear.state_dict())
+        linear = network.latents.own_lr_encoder().get_submodule("linear")
+        linear.load_state_dict(network.latents.vae.encoder.linear.state_dict())
     return network, stages

@@ -1,7 +1,7 @@
-"""What each stage learns: a module whose forward pass is the loss of a batch (Eq. 1 and the compact model's own).
+"""What each stage learns: a module whose forward pass is the loss of a batch (Eq. 1, and our own).
 
-Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a restoring E'), `clearsr` (DPM, SPM, U-Net).
-Stable Diffusion 2.1 needs the last one only.
+Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a restoring E'), `clearsr` (DPM,
+SPM, U-Net). Stable Diffusion 2.1 needs the last one only.
 """
 
 from collections.abc import Iterable
@@ -82,7 +82,7 @@ class AutoencoderStage(StageModule):
 
 
 class LREncoderStage(StageModule):
-    """E' on degraded crops: the latent of the HR crop, the decoded picture, and how far off it expects to be."""
+    """E' on degraded crops: the HR crop's latent, the decoded picture, and how far off it expects to be."""
 
     def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
         super().__init__(network, loss)
@@ -94,7 +94,7 @@ class LREncoderStage(StageModule):
         target = to_signed(batch.hr)
         with torch.no_grad():
             z_hr = latents.encode_hr(target).float()
-        embedding = latents.embed_lr(to_signed(resize(batch.lr, target.shape[-2:])))
+        embedding = latents.embed_lr(to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1]))))
         mean, std = embedding.mean.float(), embedding.std.float()
         pixels = latents.decode(mean).float()
         latent_error = F.l1_loss(mean, z_hr)
@@ -125,7 +125,7 @@ class ClearSRStage(StageModule):
         assert batch.lr is not None, "the loader prepares LR images for this stage"
         network, prediction = self.network, self.network.config.prediction
         target = to_signed(batch.hr)
-        lr_image = to_signed(resize(batch.lr, target.shape[-2:]))
+        lr_image = to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1])))
         with torch.no_grad():
             z_0 = network.latents.encode_hr(target).float()
         with torch.set_grad_enabled(self.trains_lr_encoder and torch.is_grad_enabled()):
