@@ -1,7 +1,7 @@
 """A trained network on disk: a folder with `config.json` and `model.safetensors`; nothing is pickled.
 
-With our own base (compact) the file holds every tensor; with a Stable Diffusion base only what was trained, and
-config.json names the base and its revision.
+With our own base (compact) the file holds every tensor; with a Stable Diffusion base only what was trained,
+and config.json names the base and its revision.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -87,7 +87,7 @@ def load_network(source: str | Path, base_model: str | None = None) -> LoadedNet
         base_model: used in place of the base that the checkpoint names.
 
     Raises:
-        ClearSRError: there is no such model, a file is damaged, or tensors are missing, unknown or of another shape.
+        ClearSRError: no such model, a damaged file, or tensors that are missing, unknown or of another shape.
     """
     folder = locate(source)
     description = read_description(folder)
@@ -103,7 +103,7 @@ def load_network(source: str | Path, base_model: str | None = None) -> LoadedNet
 
 
 def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
-    """Load into `network` what an earlier training stage left in `source`; returns the stages it has been through.
+    """Load what an earlier training stage left in `source`; returns the stages that it has been through.
 
     Raises:
         ClearSRError: as `load_network`.

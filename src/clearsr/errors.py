@@ -1,6 +1,6 @@
 """The package's own error: something that the user can put right, said in one line.
 
-The command line prints it without a traceback and exits non-zero; everything else that escapes is a bug of ours.
+The command line prints it without a traceback and exits non-zero; all else that escapes is our bug.
 """
 
 

@@ -1,7 +1,7 @@
 """Latent Space Adjustment, LSA (paper, section 3.3, Eq. 3 and 4): pure functions, no weights.
 
-alpha and beta are strengths per step at 50 steps. With other step counts each is rescaled so that the adjustments
-of its part of the run compound to the same total.
+alpha and beta are strengths per step at 50 steps. With other step counts each is rescaled so that the
+adjustments of its part of the run compound to the same total.
 """
 
 import torch
@@ -28,7 +28,7 @@ def adjust(x: torch.Tensor, z_lr: torch.Tensor, step: int, steps: int, config: L
 
 
 def step_strengths(step: int, steps: int, config: LSAConfig) -> tuple[float, float]:
-    """(alpha, beta) of one step, rescaled for the number of steps; 0 outside the strength's part of the run."""
+    """(alpha, beta) of one step, rescaled for the number of steps; 0 outside their parts of the run."""
     alpha, beta = config.strengths
     early_reference = round(config.ela_end * REFERENCE_STEPS)
     later_reference = REFERENCE_STEPS - round(config.lla_start * REFERENCE_STEPS)

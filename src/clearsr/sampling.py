@@ -96,8 +96,9 @@ def guided_z_0(
 ) -> torch.Tensor:
     """z_0 as predicted at timestep `t`, with classifier-free guidance (Ho & Salimans 2022) if it is on.
 
-    Both branches of guidance share the U-Net encoder, the DPM and the SPM, because the image prompt enters in the
-    decoder only: exact, and nearly a third less work. A non-empty negative prompt needs its own full pass.
+    Both branches of guidance share the U-Net encoder, the DPM and the SPM, because the image prompt enters in
+    the decoder only: exact, and nearly a third less work. A non-empty negative prompt needs its own full
+    pass.
     """
     embedding, prompt, negative = tile.conditioning
     structure = tile.structure or network.structure_features(embedding.mean)

@@ -65,9 +65,9 @@ def generator_argument(scheduler: Any, generators: Sequence[torch.Generator]) ->
 def spaced_timesteps(steps: int, start: int, spacing: str) -> list[int]:
     """Descending timesteps from `start`.
 
-    linspace: round(i·start/(N-1)), the spaced DDPM of Nichol & Dhariwal 2021, which ends at 0; leading: i·(T/N) + 1,
-    as Stable Diffusion's own configuration has it; trailing: ends one stride above 0; quadratic: closer together
-    towards the end, where a few steps count most.
+    linspace: round(i·start/(N-1)), the spaced DDPM of Nichol & Dhariwal 2021, which ends at 0; leading:
+    i·(T/N) + 1, as Stable Diffusion's own configuration has it; trailing: ends one stride above 0; quadratic:
+    closer together towards the end, where a few steps count most.
     """
     if steps == 1:
         return [start]

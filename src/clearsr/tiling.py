@@ -1,8 +1,8 @@
 """Windows that cover a grid, and weights that blend them. Knows nothing of diffusion.
 
-Two ways: `blend_tiles` averages overlapping results with symmetric weights (for networks whose output depends on the
-whole input); `map_exactly` cuts away a margin as wide as the receptive field (for networks where it is bounded), so
-that the result is the untiled one.
+Two ways: `blend_tiles` averages overlapping results with symmetric weights (for networks whose output depends
+on the whole input); `map_exactly` cuts away a margin as wide as the receptive field (for networks where it is
+bounded), so that the result is the untiled one.
 """
 
 from collections.abc import Callable
@@ -37,14 +37,14 @@ def tile_windows(height: int, width: int, size: int, overlap: int) -> list[Windo
 
 
 def blend_weights(height: int, width: int) -> torch.Tensor:
-    """Weights height×width, positive, symmetric about the centre (L-1)/2 of both axes, falling to the edges."""
+    """Weights height×width, positive, symmetric about the centre (L-1)/2 of both axes, least at the edges."""
     return _ramp(height)[:, None] * _ramp(width)[None, :]
 
 
 def blend_tiles(
     apply: Callable[[Window], torch.Tensor], like: torch.Tensor, windows: list[Window]
 ) -> torch.Tensor:
-    """Weighted mean of what `apply` gives for each window, B×C×H×W as `like`. One window is returned as it is."""
+    """Weighted mean of what `apply` gives for each window, B×C×H×W as `like`; of one window, just that."""
     if len(windows) == 1:
         return apply(windows[0])
     total = torch.zeros_like(like)

@@ -25,7 +25,7 @@ class FrozenConfig(BaseModel):
 def load_config(
     schema: type[ConfigT], files: Sequence[Path | str] = (), overrides: Sequence[str] = ()
 ) -> ConfigT:
-    """A configuration from YAML files (later ones win, key by key) and `a.b=c` overrides (which win over all).
+    """A configuration from YAML files (later ones win, key by key) and `a.b=c` overrides (these win).
 
     A file may name others to start from with a top-level `extends:` (a path or a list, relative to the file).
 

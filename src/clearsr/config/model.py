@@ -78,7 +78,7 @@ class ImagePromptConfig(FrozenConfig):
 
 
 class ModelConfig(FrozenConfig):
-    """A whole network. `base_model` set: Stable Diffusion 2.x parts come from there; unset: all parts are ours."""
+    """A whole network: on the Stable Diffusion 2.x parts of `base_model`; unset, all parts are ours."""
 
     preset: PresetName = Field("sd21", description="the named set that the other fields start from")
     base_model: str | None = Field(None, description="folder or hub id of the frozen base")

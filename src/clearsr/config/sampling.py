@@ -22,7 +22,7 @@ LSA_PRESETS: dict[LSAName, tuple[float, float]] = {
 
 
 class LSAConfig(FrozenConfig):
-    """Latent Space Adjustment (Eq. 3 and 4): early steps are pulled to x_lr, late steps pushed away from it."""
+    """Latent Space Adjustment (Eq. 3, 4): early steps are pulled to x_lr, late ones pushed away from it."""
 
     preset: LSAName = Field("clearsr", description="paper's setting that alpha and beta default to")
     alpha: Strength | None = Field(None, description="ELA: pull to x_lr per step, at 50 steps; more is truer")

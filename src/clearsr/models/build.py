@@ -1,4 +1,4 @@
-"""Networks from a configuration: our own parts with fresh weights, or the frozen parts of a Stable Diffusion base."""
+"""Networks from a configuration: fresh parts of our own, or the frozen parts of a Stable Diffusion base."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ def build_network(
 
     Args:
         seed: of the fresh weights; the global random state is left as it was.
-        null_prompt: stored embedding of the empty prompt, 1×tokens×D; unset: computed by the base's text encoder.
+        null_prompt: stored embedding of the empty prompt, 1×tokens×D; unset: the base's text encoder
+            computes it.
 
     Raises:
         ClearSRError: the base cannot be found or loaded.

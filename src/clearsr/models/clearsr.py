@@ -1,7 +1,8 @@
-"""The whole network (paper, Figure 3): latents, DPM + SPM -> control signals -> U-Net. Training and sampling share it.
+"""The whole network (paper, Figure 3): latents, DPM + SPM -> control signals -> U-Net.
 
-The U-Net is run in two halves, `unet_encode` and `unet_decode`, because only the second sees the image prompt and
-the control signals: both branches of classifier-free guidance then share the first, exactly.
+The U-Net is run in two halves, `unet_encode` and `unet_decode`, because only the second sees the image prompt
+and the control signals: both branches of classifier-free guidance then share the first, exactly. Training
+and sampling go through the same methods.
 """
 
 from typing import Any, NamedTuple
@@ -45,7 +46,7 @@ class Components(NamedTuple):
 
 
 class ClearSRNetwork(nn.Module):
-    """All parts of ClearSR, assembled from a base and a configuration; untrained control leaves the base as it is."""
+    """All parts of ClearSR, assembled from a base and a configuration; untrained, it equals the base."""
 
     def __init__(self, config: ModelConfig, parts: Components) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class ClearSRNetwork(nn.Module):
         self.structure_preserving = (
             StructurePreservingModule(parts.unet) if config.control.structure_preserving else None
         )
-        self.image_prompt = ImagePrompt(parts.image_encoder, config.image_prompt.mode)  # type: ignore[arg-type]
+        self.image_prompt = ImagePrompt(parts.image_encoder, config.image_prompt.mode)
         self.null_prompt = nn.Parameter(parts.null_prompt)
         self.alpha_bars: torch.Tensor
         self.register_buffer("alpha_bars", alpha_bars(), persistent=False)
@@ -69,8 +70,8 @@ class ClearSRNetwork(nn.Module):
     def set_trainable(self) -> None:
         """Leave exactly what the `clearsr` stage trains with gradients on.
 
-        DPM, SPM and the LoRAs; with `train_unet: full` also the U-Net, the image encoder and the null prompt, which
-        are then ours and not a frozen base.
+        DPM, SPM and the LoRAs; with `train_unet: full` also the U-Net, the image encoder and the null prompt,
+        which are then ours and not a frozen base.
         """
         self.requires_grad_(False)
         self.detail_preserving.requires_grad_(True)
@@ -129,7 +130,7 @@ class ClearSRNetwork(nn.Module):
     def unet_decode(
         self, encoded: EncodedLatent, control: ControlSignals, prompt: torch.Tensor
     ) -> torch.Tensor:
-        """Decoder of the U-Net: control added where ControlNet adds it, the prompt p in place of the null text."""
+        """Decoder of the U-Net: control is added where ControlNet adds it, p replaces the null text."""
         unet = self.unet
         skips = [skip + signal for skip, signal in zip(encoded.skips, control.skips, strict=True)]
         hidden = encoded.middle + control.middle

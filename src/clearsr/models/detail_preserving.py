@@ -1,7 +1,7 @@
-"""Detail Preserving Module (paper: DPM): a ControlNet that reads x_lr and attends to it in windows (section 3.2).
+"""Detail Preserving Module (paper: DPM): a ControlNet on x_lr that attends to it in windows (section 3.2).
 
-x_lr goes straight into conv_in (there is no hint convolution); after each text cross-attention of the ControlNet
-a window cross-attention to x_lr is added.
+x_lr goes straight into conv_in (there is no hint convolution); after each text cross-attention of the
+ControlNet a window cross-attention to x_lr is added.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Pixels -> latents and back: E' for LR images, E for HR images, the frozen decoder D (paper, section 3.1).
 
-The only file that knows the VAE's scaling factor. E and E' are one network with a LoRA switched off and on (the
-paper's way), or, in the compact preset, E' is a restoring encoder of its own.
+The only file that knows the VAE's scaling factor. E and E' are one network with a LoRA switched off and on
+(the paper's way), or, in the compact preset, E' is a restoring encoder of its own.
 """
 
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from clearsr.models.lora import lora_enabled
 class LatentLR(NamedTuple):
     """The latent LR embedding x_lr and how far the HR latent is expected to lie from it.
 
-    `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it was
-    trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
+    `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it
+    was trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
     """
 
     mean: torch.Tensor

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) through peft: which layers, how it is switched, merged and stripped. The only such place.
+"""LoRA (Hu et al. 2021) through peft: which layers, how it is switched, merged and stripped; only here.
 
 alpha always equals the rank, so that the adapter's scale is 1 and nothing but the tensors has to be stored.
 """
@@ -11,7 +11,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-# Every convolution and attention projection of the VAE encoder (paper, section 3.1). A string is matched whole.
+# Every convolution and attention projection of the VAE encoder (section 3.1). A string is matched whole.
 VAE_ENCODER_TARGETS = (
     r"encoder\.(?:conv_in|conv_out|.*\.(?:conv1|conv2|conv_shortcut|conv|to_q|to_k|to_v|to_out\.0))"
 )
@@ -24,8 +24,8 @@ ADAPTER = "clearsr"
 def add_lora(module: nn.Module, targets: str, rank: int) -> None:
     """Put LoRA layers of the given rank on the layers of `module` whose full name matches `targets`.
 
-    The output does not change until the adapter is trained (B starts at zero). The LoRA tensors are fp32 and the
-    only parameters of `module` left trainable.
+    The output does not change until the adapter is trained (B starts at zero). The LoRA tensors are fp32 and
+    the only parameters of `module` left trainable.
 
     Raises:
         ValueError: no layer matches.
@@ -48,8 +48,8 @@ def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:
 def lora_enabled(module: nn.Module, enabled: bool) -> Iterator[None]:
     """Within the block the LoRA of `module` is on (E') or off (E); off is bit-identical to the base.
 
-    Only the layers' flag is flipped: peft's own `disable_adapters` would also clear `requires_grad`, after which a
-    backward pass silently leaves the LoRA without gradient.
+    Only the layers' flag is flipped: peft's own `disable_adapters` would also clear `requires_grad`, after
+    which a backward pass silently leaves the LoRA without gradient.
     """
     layers = lora_layers(module)
     before = [layer._disable_adapters for layer in layers]
@@ -67,7 +67,7 @@ def merge_lora(module: nn.Module) -> None:
     for name, child in list(module.named_children()):
         if isinstance(child, BaseTunerLayer):
             base = child.get_base_layer()
-            delta = child.get_delta_weight(ADAPTER)  # type: ignore[operator]
+            delta = child.get_delta_weight(ADAPTER)
             with torch.no_grad():
                 base.weight.copy_((base.weight.float() + delta.float()).to(base.weight.dtype))
             setattr(module, name, base)

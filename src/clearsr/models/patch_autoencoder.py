@@ -1,10 +1,10 @@
 """The compact preset's VAE: pixel-unshuffle, residual convolutions at 1/4 and 1/8 resolution, pixel-shuffle.
 
 No convolution runs at full resolution, which is what makes it fast on a CPU. It has no normalisation and no
-attention either, so that an output pixel depends on a bounded neighbourhood only: a tiled pass equals the untiled
-one exactly, once tiles overlap by the receptive field. Encoder and decoder each have a linear path beside the
-convolutions, which starts as a truncated DCT: 30 dB before the first step, where training from random weights
-needs minutes to get to 22 dB. Same interface as diffusers' `AutoencoderKL`.
+attention either, so that an output pixel depends on a bounded neighbourhood only: a tiled pass equals the
+untiled one exactly, once tiles overlap by the receptive field. Encoder and decoder each have a linear path
+beside the convolutions, which starts as a truncated DCT: 30 dB before the first step, where training from
+random weights needs minutes to get to 22 dB. Same interface as diffusers' `AutoencoderKL`.
 """
 
 import math
@@ -29,8 +29,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        _set_to_zero(self.conv2)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden + self.conv2(F.silu(self.conv1(F.silu(hidden))))
@@ -39,7 +38,9 @@ class ResidualBlock(nn.Module):
 class PatchEncoder(nn.Module):
     """Pixels B×3×H×W in [-1, 1] -> moments (mean, log variance) B×2C×h×w.
 
-    H and W must be multiples of `patch_size * 2**(len(block_out_channels) - 1)`.
+    Attributes:
+        side: pixels along the side of a latent's patch; H and W must be multiples of it.
+        margin: pixels around a patch that its moments depend on.
     """
 
     def __init__(
@@ -62,16 +63,16 @@ class PatchEncoder(nn.Module):
             previous = width
         self.blocks = nn.Sequential(*blocks)
         self.conv_out = nn.Conv2d(previous, 2 * latent_channels, 3, padding=1)
-        side = patch_size * 2 ** (len(block_out_channels) - 1)
-        self.linear = nn.Conv2d(in_channels, latent_channels, side, stride=side)
-        basis, gains = dct_basis(latent_channels, side)
+        self.side = patch_size * 2 ** (len(block_out_channels) - 1)
+        self.margin = self.side * _reach(layers_per_block)
+        self.linear = nn.Conv2d(in_channels, latent_channels, self.side, stride=self.side)
+        _set_to_zero(self.linear)
+        basis, gains = dct_basis(latent_channels, self.side)
+        moments = torch.tensor([0.0, INITIAL_LOG_VARIANCE]).repeat_interleave(latent_channels)
+        self.conv_out.bias = nn.Parameter(moments)
         with torch.no_grad():
             self.conv_out.weight.mul_(0.1)
-            self.conv_out.bias.copy_(
-                torch.tensor([0.0, INITIAL_LOG_VARIANCE]).repeat_interleave(latent_channels)
-            )
             self.linear.weight.copy_(basis * gains)
-            self.linear.bias.zero_()
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
@@ -83,7 +84,12 @@ class PatchEncoder(nn.Module):
 
 
 class PatchDecoder(nn.Module):
-    """Latents B×C×h×w -> pixels B×3×H×W, about [-1, 1]."""
+    """Latents B×C×h×w -> pixels B×3×H×W, about [-1, 1].
+
+    Attributes:
+        side: pixels along the side of a latent's patch.
+        margin: latents around a patch that its pixels depend on.
+    """
 
     def __init__(
         self,
@@ -106,14 +112,14 @@ class PatchDecoder(nn.Module):
             previous = width
         self.blocks = nn.Sequential(*blocks)
         self.conv_out = nn.Conv2d(previous, out_channels * patch_size**2, 3, padding=1)
-        side = patch_size * 2 ** (len(block_out_channels) - 1)
-        self.linear = nn.ConvTranspose2d(latent_channels, out_channels, side, stride=side)
-        basis, gains = dct_basis(latent_channels, side)
+        _set_to_zero(self.conv_out)
+        self.side = patch_size * 2 ** (len(block_out_channels) - 1)
+        self.margin = _reach(layers_per_block)
+        self.linear = nn.ConvTranspose2d(latent_channels, out_channels, self.side, stride=self.side)
+        _set_to_zero(self.linear)
+        basis, gains = dct_basis(latent_channels, self.side)
         with torch.no_grad():
-            self.conv_out.weight.zero_()
-            self.conv_out.bias.zero_()
             self.linear.weight.copy_(basis / gains)
-            self.linear.bias.zero_()
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         hidden = self.blocks(self.conv_in(latents))
@@ -123,10 +129,11 @@ class PatchDecoder(nn.Module):
 
 
 def dct_basis(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` lowest-frequency DCT patterns of a side×side RGB patch, count×3×side×side, and a gain for each.
+    """The `count` lowest-frequency DCT patterns of an RGB patch, count×3×side×side, and a gain for each.
 
-    The patterns are orthonormal, of luma first and of two colour differences. The gains, count×1×1×1, grow with
-    the frequency as the spectrum of photographs falls, so that the latent channels come out about equally strong.
+    The patterns are orthonormal, of luma first and of two colour differences. The gains, count×1×1×1, grow
+    with the frequency as the spectrum of photographs falls, so that the latent channels come out about
+    equally strong.
     """
     n = torch.arange(side, dtype=torch.float32) + 0.5
     waves = torch.stack(
@@ -178,3 +185,20 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
         """Pixels B×3×H×W, about [-1, 1], of unscaled latents B×C×h×w."""
         pixels = self.decoder(z)
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
+
+
+def _set_to_zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _reach(layers_per_block: Sequence[int]) -> int:
+    """Cells of the coarsest level that a cell of it depends on to each side; encoder and decoder are alike.
+
+    From the finest level on: two cells per residual block, one each for the first and the last convolution,
+    and half of it all, rounded up, at each change of level.
+    """
+    reach, last = 0, len(layers_per_block) - 1
+    for level, layers in enumerate(layers_per_block):
+        reach = -(-reach // 2) + 2 * layers + (level == 0) + (level == last)
+    return reach

@@ -1,12 +1,14 @@
 """What the network's output means: epsilon, v, or our `lr_anchored`; each is read as a prediction of z_0.
 
-`lr_anchored` is our own extension: x_lr and the posterior variance of E' are taken as a Gaussian guess of z_hr, and
-the network learns only what is left. Symbols: a = alpha-bar(t), v² = (1-a)/a the noise variance of z_t/√a,
-s² = variance of z_hr - x_lr (E''s posterior, per element), y = z_t/√a - x_lr = residual + v·noise. With f the output:
+`lr_anchored` is our own extension: x_lr and the posterior variance of E' are taken as a Gaussian guess of
+z_hr, and the network learns only what is left. Symbols: a = alpha-bar(t), v² = (1-a)/a the noise variance of
+z_t/√a, s² = variance of z_hr - x_lr (E''s posterior, per element), y = z_t/√a - x_lr = residual + v·noise.
+With f the output:
     network input  y / √(s² + v²)                       (unit variance)
-    z_0          = x_lr + s²/(s²+v²)·y + (s·v/√(s²+v²))·f    (f = 0 is the best linear guess; f has unit variance)
-which is the preconditioning of Karras et al. 2022 (EDM) applied to the residual. Where E' is sure (s near 0: flat
-areas) z_0 is x_lr whatever the noise; at f = 0 everywhere it is never worse than E' alone.
+    z_0          = x_lr + s²/(s²+v²)·y + (s·v/√(s²+v²))·f
+where f has unit variance and f = 0 is the best linear guess: the preconditioning of Karras et al. 2022 (EDM)
+applied to the residual. Where E' is sure (s near 0:
+flat areas) z_0 is x_lr whatever the noise; at f = 0 everywhere it is never worse than E' alone.
 """
 
 from typing import Literal
@@ -51,7 +53,7 @@ def training_target(
     alpha_bar: torch.Tensor,
     embedding: LatentLR,
 ) -> torch.Tensor:
-    """The output that `predicted_z_0` would turn into the true z_0 (Eq. 1's epsilon in the paper's setting)."""
+    """The output that `predicted_z_0` would turn into the true z_0 (the paper's setting: Eq. 1's epsilon)."""
     if prediction == "epsilon":
         return noise
     if prediction == "v_prediction":

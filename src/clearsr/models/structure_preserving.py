@@ -1,7 +1,7 @@
 """Structure Preserving Module (paper: SPM, called GSPM in its first version): ResBlocks only (section 3.2).
 
-No attention, no middle block and no time: its features depend on x_lr alone and are computed once per image. They
-are added to the Detail Preserving Module's before the zero convolutions that both share.
+No attention, no middle block and no time: its features depend on x_lr alone and are computed once per image.
+They are added to the Detail Preserving Module's before the zero convolutions that both share.
 """
 
 import copy

@@ -1,15 +1,15 @@
 """Window-based cross-attention from control features to the latent LR embedding (paper, Eq. 2).
 
-The query map is `ratio` times coarser than the latent grid (1, 2, 4, 8 at the levels of the U-Net), and both are cut
-into the same N windows: s×s latent cells as keys and values, S×S = (s/ratio)² cells as queries.
+The query map is `ratio` times coarser than the latent grid (1, 2, 4, 8 at the levels of the U-Net), and both
+are cut into the same N windows: s×s latent cells as keys and values, S×S = (s/ratio)² cells as queries.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Side of the bias table where there is one window for the whole map ("w/o window partition"): the latent grid of a
-# 512 px image. Offsets beyond it share the outermost entry.
+# Side of the bias table where there is one window for the whole map ("w/o window partition"): the latent grid
+# of a 512 px image. Offsets beyond it share the outermost entry.
 UNPARTITIONED_TABLE_SIDE = 64
 
 
@@ -31,8 +31,9 @@ def merge_windows(windows: torch.Tensor, height: int, width: int) -> torch.Tenso
 def aligned_offsets(query_side: int, key_side: int, ratio: int, table_reach: int) -> torch.Tensor:
     """Index into a bias table for every (query, key) pair of a window: S²×s², int64.
 
-    Positions are aligned on the latent grid: query cell q lies at latent row ratio·q, so offsets ratio·q - k run over
-    2s - ratio values. With equal sides this is Swin's table. `table_reach` is the s that the table was made for.
+    Positions are aligned on the latent grid: query cell q lies at latent row ratio·q, so offsets ratio·q - k
+    run over 2s - ratio values. With equal sides this is Swin's table. `table_reach` is the s that the table
+    was made for.
     """
     table_side = 2 * table_reach - ratio
     offsets = torch.arange(query_side)[:, None] * ratio - torch.arange(key_side)[None, :]
@@ -50,7 +51,7 @@ class WindowCrossAttention(nn.Module):
     def __init__(
         self, channels: int, latent_channels: int, head_dim: int, window_size: int | None, ratio: int
     ) -> None:
-        """`window_size` is s on the latent grid, a multiple of `ratio`; None is one window for the whole map."""
+        """`window_size` is s on the latent grid, a multiple of `ratio`; None: one window for all."""
         super().__init__()
         if window_size is not None and window_size % ratio:
             raise ValueError(f"control.window_size: {window_size} must be a multiple of {ratio}")
