@@ -57,7 +57,7 @@ def save_network(
     tensors = {
         name: value.detach().to("cpu", dtype or value.dtype).contiguous()
         for name, value in network.state_dict().items()
-        if network.config.base_model is None or is_trained_name(name)
+        if is_stored(name, network.config)
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +93,8 @@ def load_network(source: str | Path, base_model: str | None = None) -> LoadedNet
     description = read_description(folder)
     config = build_config(ModelConfig, description["model"])
     if base_model is not None:
+        if config.base_model is None:
+            raise ClearSRError(f"--base-model {base_model}: model {source} has no base; leave it out")
         config = config.model_copy(update={"base_model": base_model, "base_revision": None})
     stored = read_tensors(folder)
     network = build_network(config, null_prompt=stored.get("null_prompt"))
@@ -126,14 +128,20 @@ def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:
 
 
 def stage_of(name: str) -> str:
-    """The training stage that a tensor belongs to."""
+    """The training stage that a tensor belongs to; every LoRA, the VAE encoder's too, to `clearsr`."""
+    if "lora_" in name:
+        return "clearsr"
     return next(stage for stage, prefix in STAGE_PREFIXES.items() if name.startswith(prefix))
 
 
-def is_trained_name(name: str) -> bool:
-    """Whether a tensor of a network on a frozen base is ours to store."""
-    own = ("detail_preserving.", "structure_preserving.", "null_prompt", "latents.lr_encoder.")
-    return name.startswith(own) or "lora_" in name
+def is_stored(name: str, config: ModelConfig) -> bool:
+    """Whether a tensor is part of a checkpoint: all that does not come from the frozen base."""
+    if config.base_model is None:
+        return True
+    own = ["detail_preserving.", "structure_preserving.", "null_prompt", "latents.lr_encoder."]
+    if config.train_unet == "full":
+        own += ["unet.", "image_prompt."]
+    return name.startswith(tuple(own)) or "lora_" in name
 
 
 def locate(source: str | Path) -> Path:
@@ -167,11 +175,16 @@ def read_description(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
-        version = description["format"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise ClearSRError(f"{path}: is not a description of a ClearSR model ({error})") from None
-    if version != FORMAT or not {"model", "stages", "sampling"} <= description.keys():
-        raise ClearSRError(f"{path}: has format {version}; this version reads format {FORMAT}")
+    if not isinstance(description, dict) or "format" not in description:
+        raise ClearSRError(f"{path}: is not a description of a ClearSR model (it names no format)")
+    if description["format"] != FORMAT:
+        version = description["format"]
+        raise ClearSRError(f"{path}: has format {version!r}; this version reads format {FORMAT}")
+    for key, kind in (("model", dict), ("stages", list), ("sampling", dict)):
+        if not isinstance(description.get(key), kind):
+            raise ClearSRError(f"{path}: needs {key!r}, a {'list' if kind is list else 'mapping'}")
     return description
 
 
@@ -188,8 +201,7 @@ def load_tensors(
     network: ClearSRNetwork, tensors: dict[str, torch.Tensor], source: Path, expected: set[str]
 ) -> None:
     """Copy tensors into the network; names and shapes must match exactly."""
-    if network.config.base_model is not None:
-        expected = {name for name in expected if is_trained_name(name)}
+    expected = {name for name in expected if is_stored(name, network.config)}
     state = network.state_dict()
     missing, unknown = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
     other_shape = [n for n in sorted(expected & tensors.keys()) if state[n].shape != tensors[n].shape]

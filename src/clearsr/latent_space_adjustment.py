@@ -30,12 +30,10 @@ def adjust(x: torch.Tensor, z_lr: torch.Tensor, step: int, steps: int, config: L
 def step_strengths(step: int, steps: int, config: LSAConfig) -> tuple[float, float]:
     """(alpha, beta) of one step, rescaled for the number of steps; 0 outside their parts of the run."""
     alpha, beta = config.strengths
-    early_reference = round(config.ela_end * REFERENCE_STEPS)
-    later_reference = REFERENCE_STEPS - round(config.lla_start * REFERENCE_STEPS)
-    early = _part_length(config.ela_end, steps)
-    later = _part_length(1 - config.lla_start, steps)
-    early_alpha = 1 - (1 - alpha) ** (early_reference / early) if early and step < early else 0.0
-    later_beta = (1 + beta) ** (later_reference / later) - 1 if later and step >= steps - later else 0.0
+    early, early_reference = (_part_length(config.ela_end, n) for n in (steps, REFERENCE_STEPS))
+    later, later_reference = (_part_length(1 - config.lla_start, n) for n in (steps, REFERENCE_STEPS))
+    early_alpha = 1 - (1 - alpha) ** (early_reference / early) if step < early else 0.0
+    later_beta = (1 + beta) ** (later_reference / later) - 1 if step >= steps - later else 0.0
     return early_alpha, later_beta
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import (
-    DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -27,12 +26,14 @@ _COMMON: dict[str, Any] = {
 }
 _CLASSES: dict[SchedulerName, tuple[Any, dict[str, Any]]] = {
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0}),
+    # DDIM is first-order DPM-Solver++ (Lu et al. 2022). diffusers' own DDIM class goes 1000 // N timesteps on at
+    # each step, which misses the next timestep wherever the spacing is not uniform.
+    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
     "dpm++": (DPMSolverMultistepScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),
     "euler": (EulerDiscreteScheduler, {}),
 }
-_CUSTOM_TIMESTEPS = ("ddpm", "dpm++", "euler")
+_CUSTOM_TIMESTEPS = ("ddpm", "ddim", "dpm++", "euler")
 
 
 def alpha_bars() -> torch.Tensor:
@@ -49,9 +50,7 @@ def make_scheduler(config: SamplingConfig, device: torch.device) -> Any:
         timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
         scheduler.set_timesteps(timesteps=timesteps, device=device)
     else:
-        scheduler = cls(
-            **_COMMON, **extra, timestep_spacing="trailing" if spacing == "quadratic" else spacing
-        )
+        scheduler = cls(**_COMMON, **extra, timestep_spacing=spacing)
         scheduler.set_timesteps(config.steps, device=device)
     return scheduler
 
@@ -63,7 +62,7 @@ def generator_argument(scheduler: Any, generators: Sequence[torch.Generator]) ->
 
 
 def spaced_timesteps(steps: int, start: int, spacing: str) -> list[int]:
-    """Descending timesteps from `start`.
+    """Distinct descending timesteps from at most `start`, at most `steps` of them.
 
     linspace: round(i·start/(N-1)), the spaced DDPM of Nichol & Dhariwal 2021, which ends at 0; leading:
     i·(T/N) + 1, as Stable Diffusion's own configuration has it; trailing: ends one stride above 0; quadratic:
@@ -71,6 +70,7 @@ def spaced_timesteps(steps: int, start: int, spacing: str) -> list[int]:
     """
     if steps == 1:
         return [start]
+    steps = min(steps, start + 1)
     if spacing == "linspace":
         ascending = [round(i * start / (steps - 1)) for i in range(steps)]
     elif spacing == "leading":
@@ -80,4 +80,4 @@ def spaced_timesteps(steps: int, start: int, spacing: str) -> list[int]:
         ascending = [round((i + 1) * (start + 1) / steps) - 1 for i in range(steps)]
     else:
         ascending = [round(start * ((i + 1) / steps) ** 2) for i in range(steps)]
-    return sorted(set(ascending), reverse=True)
+    return sorted({min(t, start) for t in ascending}, reverse=True)

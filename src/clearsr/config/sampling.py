@@ -91,8 +91,10 @@ class SamplingConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def _start_fits(self) -> "SamplingConfig":
-        if self.start_timestep != 999 and self.scheduler in ("ddim", "unipc"):
-            raise ValueError("start_timestep below 999 needs scheduler ddpm, dpm++ or euler")
+        if self.start_timestep != 999 and self.scheduler == "unipc":
+            raise ValueError("start_timestep below 999 needs scheduler ddpm, ddim, dpm++ or euler")
+        if self.spacing == "quadratic" and self.scheduler == "unipc":
+            raise ValueError("spacing quadratic needs scheduler ddpm, ddim, dpm++ or euler")
         if self.start_timestep != 999 and self.start == "noise":
             raise ValueError("start_timestep below 999 needs start lr: pure noise belongs to timestep 999")
         return self

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from clearsr.errors import ClearSRError
+
 # Side of the bias table where there is one window for the whole map ("w/o window partition"): the latent grid
 # of a 512 px image. Offsets beyond it share the outermost entry.
 UNPARTITIONED_TABLE_SIDE = 64
@@ -51,10 +53,14 @@ class WindowCrossAttention(nn.Module):
     def __init__(
         self, channels: int, latent_channels: int, head_dim: int, window_size: int | None, ratio: int
     ) -> None:
-        """`window_size` is s on the latent grid, a multiple of `ratio`; None: one window for all."""
+        """`window_size` is s on the latent grid; None is one window for the whole map.
+
+        Raises:
+            ClearSRError: `window_size` is not a multiple of `ratio`.
+        """
         super().__init__()
         if window_size is not None and window_size % ratio:
-            raise ValueError(f"control.window_size: {window_size} must be a multiple of {ratio}")
+            raise ClearSRError(f"control.window_size: {window_size} must be a multiple of {ratio}")
         self.heads, self.ratio, self.window_size = channels // head_dim, ratio, window_size
         self.norm = nn.LayerNorm(channels)
         self.to_q = nn.Linear(channels, channels, bias=False)
