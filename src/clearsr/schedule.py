@@ -26,8 +26,8 @@ _COMMON: dict[str, Any] = {
 }
 _CLASSES: dict[SchedulerName, tuple[Any, dict[str, Any]]] = {
     "ddpm": (DDPMScheduler, {"clip_sample": False}),
-    # DDIM is first-order DPM-Solver++ (Lu et al. 2022). diffusers' own DDIM class goes 1000 // N timesteps on at
-    # each step, which misses the next timestep wherever the spacing is not uniform.
+    # DDIM is first-order DPM-Solver++ (Lu et al. 2022). diffusers' own DDIM class goes 1000 // N timesteps on
+    # at each step, which misses the next timestep wherever the spacing is not uniform.
     "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
     "dpm++": (DPMSolverMultistepScheduler, {}),
     "unipc": (UniPCMultistepScheduler, {}),

@@ -26,6 +26,16 @@ class AutoencoderConfig(FrozenConfig):
         1.0, description="latents times this have about unit variance; measured by the autoencoder stage"
     )
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "AutoencoderConfig":
+        if len(self.encoder_channels) != len(self.encoder_layers):
+            raise ValueError("encoder_channels and encoder_layers must have the same length")
+        if len(self.decoder_channels) != len(self.decoder_layers):
+            raise ValueError("decoder_channels and decoder_layers must have the same length")
+        if len(self.decoder_channels) != len(self.encoder_channels):
+            raise ValueError("encoder_channels and decoder_channels must have the same length")
+        return self
+
 
 class LREncoderConfig(FrozenConfig):
     """E', the encoder of LR images."""
@@ -36,6 +46,12 @@ class LREncoderConfig(FrozenConfig):
     lora_rank: Rank = Field(16, description="rank of the VAE encoder's LoRA; 0 leaves it out (Table 3)")
     channels: tuple[PositiveInt, ...] = Field((96, 128), description="separate: widths, finest first")
     layers: tuple[PositiveInt, ...] = Field((6, 6), description="separate: residual blocks per width")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LREncoderConfig":
+        if len(self.channels) != len(self.layers):
+            raise ValueError("channels and layers must have the same length")
+        return self
 
 
 class UNetConfig(FrozenConfig):
@@ -52,6 +68,9 @@ class UNetConfig(FrozenConfig):
     def _consistent(self) -> "UNetConfig":
         if len(self.attention) != len(self.block_out_channels):
             raise ValueError("attention and block_out_channels must have the same length")
+        for name, divisor in (("head_dim", self.head_dim), ("norm_num_groups", self.norm_num_groups)):
+            if any(width % divisor for width in self.block_out_channels):
+                raise ValueError(f"block_out_channels must be multiples of {name}, {divisor}")
         return self
 
 
@@ -97,6 +116,17 @@ class ModelConfig(FrozenConfig):
     unet: UNetConfig = UNetConfig()
     control: ControlConfig = ControlConfig()
     image_prompt: ImagePromptConfig = ImagePromptConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "ModelConfig":
+        levels = len(self.autoencoder.encoder_channels)
+        if self.lr_encoder.kind == "separate" and len(self.lr_encoder.channels) != levels:
+            raise ValueError(f"lr_encoder.channels must have {levels} widths, as autoencoder.encoder_channels")
+        coarsest = 2 ** (len(self.unet.block_out_channels) - 1)
+        window = self.control.window_size
+        if self.base_model is None and window is not None and window % coarsest:
+            raise ValueError(f"control.window_size must be a multiple of {coarsest}, the U-Net's coarsest level")
+        return self
 
     @model_validator(mode="before")
     @classmethod
