@@ -121,11 +121,15 @@ class ModelConfig(FrozenConfig):
     def _parts_fit(self) -> "ModelConfig":
         levels = len(self.autoencoder.encoder_channels)
         if self.lr_encoder.kind == "separate" and len(self.lr_encoder.channels) != levels:
-            raise ValueError(f"lr_encoder.channels must have {levels} widths, as autoencoder.encoder_channels")
+            raise ValueError(
+                f"lr_encoder.channels must have {levels} widths, as autoencoder.encoder_channels"
+            )
         coarsest = 2 ** (len(self.unet.block_out_channels) - 1)
         window = self.control.window_size
         if self.base_model is None and window is not None and window % coarsest:
-            raise ValueError(f"control.window_size must be a multiple of {coarsest}, the U-Net's coarsest level")
+            raise ValueError(
+                f"control.window_size must be a multiple of {coarsest}, the U-Net's coarsest level"
+            )
         return self
 
     @model_validator(mode="before")
