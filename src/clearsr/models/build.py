@@ -1,17 +1,32 @@
 """Networks from a configuration: fresh parts of our own, or the frozen parts of a Stable Diffusion base."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
+from diffusers import UNet2DConditionModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from clearsr.config.model import SD21_BASE_MODELS, ModelConfig
+from clearsr.config.model import SD21_BASE_MODELS, SD21_IMAGE_ENCODER, ModelConfig
 from clearsr.errors import ClearSRError
+from clearsr.models.base_model import (
+    PartFolder,
+    check_unet_and_vae,
+    check_widths,
+    has_part,
+    locate_base,
+    locate_image_encoder,
+    read_part_config,
+    read_prediction,
+)
 from clearsr.models.clearsr import ClearSRNetwork, Components
 from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
+from clearsr.models.pretrained import PART_CLASSES, encode_text, load_part
+from clearsr.models.sd21 import PART_CONFIGS, meta_components
 from clearsr.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
 
 
 def build_network(
@@ -37,6 +52,7 @@ def build_network(
 def own_components(config: ModelConfig) -> Components:
     """Fresh parts of our own (compact preset), small enough for a laptop."""
     autoencoder, lr_encoder, unet = config.autoencoder, config.lr_encoder, config.unet
+    _refuse_misfits(config, len(unet.block_out_channels))
     vae = PatchAutoencoderKL(**autoencoder.model_dump())
     own_encoder = None
     if lr_encoder.kind == "separate":
@@ -77,58 +93,139 @@ def base_components(config: ModelConfig, null_prompt: torch.Tensor | None = None
     """The frozen parts of a Stable Diffusion 2.x base and of the CLIP image encoder, from folders or the hub.
 
     Raises:
-        ClearSRError: a part cannot be found; names the mirrors and the flag.
+        ClearSRError: a part cannot be found or read, or the parts do not fit together or to `config`.
     """
-    source, revision = config.base_model, config.base_revision
-    assert source is not None, "own_components builds networks without a base"
-    vae = _load(AutoencoderKL, source, "vae", revision)
-    unet = _load(UNet2DConditionModel, source, "unet", revision)
-    if null_prompt is None:
-        null_prompt = encode_text(source, "", revision)
-    image_source = config.image_encoder or source
-    subfolder = None if config.image_encoder else "image_encoder"
-    image_encoder = _load(CLIPVisionModelWithProjection, image_source, subfolder, None)
-    width = unet.config.cross_attention_dim
-    if image_encoder.config.projection_dim != width:
+    with_text = null_prompt is None
+    base, image_encoder = _locate_parts(config, with_text)
+    configs = _read_configs(base, image_encoder, with_text)
+    _refuse_misfits(config, len(configs["unet"]["block_out_channels"]))
+    predicted = read_prediction(base.folder)
+    if predicted is not None and predicted != config.prediction:
         raise ClearSRError(
-            f"--image-encoder {image_source}: projects to {image_encoder.config.projection_dim} channels, "
-            f"the U-Net of {source} takes {width} (SD 2.1: a CLIP ViT-H/14)"
+            f"model.prediction: {config.prediction}, but the U-Net of {base.source} predicts {predicted}; "
+            f"set it to {predicted} (`clearsr init` does)"
         )
-    return Components(vae, None, unet, image_encoder, null_prompt)
+    if null_prompt is None:
+        null_prompt = encode_text(base.source, "", base.revision)
+    vae, unet = (load_part(name, base.folder / name) for name in ("vae", "unet"))
+    encoder = load_part("image_encoder", image_encoder.folder, "--image-encoder")
+    return Components(vae, None, unet, encoder, null_prompt)
 
 
-def encode_text(source: str, text: str, revision: str | None = None) -> torch.Tensor:
-    """The embedding of a prompt by the base's text encoder, 1×tokens×D.
+def resolve_base(config: ModelConfig, keep_image_encoder: bool = False) -> ModelConfig:
+    """`config` with all settled that the base decides: what `clearsr init` builds and stores.
+
+    Folders become absolute, hub revisions commits, and the prediction is the base's. A base that brings its
+    own image encoder is read with that one, unless `keep_image_encoder`.
 
     Raises:
-        ClearSRError: the base has no text encoder or tokenizer.
+        ClearSRError: the base cannot be found, or the configuration contradicts it.
     """
-    tokenizer = _load(CLIPTokenizer, source, "tokenizer", revision)
-    encoder = _load(CLIPTextModel, source, "text_encoder", revision)
-    tokens = tokenizer(
-        text,
-        padding="max_length",
-        max_length=tokenizer.model_max_length,
-        truncation=True,
-        return_tensors="pt",
+    if config.preset != "sd21" or config.base_model is None:
+        raise ClearSRError(
+            f"model.preset: {config.preset} without a base starts with `clearsr train`; init builds on a "
+            "Stable Diffusion 2.x base: preset sd21 and --base-model"
+        )
+    if config.base_revision is not None and Path(config.base_model).is_dir():
+        raise ClearSRError(f"--revision {config.base_revision}: {config.base_model} is a folder and has none")
+    parts = [*PART_CLASSES, "tokenizer", "scheduler"]
+    if keep_image_encoder:
+        parts.remove("image_encoder")
+    base = locate_base(config.base_model, config.base_revision, parts)
+    image_encoder = config.image_encoder
+    if not keep_image_encoder and has_part(base.folder, "image_encoder"):
+        image_encoder = None
+    elif image_encoder is not None:
+        image_encoder = locate_image_encoder(image_encoder).name()
+    predicted = read_prediction(base.folder)
+    if predicted is None:
+        logger.warning("%s has no scheduler/; taking its U-Net to predict %s", base.source, config.prediction)
+    elif "prediction" in config.model_fields_set and config.prediction != predicted:
+        raise ClearSRError(
+            f"prediction: {config.prediction}, but the U-Net of {base.source} predicts {predicted}"
+        )
+    return config.model_copy(
+        update={
+            "base_model": base.source,
+            "base_revision": base.revision,
+            "image_encoder": image_encoder,
+            "prediction": predicted or config.prediction,
+        }
     )
-    with torch.no_grad():
-        return encoder(tokens.input_ids).last_hidden_state.float()
 
 
-def _load(cls: Any, source: str, subfolder: str | None, revision: str | None) -> Any:
-    """`cls.from_pretrained` from safetensors only; the default base falls back to its mirror."""
-    mirrors = SD21_BASE_MODELS if source == SD21_BASE_MODELS[0] else (source,)
-    reasons = []
-    for mirror in mirrors:
-        arguments: dict[str, Any] = {} if cls is CLIPTokenizer else {"use_safetensors": True}
-        try:
-            return cls.from_pretrained(mirror, subfolder=subfolder or "", revision=revision, **arguments)
-        except (OSError, ValueError) as error:
-            reasons.append(f"{mirror}: {str(error).splitlines()[0]}")
-    part = subfolder or "model"
-    kind = "folder has no such part" if Path(source).is_dir() else "tried " + " and ".join(mirrors)
-    raise ClearSRError(
-        f"--base-model {source}: its {part} cannot be loaded ({kind}; {reasons[-1]}); "
-        "give a local folder in the Stable Diffusion 2.x layout with safetensors weights"
-    )
+def meta_network(config: ModelConfig) -> ClearSRNetwork:
+    """The network as shapes without memory; of a base on the hub only `config.json` files are fetched.
+
+    Raises:
+        ClearSRError: the base cannot be found, or the configuration cannot be built.
+    """
+    with torch.device("meta"):
+        if config.base_model is None:
+            return ClearSRNetwork(config, own_components(config))
+        configs = base_configs(config)
+        return ClearSRNetwork(config, meta_components(configs, config.null_prompt_tokens))
+
+
+def base_configs(config: ModelConfig) -> dict[str, dict[str, Any]]:
+    """What describes the parts of the base: the published descriptions for SD 2.1-base, else its own files.
+
+    Raises:
+        ClearSRError: the base cannot be found or read, or it does not fit `config`.
+    """
+    published = (config.image_encoder or "").partition("@")[0] == SD21_IMAGE_ENCODER
+    if published and config.base_model in SD21_BASE_MODELS:
+        configs = PART_CONFIGS
+    else:
+        configs = _read_configs(*_locate_parts(config, with_text=True, with_weights=False), with_text=True)
+    _refuse_misfits(config, len(configs["unet"]["block_out_channels"]))
+    return configs
+
+
+def _refuse_misfits(config: ModelConfig, levels: int) -> None:
+    """One line on what of `config` a U-Net of so many levels, or a frozen base, does not allow."""
+    if config.base_model is not None:
+        # A checkpoint on a base stores neither a trained U-Net nor an encoder of our own.
+        if config.train_unet == "full":
+            raise ClearSRError("model.train_unet: full needs a U-Net of our own; on a base: lora, frozen")
+        if config.lr_encoder.kind == "separate":
+            raise ClearSRError("model.lr_encoder.kind: separate needs a VAE of our own; on a base: lora")
+        if config.prediction == "lr_anchored":
+            raise ClearSRError(
+                "model.prediction: lr_anchored needs a U-Net of our own; on a base: epsilon, v_prediction"
+            )
+    coarsest, window = 2 ** (levels - 1), config.control.window_size
+    if config.control.cross_attention and window is not None and window % coarsest:
+        raise ClearSRError(
+            f"model.control.window_size: {window}; accepted: null, or a multiple of {coarsest}"
+        )
+
+
+def _locate_parts(
+    config: ModelConfig, with_text: bool, with_weights: bool = True
+) -> tuple[PartFolder, PartFolder]:
+    """The base, and the folder of its or of a separate image encoder."""
+    assert config.base_model is not None, "own_components builds networks without a base"
+    parts = ["unet", "vae", "scheduler"]
+    if with_text:
+        parts += ["text_encoder", "tokenizer"]
+    if config.image_encoder is None:
+        parts.append("image_encoder")
+    base = locate_base(config.base_model, config.base_revision, parts, with_weights)
+    if config.image_encoder is None:
+        return base, base._replace(folder=base.folder / "image_encoder")
+    return base, locate_image_encoder(config.image_encoder, with_weights)
+
+
+def _read_configs(base: PartFolder, image_encoder: PartFolder, with_text: bool) -> dict[str, dict[str, Any]]:
+    """config.json of every part, checked against each other before any weights are read."""
+    names = ("unet", "vae", "text_encoder") if with_text else ("unet", "vae")
+    configs = {name: read_part_config(base.folder / name) for name in names}
+    configs["image_encoder"] = read_part_config(image_encoder.folder, "--image-encoder")
+    check_unet_and_vae(configs["unet"], configs["vae"], base.source)
+    if with_text:
+        label = f"--base-model {base.source}: its text_encoder"
+        check_widths(configs["unet"], configs["text_encoder"], "hidden_size", label)
+    label = f"--image-encoder {image_encoder.source}"
+    check_widths(configs["unet"], configs["image_encoder"], "projection_dim", label)
+    return configs
