@@ -74,6 +74,9 @@ PART_CONFIGS: dict[str, dict[str, Any]] = {
     "image_encoder": IMAGE_ENCODER_CONFIG,
 }
 
+# The paper samples 50 steps with guidance; its scale is not given, SeeSR's (whose setting it follows) is 5.5.
+PAPER_SAMPLING: dict[str, Any] = {"steps": 50, "guidance_scale": 5.5}
+
 
 def meta_components(
     configs: Mapping[str, Mapping[str, Any]] = PART_CONFIGS, null_prompt_tokens: int = 77

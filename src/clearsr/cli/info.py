@@ -1,0 +1,226 @@
+"""`clearsr info`: this installation, a preset's parameters beside the paper's, or what a model folder holds."""
+
+import json
+import os
+import platform
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clearsr.cli.flags import add_config_files, build, collect
+from clearsr.cli.parser import UsageError
+from clearsr.config.base import merge
+from clearsr.config.model import ModelConfig
+from clearsr.errors import ClearSRError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from clearsr.complexity import ParameterTable
+
+EPILOG = """examples:
+  clearsr info
+  clearsr info --preset sd21
+  clearsr info --preset sd21 --set control.structure_preserving=false
+  clearsr info --model runs/clearsr --json model.json
+"""
+EMBEDDED_DESCRIPTIONS = {"compact": "our own small network, trained from scratch; made for laptop CPUs"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the flags."""
+    parser.epilog = EPILOG
+    subject = parser.add_mutually_exclusive_group()
+    subject.add_argument("--preset", choices=("sd21", "compact"), help="count the parameters of a preset")
+    subject.add_argument("--model", metavar="MODEL", help="embedded model, folder or hub id to describe")
+    add_config_files(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same to a JSON file")
+
+
+def run(args: Namespace) -> int:
+    """Print what was asked for, and write it to --json."""
+    from rich.console import Console
+
+    if args.json is not None:
+        _check_writable(args.json)
+    console = Console()  # on stdout: this is the result
+    overrides = collect(args, {})
+    if args.model is not None:
+        if overrides.origins:
+            raise UsageError("--config, --set: belong to --preset; a --model has its own configuration")
+        report = _describe_model(args.model, console)
+    elif args.preset is not None or overrides.origins:
+        preset = {} if args.preset is None else {"preset": args.preset}
+        config = build(ModelConfig, overrides._replace(values=merge(overrides.values, preset)))
+        report = _describe_config(config, console)
+    else:
+        report = _describe_installation(console)
+    if args.json is not None:
+        _write_json(report, args.json)
+    return 0
+
+
+def _describe_installation(console: "Console") -> dict[str, Any]:
+    """Versions, devices and embedded models."""
+    from importlib.metadata import version
+
+    import torch
+
+    from clearsr.pipeline import choose_device, choose_precision
+
+    packages = ("torch", "diffusers", "transformers", "peft", "safetensors")
+    versions = {"clearsr": version("clearsr"), "python": platform.python_version()}
+    versions |= {name: version(name) for name in packages}
+    cpu = torch.device("cpu")
+    devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
+    if choose_precision("auto", cpu) == torch.bfloat16:
+        devices["cpu"] += ", computes in bf16"
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        devices["mps"] = "Apple GPU"
+    chosen = choose_device("auto")
+    default = f"{chosen}, {str(choose_precision('auto', chosen)).removeprefix('torch.')}"
+    models = _embedded_models()
+    for title, rows in (
+        ("versions", versions),
+        ("devices", {**devices, "default": default}),
+        ("embedded models", models),
+    ):
+        _print_pairs(console, title, rows)
+    return {"versions": versions, "devices": devices, "default_device": default, "models": models}
+
+
+def _embedded_models() -> dict[str, str]:
+    """What ships in the package, by name."""
+    from clearsr.checkpoint import EMBEDDED_MODELS, WEIGHTS_NAME, locate
+    from clearsr.complexity import stored_parts
+
+    described = {}
+    for name in EMBEDDED_MODELS:
+        try:
+            weights = locate(name) / WEIGHTS_NAME
+            count, size = sum(stored_parts(weights).values()), weights.stat().st_size
+            state = f"{count / 1e6:.1f} M parameters, {size / 1e6:.1f} MB"
+        except ClearSRError:
+            state = "its weights are missing from this installation"
+        described[name] = f"{EMBEDDED_DESCRIPTIONS[name]} ({state})"
+    return described
+
+
+def _describe_config(config: ModelConfig, console: "Console") -> dict[str, Any]:
+    """The parameter table of a configuration, for the paper's network beside Table 5."""
+    from clearsr.complexity import PAPER_TABLE_5, parameter_table
+    from clearsr.config.model import preset_model_config
+
+    table = parameter_table(config)
+    is_the_papers = config == preset_model_config("sd21")
+    _print_table(console, f"{config.preset}: parameters", table, PAPER_TABLE_5 if is_the_papers else {})
+    return table.as_dict()
+
+
+def _describe_model(source: str, console: "Console") -> dict[str, Any]:
+    """Configuration, stages, sampling defaults and parameters of a model on disk."""
+    from clearsr.checkpoint import WEIGHTS_NAME, locate, read_description
+    from clearsr.complexity import ParameterTable, parameter_table, stored_parts
+    from clearsr.config.base import build_config
+
+    folder = locate(source)
+    description = read_description(folder)
+    config = build_config(ModelConfig, description["model"])
+    stored = stored_parts(folder / WEIGHTS_NAME)
+    note = None
+    try:
+        table = parameter_table(config)
+    except ClearSRError as error:  # the base is elsewhere: what the file holds can still be told
+        table = ParameterTable(stored, frozenset(stored) - {"null_prompt"})
+        note = f"without the base, which cannot be read here: {error}"
+    size = (folder / WEIGHTS_NAME).stat().st_size
+    facts = {
+        "folder": str(folder),
+        "weights": f"{size / 1e6:.1f} MB, {sum(stored.values()) / 1e6:.2f} M parameters stored",
+        "stages": ", ".join(description["stages"]) or "none: untrained",
+    }
+    _print_pairs(console, f"model {source}", facts)
+    _print_pairs(console, "configuration", _flat(config.model_dump(mode="json")))
+    _print_pairs(console, "sampling defaults", _flat(description["sampling"]) or {"": "none of its own"})
+    _print_table(console, "parameters", table, {})
+    if note is not None:
+        console.print(note, highlight=False, markup=False)
+    return {
+        "folder": str(folder),
+        "bytes": size,
+        "model": config.model_dump(mode="json"),
+        "stages": description["stages"],
+        "sampling": description["sampling"],
+        **table.as_dict(),
+    }
+
+
+def _print_table(console: "Console", title: str, table: "ParameterTable", paper: dict[str, int]) -> None:
+    """Part by part, then the sums; `paper` holds millions beside the sums."""
+    from rich.table import Table
+
+    from clearsr.complexity import PART_LABELS
+
+    view = Table(title=title, title_justify="left")
+    view.add_column("part")
+    view.add_column("trained")
+    view.add_column("parameters", justify="right")
+    view.add_column("M", justify="right")
+    if paper:
+        view.add_column("paper, M", justify="right")
+    for part, count in table.parts.items():
+        view.add_row(PART_LABELS[part], "yes" if part in table.trained else "", *_figures(count))
+    view.add_section()
+    for label, key, count in (("trainable", "trainable", table.trainable), ("total", "total", table.total)):
+        stated = [str(paper[key])] if paper else []
+        view.add_row(label, "", *_figures(count), *stated, style="bold")
+    console.print(view)
+    notes = ["trained: by stage clearsr"]
+    if paper:
+        notes.append("paper: ClearSR (ICLR 2025), Table 5, which does not list what its total counts")
+    console.print("\n".join(notes), highlight=False, soft_wrap=True)
+
+
+def _figures(count: int) -> tuple[str, str]:
+    return f"{count:,}", f"{count / 1e6:.2f}"
+
+
+def _print_pairs(console: "Console", title: str, rows: dict[str, Any]) -> None:
+    """A heading with names and values beneath."""
+    from rich.table import Table
+    from rich.text import Text
+
+    view = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+    for name, value in rows.items():
+        view.add_row(Text(name), Text("" if value is None else str(value)))
+    console.print(view)
+    console.print()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a --json that cannot be written, before the work."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        what = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
+        raise UsageError(f"--json {path}: {what}; expected the name of a file")
+
+
+def _write_json(report: dict[str, Any], path: Path) -> None:
+    """Write aside, then rename into place."""
+    aside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise ClearSRError(f"--json {path}: cannot be written ({error.strerror or error})") from None
