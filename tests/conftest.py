@@ -1,0 +1,135 @@
+"""Tiny seeded networks, built from the real classes, and pictures to run them on.
+
+The networks have random weights everywhere, also where training starts from zero (zero convolutions, output
+projections, LoRA B): what such a layer hides at initialisation then shows up in a test.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clearsr.config.base import build_config, merge
+from clearsr.config.model import ModelConfig
+from clearsr.models.build import build_network, own_components
+from clearsr.models.clearsr import ClearSRNetwork
+
+TINY = {
+    "preset": "compact",
+    "null_prompt_tokens": 2,
+    "unet_lora_rank": 2,
+    "autoencoder": {
+        "latent_channels": 8,
+        "encoder_channels": (8, 16),
+        "encoder_layers": (1, 1),
+        "decoder_channels": (8, 16),
+        "decoder_layers": (1, 1),
+        "scaling_factor": 0.8,
+    },
+    "lr_encoder": {"kind": "separate", "lora_rank": 0, "channels": (8, 16), "layers": (1, 1)},
+    "unet": {
+        "block_out_channels": (16, 16, 32),
+        "attention": (True, True, False),
+        "head_dim": 8,
+        "norm_num_groups": 8,
+        "cross_attention_dim": 16,
+    },
+    "control": {"window_size": 8},
+    "image_prompt": {"hidden_size": 32, "layers": 1, "image_size": 32, "patch_size": 16},
+}
+LORA_ENCODER = {"lr_encoder": {"kind": "lora", "lora_rank": 2}}
+
+
+def _make_config(**changes):
+    return build_config(ModelConfig, merge(TINY, changes))
+
+
+def _randomise(module, seed=0, spread=0.1):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(spread * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def _make_network(seed=0, **changes):
+    network = _randomise(build_network(_make_config(**changes), seed), seed)
+    return network.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """A compact `ModelConfig` of minimal widths, with a LoRA on the U-Net's decoder."""
+    return _make_config()
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """`make_config(control={"window_size": None})`: the tiny configuration with changes laid over it."""
+    return _make_config
+
+
+@pytest.fixture(scope="session")
+def randomise():
+    """`randomise(module, seed=0, spread=0.1)` adds noise to every weight and returns the module."""
+    return _randomise
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    """`make_network(seed=0, **changes)`: a network of one's own, random weights everywhere, no gradients."""
+    return _make_network
+
+
+@pytest.fixture
+def fresh_network(tiny_config):
+    """As built on a base that is trained (random): DPM and SPM are copies of it, what starts at zero is zero."""
+    parts = own_components(tiny_config)
+    _randomise(parts.unet)
+    return ClearSRNetwork(tiny_config, parts).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session", params=["separate", "lora"])
+def tiny_network(request):
+    """Random weights everywhere; once with E' of its own, once with E' a LoRA on E. Shared: do not change it."""
+    return _make_network(**(LORA_ENCODER if request.param == "lora" else {}))
+
+
+@pytest.fixture(scope="session")
+def network():
+    """Random weights everywhere, E' of its own. Shared: do not change it."""
+    return _make_network()
+
+
+@pytest.fixture(scope="session")
+def lora_network():
+    """Random weights everywhere, E' a LoRA on E. Shared: do not change it."""
+    return _make_network(**LORA_ENCODER)
+
+
+@pytest.fixture(scope="session")
+def lora_encoder():
+    """The change that makes E' a LoRA on E: `make_network(**lora_encoder)`."""
+    return LORA_ENCODER
+
+
+@pytest.fixture(scope="session")
+def normal():
+    """Seeded standard normal tensors: `normal(2, 3)`, `normal(2, 3, seed=1)`."""
+
+    def draw(*shape, seed=0):
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def make_picture():
+    """`make_picture(height, width, seed=0)`: 3×H×W in [0, 1], smooth colours with some fine texture."""
+
+    def make(height, width, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(1, 3, 4, 4, generator=generator)
+        smooth = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False)[0]
+        return (smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1)
+
+    return make
