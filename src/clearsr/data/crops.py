@@ -83,6 +83,7 @@ def make_loader(dataset: CropDataset, steps: Sequence[int], workers: int) -> Dat
         sampler=steps,  # type: ignore[arg-type]
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        multiprocessing_context="spawn" if workers else None,  # a forked worker deadlocks in OpenMP
         worker_init_fn=_single_threaded,
         generator=torch.Generator().manual_seed(
             derive_seed("loader")
