@@ -1,1 +1,49 @@
-"""ClearSR."""
+"""ClearSR: real-world image super-resolution that stays true to the photograph.
+
+The public names are loaded when they are first used, so `import clearsr` itself costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clearsr.config.output import OutputConfig
+    from clearsr.config.sampling import LSAConfig, SamplingConfig, TileConfig
+    from clearsr.errors import ClearSRError
+    from clearsr.pipeline import ClearSRPipeline
+
+    __version__: str
+
+__all__ = [
+    "ClearSRError",
+    "ClearSRPipeline",
+    "LSAConfig",
+    "OutputConfig",
+    "SamplingConfig",
+    "TileConfig",
+    "__version__",
+]
+
+_MODULES = {
+    "ClearSRError": "clearsr.errors",
+    "ClearSRPipeline": "clearsr.pipeline",
+    "LSAConfig": "clearsr.config.sampling",
+    "OutputConfig": "clearsr.config.output",
+    "SamplingConfig": "clearsr.config.sampling",
+    "TileConfig": "clearsr.config.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = import_module("importlib.metadata").version("clearsr")
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -36,7 +36,7 @@ def load_config(
     for file in files:
         values = merge(values, read_yaml(Path(file)))
     for override in overrides:
-        values = merge(values, _parse_override(override))
+        values = merge(values, parse_override(override))
     return build_config(schema, values)
 
 
@@ -89,7 +89,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
     """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so lists and null work."""
     name, separator, value = text.partition("=")
     if not separator or not all(part.isidentifier() for part in name.split(".")):

@@ -1,0 +1,104 @@
+"""The `clearsr` command: a table of verbs, each in a module of its own that is imported when it is chosen.
+
+Nothing but the standard library is imported here, so that `clearsr --help` answers at once. What a user can
+put right ends in one line on stderr; anything else is a bug and keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from clearsr.cli.parser import Parser, UsageError, closest, complain
+from clearsr.errors import ClearSRError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
+
+
+class Command(NamedTuple):
+    """A verb.
+
+    Attributes:
+        target: `module:function`; the module also has `add_arguments(parser)`.
+        summary: one line of help.
+    """
+
+    target: str
+    summary: str
+
+
+COMMANDS = {
+    "upscale": Command("clearsr.cli.upscale:run", "make photographs larger and sharper"),
+    "degrade": Command("clearsr.cli.degrade:run", "make realistic low-resolution versions of photographs"),
+    "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
+    "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),
+    "train": Command("clearsr.cli.train:run", "train one stage of a model from a YAML recipe"),
+    "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0, 1 (something failed), 2 (wrong usage), 130 (Ctrl-C)."""
+    try:
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse, after --help and --version
+        return stop.code if isinstance(stop.code, int) else EXIT_FAILED
+    except ClearSRError as error:
+        complain(str(error))
+        return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; keep Python from flushing at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE_CLOSED
+
+
+def _dispatch(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if name in ("-V", "--version"):
+        import clearsr
+
+        print(f"clearsr {clearsr.__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise UsageError(f"{name}: no such command; {closest(name, COMMANDS)}")
+    module_name, _, function = COMMANDS[name].target.partition(":")
+    module = import_module(module_name)
+    parser = Parser(f"clearsr {name}", COMMANDS[name].summary)
+    module.add_arguments(parser)
+    args = parser.parse_args(arguments[1:])
+
+    from clearsr.cli.terminal import terminal  # rich, which --help can do without
+
+    with terminal(verbose=args.verbose, quiet=args.quiet):
+        return int(getattr(module, function)(args))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: clearsr COMMAND ...",
+            "",
+            "Real-world image super-resolution that stays true to the photograph.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  -h, --help     show this, or with a command: what it takes",
+            "  -V, --version  show the version",
+            "",
+            "examples:",
+            "  clearsr upscale photo.jpg",
+            "  clearsr upscale photos/ -o larger/ --upscale 2",
+        ]
+    )

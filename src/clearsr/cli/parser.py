@@ -1,0 +1,58 @@
+"""argparse as the commands use it: errors are raised, not printed by it, and name the nearest flag."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from clearsr.errors import ClearSRError
+
+
+class UsageError(ClearSRError):
+    """The command line itself is wrong; nothing was done. Exit code 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command, with the flags that all commands share.
+
+    A verb may declare a shared flag anew; its own meaning then wins.
+    """
+
+    def __init__(self, prog: str, summary: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=summary[0].upper() + summary[1:] + ".",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            conflict_handler="resolve",
+        )
+        self.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+        self.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage and leaving."""
+        raise UsageError(message.removeprefix("argument "))
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does, with a hint for a flag that is not known."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            name = unknown[0].partition("=")[0]
+            if name.startswith("-"):
+                raise UsageError(f"{name}: no such flag; {closest(name, flags)}")
+            raise UsageError(f"{name}: one argument too many")
+        return parsed
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """A hint: the nearest of the known names, or all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def complain(message: str) -> None:
+    """One error line on stderr; line breaks in other packages' messages are folded."""
+    print(f"clearsr: error: {' '.join(message.split())}", file=sys.stderr)

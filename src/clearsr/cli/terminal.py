@@ -1,0 +1,75 @@
+"""What goes to stderr while a command runs: log lines, warnings and progress bars, in one console."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rich
+from rich.console import Console
+from rich.text import Text
+
+
+class _Lines(logging.Handler):
+    """Log records as single lines that do not disturb a progress bar."""
+
+    def __init__(self, console: Console, level: int) -> None:
+        super().__init__()
+        self._console, self._level = console, level
+
+    def inform(self) -> None:
+        """Show informative records from here on, unless the user asked for quiet."""
+        if self._level == logging.WARNING:
+            self._level = logging.INFO
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Our own records from the chosen level on; other packages' errors, or all at DEBUG."""
+        own = record.name == "clearsr" or record.name.startswith("clearsr.")
+        level = self._level if own or self._level <= logging.DEBUG else logging.ERROR
+        return record.levelno >= level
+
+    def emit(self, record: logging.LogRecord) -> None:
+        word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        try:
+            message = " ".join(record.getMessage().split())
+            self._console.print(Text(f"clearsr: {word}{message}"), soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def terminal(verbose: bool = False, quiet: bool = False) -> Iterator[Console]:
+    """Within the block, log records and rich's default console go to stderr.
+
+    Args:
+        verbose: show everything, other packages' warnings too; else only our own warnings and all errors.
+        quiet: show errors only.
+    """
+    rich.reconfigure(stderr=True)
+    console = rich.get_console()
+    shown = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    handler = _Lines(console, shown)
+    root, own = logging.getLogger(), logging.getLogger("clearsr")
+    before = own.level
+    root.addHandler(handler)
+    own.setLevel(min(shown, logging.INFO))
+    logging.captureWarnings(True)
+    try:
+        yield console
+    finally:
+        logging.captureWarnings(False)
+        own.setLevel(before)
+        root.removeHandler(handler)
+
+
+def show_information() -> None:
+    """From here on our informative log lines are shown too (a long run such as training wants them)."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Lines):
+            handler.inform()
+
+
+def write_line(line: str) -> None:
+    """One line of results on stdout, whatever characters a file name holds."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))

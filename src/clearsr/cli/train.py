@@ -1,0 +1,41 @@
+"""`clearsr train`: one stage of training from YAML recipes."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from clearsr.cli.flags import add_config_files, build, collect
+from clearsr.cli.terminal import show_information, write_line
+from clearsr.config.training import TrainConfig
+
+_EPILOG = """\
+The run goes to the recipe's `output` folder: config.yaml, metrics.jsonl, checkpoints, and `export`, the model
+that `clearsr upscale --model` takes. Ctrl-C stops after the step in hand and saves; --resume latest goes on.
+Several processes: torchrun --nproc-per-node N -m clearsr train CONFIG.
+
+examples:
+  clearsr train configs/compact-1-autoencoder.yaml --set 'data.train=[photographs]'
+  clearsr train recipe.yaml --resume latest --set steps=20000 --set optimizer.learning_rate=1e-4
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "config", nargs="+", type=Path, metavar="CONFIG", help="YAML recipes; the values of later ones win"
+    )
+    parser.add_argument(
+        "--resume", metavar="latest|FOLDER", help="go on from the newest or a given checkpoint"
+    )
+    add_config_files(parser, "optimizer.learning_rate=1e-4", with_files=False)
+
+
+def run(args: Namespace) -> int:
+    """Train, and say where the model is."""
+    config = build(TrainConfig, collect(args, {}))
+
+    from clearsr.training.engine import fit
+
+    show_information()
+    write_line(str(fit(config, args.resume)))
+    return 0

@@ -1,0 +1,175 @@
+"""`clearsr upscale`: files and folders in, larger files out. All is checked before weights are loaded."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
+from clearsr.cli.parser import UsageError
+from clearsr.config.base import build_config
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from clearsr.cli.reporter import Reporter
+    from clearsr.files import Job
+
+SAMPLING_FLAGS = {
+    "--upscale": "upscale",
+    "--steps": "steps",
+    "--seed": "seed",
+    "--lsa": "lsa.preset",
+    "--alpha": "lsa.alpha",
+    "--beta": "lsa.beta",
+    "--guidance-scale": "guidance_scale",
+    "--negative-prompt": "negative_prompt",
+    "--color": "color",
+    "--scheduler": "scheduler",
+    "--start": "start",
+    "--tile": "tile.size",
+}
+OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
+FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
+_LOSSY = {".jpg": "jpeg_quality", ".jpeg": "jpeg_quality", ".webp": "webp_quality", ".avif": "avif_quality"}
+
+_EPILOG = """\
+where results go:
+  without -o       beside the input as photo_x4.png; earlier results are no inputs
+  -o FOLDER        FOLDER/photo.png, with the folders below a named folder mirrored
+  -o new.png       that file, for a single input; the suffix is the format
+Inputs that would get the same name keep their whole name (a.jpg.png, a.png.png) or, if they come from
+different folders, their folders. What is there already is skipped, so a run that was stopped can be repeated.
+Transparency, greyscale, 16 bits, orientation, colour profile and EXIF are kept.
+
+Defaults shown are those of the model in the package; another --model may bring its own.
+
+examples:
+  clearsr upscale photo.jpg
+  clearsr upscale photos/ scan.tif -o larger/ --upscale 2 --lsa fidelity --format webp
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files and folders")
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="a folder, or a file for one input")
+    parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
+    parser.add_argument("--format", choices=FORMATS, help="format of the results (default: png)")
+    parser.add_argument("--quality", metavar="N", help="1-100, for jpg, webp and avif (default: high)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per file on stdout")
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
+    model.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    model.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    settings = parser.add_argument_group("settings")
+    add_config_flags(settings, SAMPLING_FLAGS, embedded_defaults())
+    add_config_flags(settings, OUTPUT_FLAGS, OutputConfig(), "output")
+    add_config_files(settings, "lsa.ela_end=0.3")
+
+
+def run(args: Namespace) -> int:
+    """Upscale; 1 if a file failed."""
+    overrides = collect(args, SAMPLING_FLAGS | OUTPUT_FLAGS)
+    sampling_given = overrides.without("output")
+    build(SamplingConfig, sampling_given)  # bad values are refused before anything heavy is imported
+    suffix = _suffix(args)
+    output_config = build(OutputConfig, _with_quality(overrides.section("output"), args.quality, suffix))
+
+    from clearsr.checkpoint import locate, read_description
+    from clearsr.cli.reporter import Reporter
+    from clearsr.files import is_done
+    from clearsr.image import list_images
+    from clearsr.planning import mark_of, plan_jobs
+
+    list_images(args.inputs)  # a missing input is said before a model is looked for
+    description = read_description(locate(args.model))
+    sampling = build(SamplingConfig, sampling_given, description["sampling"])
+    _check_negative_prompt(sampling, args.base_model or description["model"].get("base_model"))
+    jobs = plan_jobs(args.inputs, args.output, suffix, mark_of(sampling.upscale))
+    waiting = [job for job in jobs if args.overwrite or not is_done(job)]
+    reporter = Reporter("upscaled", len(jobs), as_json=args.json, quiet=args.quiet)
+    for job in jobs:
+        if job not in waiting:
+            reporter.skip(job)
+    try:
+        if waiting:
+            _upscale_all(args, waiting, sampling, output_config, reporter)
+    finally:
+        code = reporter.close()
+    return code
+
+
+def embedded_defaults() -> SamplingConfig:
+    """The settings that the model in the package brings, without reading its weights."""
+    path = files("clearsr") / "weights" / "compact" / "config.json"
+    sampling = json.loads(path.read_text("utf-8"))["sampling"] if path.is_file() else {}
+    return build_config(SamplingConfig, sampling)
+
+
+def _upscale_all(
+    args: Namespace,
+    jobs: "list[Job]",
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    reporter: "Reporter",
+) -> None:
+    """Load the model once and take the files one by one."""
+    from clearsr.files import upscale_file
+    from clearsr.pipeline import ClearSRPipeline
+
+    pipeline = ClearSRPipeline.from_pretrained(
+        args.model, device=args.device, precision=args.precision, base_model=args.base_model
+    )
+    with reporter.working(len(jobs)):
+        for job in jobs:
+            on_step = reporter.start(job)
+            reporter.add(upscale_file(pipeline, job, sampling, output, on_step))
+
+
+def _suffix(args: Namespace) -> str:
+    """The suffix of the files to write.
+
+    Raises:
+        UsageError: `--format` says otherwise than the name of the output file.
+    """
+    chosen = FORMATS[args.format or "png"]
+    named = "" if args.output is None else args.output.suffix.lower()
+    usual = _ALIASES.get(named, named)
+    if usual not in FORMATS.values() or args.output.is_dir():
+        return chosen
+    if args.format and usual != chosen:
+        raise UsageError(f"--format {args.format}: -o {args.output} says otherwise; leave one of them out")
+    return named
+
+
+def _with_quality(overrides: Overrides, quality: str | None, suffix: str) -> Overrides:
+    """`--quality` as the setting of the format that is written.
+
+    Raises:
+        UsageError: the format is lossless.
+    """
+    if quality is None:
+        return overrides
+    if suffix not in _LOSSY:
+        raise UsageError(f"--quality {quality}: {suffix[1:]} is lossless; use --format jpg, webp or avif")
+    field = _LOSSY[suffix]
+    values = {**overrides.values, field: int(quality) if quality.isdigit() else quality}
+    if suffix == ".webp":
+        values["webp_lossless"] = False
+    return Overrides(values, {**overrides.origins, field: "--quality"})
+
+
+def _check_negative_prompt(sampling: SamplingConfig, base_model: str | None) -> None:
+    """A negative prompt needs a text encoder, and guidance to act through."""
+    if not sampling.negative_prompt:
+        return
+    if base_model is None:
+        raise UsageError("--negative-prompt: this model has no text encoder; leave it out")
+    if sampling.guidance_scale == 1:
+        raise UsageError("--negative-prompt: acts through guidance; give --guidance-scale above 1 too")
