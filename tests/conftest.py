@@ -82,7 +82,7 @@ def make_network():
 
 @pytest.fixture
 def fresh_network(tiny_config):
-    """As built on a base that is trained (random): DPM and SPM are copies of it, what starts at zero is zero."""
+    """As built on a trained (random) base: DPM and SPM are copies of it, what starts at zero is zero."""
     parts = own_components(tiny_config)
     _randomise(parts.unet)
     return ClearSRNetwork(tiny_config, parts).requires_grad_(False).eval()
@@ -90,7 +90,7 @@ def fresh_network(tiny_config):
 
 @pytest.fixture(scope="session", params=["separate", "lora"])
 def tiny_network(request):
-    """Random weights everywhere; once with E' of its own, once with E' a LoRA on E. Shared: do not change it."""
+    """Random weights everywhere; E' of its own, then E' a LoRA on E. Shared: do not change it."""
     return _make_network(**(LORA_ENCODER if request.param == "lora" else {}))
 
 

@@ -16,7 +16,7 @@ def _conv(hidden, weights, name, **arguments):
 
 
 def _by_hand(module, z_lr, unet_config):
-    """conv_in, then at each level one ResBlock (norm, act, conv, twice, plus shortcut) and a strided convolution."""
+    """conv_in, then at each level a ResBlock (norm, act, conv, twice, plus shortcut) and a strided conv."""
     weights = module.state_dict()
     groups, eps = unet_config.norm_num_groups, unet_config.norm_eps
     hidden = _conv(z_lr, weights, "conv_in", padding=1)

@@ -1,4 +1,4 @@
-"""Window cross-attention against a loop over windows, heads and queries, and its parts against Swin's recipe."""
+"""Window cross-attention against a loop over heads and queries; its bias table against Swin's recipe."""
 
 import math
 
