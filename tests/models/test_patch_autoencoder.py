@@ -1,4 +1,4 @@
-"""The compact VAE: its start as a cosine transform, sizes, clamps, and the reach that exact tiling rests on."""
+"""The compact VAE: its start as a cosine transform, its sizes, and the reach that exact tiling needs."""
 
 import math
 

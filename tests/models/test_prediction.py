@@ -1,4 +1,4 @@
-"""What the network's output means: each prediction type inverts its target; `lr_anchored` against Bayes' rule."""
+"""What the network's output means: every type inverts its target; `lr_anchored` against Bayes' rule."""
 
 import math
 
