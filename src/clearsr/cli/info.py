@@ -1,4 +1,4 @@
-"""`clearsr info`: this installation, a preset's parameters beside the paper's, or what a model folder holds."""
+"""`clearsr info`: this installation, a preset's parameters beside the paper's, or what a model holds."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     subject = parser.add_mutually_exclusive_group()
     subject.add_argument("--preset", choices=("sd21", "compact"), help="count the parameters of a preset")
     subject.add_argument("--model", metavar="MODEL", help="embedded model, folder or hub id to describe")
-    add_config_files(parser)
+    add_config_files(parser, "control.window_size=8")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same to a JSON file")
 
 

@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="folder to write")
     add_config_flags(parser, FLAGS, ModelConfig())
-    add_config_files(parser)
+    add_config_files(parser, "control.window_size=8")
     parser.add_argument("--seed", type=int, default=0, help="seed of the LoRA and bias weights (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace a model that is in OUT already")
 

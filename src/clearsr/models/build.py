@@ -46,7 +46,9 @@ def build_network(
         torch.manual_seed(derive_seed("weights", seed))
         if config.base_model is None:
             return ClearSRNetwork(config, own_components(config))
-        return ClearSRNetwork(config, base_components(config, null_prompt))
+        parts = base_components(config, null_prompt)
+        tokens = parts.null_prompt.shape[1]
+        return ClearSRNetwork(config.model_copy(update={"null_prompt_tokens": tokens}), parts)
 
 
 def own_components(config: ModelConfig) -> Components:

@@ -1,0 +1,188 @@
+"""Finding and refusing bases: every mistake is one line that names the part and what is accepted."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from clearsr import ClearSRError
+from clearsr.checkpoint import load_network
+from clearsr.cli import main
+from clearsr.config.base import build_config
+from clearsr.config.model import SD21_BASE_MODELS, ModelConfig
+from clearsr.models.base_model import locate_base, read_part_config
+from clearsr.models.build import base_configs, build_network, resolve_base
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def make_config(base, **fields):
+    return build_config(ModelConfig, {"base_model": str(base), "image_encoder": None, **fields})
+
+
+def refusal(base, **fields):
+    """The one line that building on this base ends in."""
+    with pytest.raises(ClearSRError) as caught:
+        build_network(make_config(base, **fields))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "image_encoder"])
+def test_a_missing_part_is_named(base_copy, part):
+    shutil.rmtree(base_copy / part)
+    message = refusal(base_copy)
+    assert part in message and str(base_copy) in message
+
+
+def test_wrong_cross_attention_width(base_copy):
+    edit(base_copy / "unet" / "config.json", cross_attention_dim=48)
+    message = refusal(base_copy)
+    assert "48" in message and "32" in message and "text_encoder" in message
+
+
+def test_wrong_image_encoder_width(base_copy):
+    edit(base_copy / "image_encoder" / "config.json", projection_dim=40)
+    message = refusal(base_copy)
+    assert message.startswith("--image-encoder") and "40" in message and "32" in message
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "image_encoder"])
+def test_pickled_weights_are_refused(base_copy, part):
+    weights = next((base_copy / part).glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    message = refusal(base_copy)
+    assert f"{part}" in message and weights.with_suffix(".bin").name in message and "safetensors" in message
+
+
+def test_damaged_weights(base_copy):
+    path = base_copy / "vae" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    assert str(base_copy / "vae") in refusal(base_copy)
+
+
+@pytest.mark.parametrize(("part", "stem"), [("unet", "diffusion_pytorch_model"), ("image_encoder", "model")])
+def test_weights_that_lack_a_tensor(base_copy, part, stem):
+    """The libraries would fill it with random numbers."""
+    from safetensors.torch import load_file, save_file
+
+    path = base_copy / part / f"{stem}.safetensors"
+    tensors = load_file(path)
+    del tensors["conv_in.weight" if part == "unet" else "visual_projection.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert str(base_copy / part) in refusal(base_copy)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("unet/config.json", {"in_channels": 9}, ["9 channels", "inpainting"]),
+        ("unet/config.json", {"class_embed_type": "projection"}, ["class_embed_type"]),
+        ("unet/config.json", {"_class_name": "FluxTransformer2DModel"}, ["unet", "FluxTransformer2DModel"]),
+        ("vae/config.json", {"_class_name": "AutoencoderDC"}, ["vae", "AutoencoderDC"]),
+        ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, ["prediction_type sample"]),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "linear"}, ["beta_schedule linear"]),
+        ("scheduler/scheduler_config.json", {"rescale_betas_zero_snr": True}, ["rescale_betas_zero_snr"]),
+    ],
+)
+def test_other_kinds_of_models_are_refused(base_copy, file, values, words):
+    edit(base_copy / file, **values)
+    message = refusal(base_copy)
+    assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"train_unet": "full"}, "train_unet"),
+        ({"lr_encoder": {"kind": "separate"}}, "lr_encoder.kind"),
+        ({"prediction": "lr_anchored"}, "prediction"),
+        ({"prediction": "v_prediction"}, "predicts epsilon"),
+        ({"control": {"window_size": 12}}, "window_size"),
+    ],
+)
+def test_settings_that_a_base_does_not_allow(base, fields, word):
+    assert word in refusal(base, **fields)
+
+
+def test_not_json(base_copy):
+    (base_copy / "unet" / "config.json").write_text("{")
+    assert "config.json" in refusal(base_copy)
+
+
+def test_a_folder_that_is_not_there(tmp_path, capsys):
+    assert main(["init", "--base-model", str(tmp_path / "nowhere"), "-o", str(tmp_path / "o")]) == 1
+    error = capsys.readouterr().err
+    assert "no such folder" in error and error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+def test_offline_hub_id_names_both_mirrors(offline, tmp_path, capsys):
+    assert main(["init", "-o", str(tmp_path / "o")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--base-model" in error
+    assert all(mirror in error for mirror in SD21_BASE_MODELS)
+
+
+def test_the_mirror_takes_over_and_is_pinned(base, put_in_cache, caplog):
+    put_in_cache(base, SD21_BASE_MODELS[1], COMMIT)
+    found = locate_base(SD21_BASE_MODELS[0], None, ("unet", "vae"))
+    assert (found.source, found.revision) == (SD21_BASE_MODELS[1], COMMIT)
+    assert (found.folder / "unet" / "config.json").is_file()
+    assert SD21_BASE_MODELS[1] in caplog.text
+
+
+def test_a_hub_base_is_pinned_to_its_commit(base, put_in_cache, tmp_path):
+    put_in_cache(base, "someone/tiny-sd", COMMIT)
+    out = tmp_path / "out"
+    assert main(["init", "--base-model", "someone/tiny-sd", "-o", str(out)]) == 0
+    network = load_network(out).network
+    assert (network.config.base_model, network.config.base_revision) == ("someone/tiny-sd", COMMIT)
+    from_folder = build_network(make_config(base))
+    assert torch.equal(network.unet.conv_in.weight, from_folder.unet.conv_in.weight)
+
+
+def test_revision_of_a_folder_is_refused(base, tmp_path, capsys):
+    command = ["init", "--base-model", str(base), "--revision", "main", "-o", str(tmp_path / "o")]
+    assert main(command) == 1
+    assert "--revision main" in capsys.readouterr().err
+
+
+def test_the_users_image_encoder_wins_over_the_bases(base, base_copy, put_in_cache, tmp_path):
+    put_in_cache(base / "image_encoder", "someone/tiny-clip", COMMIT)
+    for name, stored in (
+        (str(base_copy / "image_encoder"), str((base_copy / "image_encoder").resolve())),
+        ("someone/tiny-clip", f"someone/tiny-clip@{COMMIT}"),
+    ):
+        config = resolve_base(make_config(base, image_encoder=name), keep_image_encoder=True)
+        assert config.image_encoder == stored
+        assert base_configs(config)["image_encoder"]["projection_dim"] == 32
+        build_network(config)
+
+
+def test_a_whole_clip_is_read_as_its_image_encoder(tmp_path, base_copy):
+    """The file of a CLIPModel, whose nested configuration states another projection."""
+    path = base_copy / "image_encoder" / "config.json"
+    vision = {**json.loads(path.read_text()), "projection_dim": 512}
+    text = {"hidden_size": 16}
+    path.write_text(
+        json.dumps({"model_type": "clip", "projection_dim": 32, "vision_config": vision, "text_config": text})
+    )
+    assert read_part_config(path.parent)["projection_dim"] == 32
+    assert build_network(make_config(base_copy)).image_prompt.encoder.visual_projection.out_features == 32
+
+
+def test_without_a_scheduler_epsilon_is_taken_and_said(base_copy, caplog):
+    shutil.rmtree(base_copy / "scheduler")
+    assert resolve_base(make_config(base_copy)).prediction == "epsilon"
+    assert "scheduler" in caplog.text
+
+
+def test_init_is_for_bases_only(base, tmp_path, capsys):
+    assert main(["init", "--base-model", str(base), "-o", str(tmp_path), "--set", "preset=compact"]) != 0
+    assert "preset" in capsys.readouterr().err
