@@ -1,0 +1,90 @@
+"""What changes during training: the trained parameters, their moving average, Adam's moments."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from clearsr.config.training import TrainConfig
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Everything that a checkpoint holds.
+
+    Attributes:
+        parameters: the parameters that the stage trains, by name.
+        average: their exponential moving average, empty where `ema_decay` is 0.
+        optimizer: AdamW over them; with weight_decay 0 it is Adam, as in the paper.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    average: Tensors
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, stage: nn.Module, config: TrainConfig) -> "TrainingState":
+        """The state before the first step."""
+        parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
+        average = {name: p.detach().clone() for name, p in parameters.items()} if config.ema_decay else {}
+        settings = config.optimizer
+        optimizer = torch.optim.AdamW(
+            parameters.values(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+        return cls(parameters, average, optimizer)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    @torch.no_grad()
+    def update_average(self, decay: float) -> None:
+        """Move the average towards the parameters."""
+        if self.average:
+            current: list[torch.Tensor] = [self.parameters[name] for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters hold their moving average."""
+        kept = {name: self.parameters[name].detach().clone() for name in self.average}
+        try:
+            self._set_parameters(self.average)
+            yield
+        finally:
+            self._set_parameters(kept)
+
+    def tensors(self) -> dict[str, Tensors]:
+        """All tensors by group, as a checkpoint stores them; moments are named `<parameter>/<moment>`."""
+        moments = {
+            f"{name}/{key}": value.detach()
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        groups = {"parameters": {n: p.detach() for n, p in self.parameters.items()}, "optimizer": moments}
+        return groups | ({"average": self.average} if self.average else {})
+
+    def load(self, groups: dict[str, Tensors]) -> None:
+        """Take over what `tensors` gave."""
+        self._set_parameters(groups["parameters"])
+        for name, value in groups.get("average", {}).items():
+            self.average[name].copy_(value)
+        for key, value in groups["optimizer"].items():
+            name, _, moment = key.rpartition("/")
+            parameter = self.parameters[name]
+            # Adam keeps its step count on the CPU.
+            placed = value if moment == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][moment] = placed
+
+    @torch.no_grad()
+    def _set_parameters(self, values: Tensors) -> None:
+        for name, value in values.items():
+            self.parameters[name].copy_(value)
