@@ -59,7 +59,7 @@ def test_timesteps_are_distinct_descending_and_in_range(spacing, start, steps):
     timesteps = spaced_timesteps(steps, start, spacing)
     assert 1 <= len(timesteps) <= steps
     assert all(later < earlier for earlier, later in zip(timesteps, timesteps[1:], strict=False))
-    assert 0 <= timesteps[-1] and timesteps[0] <= start
+    assert timesteps[-1] >= 0 and timesteps[0] <= start
     if spacing != "leading":
         assert timesteps[0] == start
     if spacing in ("linspace", "trailing"):
