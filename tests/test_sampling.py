@@ -1,4 +1,4 @@
-"""The denoising loop: guidance against full passes, the adjustment, tiles, and images that do not see each other."""
+"""The denoising loop: guidance against full passes, the adjustment, tiles, and images that do not mix."""
 
 import pytest
 import torch
