@@ -36,6 +36,7 @@ def test_model_on_a_base(untrained, tmp_path, capsys):
     report, printed = json.loads(file.read_text()), capsys.readouterr().out
     assert report["model"]["unet_lora_rank"] == 2 and "unet_lora_rank" in printed
     assert report["sampling"]["guidance_scale"] == 5.5 and "guidance_scale" in printed
+    assert "control.window_size" in printed and "autoencoder.patch_size" not in printed
     assert report["stages"] == [] and "untrained" in printed
     assert f"{report['total']:,}" in printed and report["parts"]["unet"] > 0
 

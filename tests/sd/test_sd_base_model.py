@@ -122,6 +122,15 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("name", ["", "empty", "a/b/c", "not an id"])
+def test_names_that_are_no_base(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["init", "--base-model", name, "-o", "out"]) == 1
+    error = capsys.readouterr().err
+    assert f"--base-model {name}" in error.replace(f"{tmp_path}/", "") and error.count("\n") == 1
+
+
 def test_offline_hub_id_names_both_mirrors(offline, tmp_path, capsys):
     assert main(["init", "-o", str(tmp_path / "o")]) == 1
     error = capsys.readouterr().err

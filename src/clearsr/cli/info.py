@@ -24,6 +24,17 @@ EPILOG = """examples:
   clearsr info --preset sd21 --set control.structure_preserving=false
   clearsr info --model runs/clearsr --json model.json
 """
+# Settings of parts of our own, which a model on a base has not.
+OWN_PARTS = (
+    "autoencoder.",
+    "unet.",
+    "lr_encoder.channels",
+    "lr_encoder.layers",
+    "image_prompt.image_size",
+    "image_prompt.patch_size",
+    "image_prompt.hidden_size",
+    "image_prompt.layers",
+)
 EMBEDDED_DESCRIPTIONS = {"compact": "our own small network, trained from scratch; made for laptop CPUs"}
 
 
@@ -143,7 +154,10 @@ def _describe_model(source: str, console: "Console") -> dict[str, Any]:
         "stages": ", ".join(description["stages"]) or "none: untrained",
     }
     _print_pairs(console, f"model {source}", facts)
-    _print_pairs(console, "configuration", _flat(config.model_dump(mode="json")))
+    settings = _flat(config.model_dump(mode="json"))
+    if config.base_model is not None:
+        settings = {name: value for name, value in settings.items() if not name.startswith(OWN_PARTS)}
+    _print_pairs(console, "configuration", settings)
     _print_pairs(console, "sampling defaults", _flat(description["sampling"]) or {"": "none of its own"})
     _print_table(console, "parameters", table, {})
     if note is not None:

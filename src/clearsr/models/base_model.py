@@ -18,7 +18,10 @@ from clearsr.errors import ClearSRError
 
 logger = logging.getLogger(__name__)
 
-LAYOUT = "accepted: the Stable Diffusion 2.x layout (unet/, vae/, text_encoder/, tokenizer/)"
+LAYOUT = (
+    "accepted: the Stable Diffusion 2.x layout (unet/, vae/, text_encoder/, tokenizer/, and image_encoder/ "
+    "where no other is named)"
+)
 _TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
@@ -176,7 +179,7 @@ def weights_stem(part: str) -> str:
 def _locate(source: str, revision: str | None, patterns: list[str]) -> PartFolder:
     """A local folder, or a snapshot of the files that match `patterns`; the error holds the bare reason."""
     folder = Path(source).expanduser()
-    if folder.is_dir():
+    if source and folder.is_dir():
         return PartFolder(folder.resolve(), str(folder.resolve()), None)
     if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise ClearSRError("no such folder")

@@ -134,6 +134,8 @@ def resolve_base(config: ModelConfig, keep_image_encoder: bool = False) -> Model
     if keep_image_encoder:
         parts.remove("image_encoder")
     base = locate_base(config.base_model, config.base_revision, parts)
+    for part in ("unet", "vae", "text_encoder"):
+        read_part_config(base.folder / part)
     image_encoder = config.image_encoder
     if not keep_image_encoder and has_part(base.folder, "image_encoder"):
         image_encoder = None
