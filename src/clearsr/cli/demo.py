@@ -25,7 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="for the pictures (default: demo)",
     )
-    parser.add_argument("--photo", default="astronaut", metavar="NAME|FILE", help="(default: astronaut)")
+    parser.add_argument(
+        "--photo", default="astronaut", metavar="NAME|FILE", help="what to upscale (default: astronaut)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every draw (default: 0)")
     parser.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
@@ -37,13 +39,14 @@ def run(args: Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from clearsr.cli.terminal import write_line
-    from clearsr.demo import load_photograph, run_demo
+    from clearsr.cli.terminal import busy, write_line
+    from clearsr.demo import PHOTOGRAPHS, load_photograph, run_demo
     from clearsr.pipeline import ClearSRPipeline
 
     load_photograph(args.photo)  # refuse before weights are loaded
-    pipeline = ClearSRPipeline.from_pretrained(args.model, device=args.device)
-    demo = run_demo(pipeline, args.output, args.photo, args.seed)
+    with busy(f"upscaling {args.photo}", args.quiet):
+        pipeline = ClearSRPipeline.from_pretrained(args.model, device=args.device)
+        demo = run_demo(pipeline, args.output, args.photo, args.seed)
     if args.json:
         print(json.dumps({"comparison": str(demo.comparison), "scores": [asdict(s) for s in demo.scores]}))
         return 0
@@ -52,5 +55,7 @@ def run(args: Namespace) -> int:
         numbers = (f"{score.psnr:.2f}", f"{score.ssim:.4f}", f"{score.sharpness:.2f}", f"{score.seconds:.2f}")
         table.add_row(score.name, *numbers)
     Console().print(table)
+    if args.photo in PHOTOGRAPHS:
+        write_line(f"photograph: {PHOTOGRAPHS[args.photo]}")
     write_line(f"pictures: {demo.comparison}")
     return 0

@@ -69,6 +69,17 @@ def show_information() -> None:
             handler.inform()
 
 
+@contextmanager
+def busy(what: str, quiet: bool = False) -> Iterator[None]:
+    """Within the block a spinner says what takes so long; only where there is a terminal."""
+    console = rich.get_console()
+    if quiet or not console.is_terminal:
+        yield
+        return
+    with console.status(Text(what)):
+        yield
+
+
 def write_line(line: str) -> None:
     """One line of results on stdout, whatever characters a file name holds."""
     encoding = sys.stdout.encoding or "utf-8"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.parser import UsageError
+from clearsr.cli.terminal import busy
 from clearsr.config.base import build_config
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
@@ -81,11 +82,12 @@ def run(args: Namespace) -> int:
     suffix = _suffix(args)
     output_config = build(OutputConfig, _with_quality(overrides.section("output"), args.quality, suffix))
 
-    from clearsr.checkpoint import locate, read_description
-    from clearsr.cli.reporter import Reporter
-    from clearsr.files import is_done
-    from clearsr.image import list_images
-    from clearsr.planning import mark_of, plan_jobs
+    with busy("starting", args.quiet):
+        from clearsr.checkpoint import locate, read_description
+        from clearsr.cli.reporter import Reporter
+        from clearsr.files import is_done
+        from clearsr.image import list_images
+        from clearsr.planning import mark_of, plan_jobs
 
     list_images(args.inputs)  # a missing input is said before a model is looked for
     description = read_description(locate(args.model))
@@ -123,9 +125,10 @@ def _upscale_all(
     from clearsr.files import upscale_file
     from clearsr.pipeline import ClearSRPipeline
 
-    pipeline = ClearSRPipeline.from_pretrained(
-        args.model, device=args.device, precision=args.precision, base_model=args.base_model
-    )
+    with busy(f"loading {args.model}", args.quiet):
+        pipeline = ClearSRPipeline.from_pretrained(
+            args.model, device=args.device, precision=args.precision, base_model=args.base_model
+        )
     with reporter.working(len(jobs)):
         for job in jobs:
             on_step = reporter.start(job)
