@@ -1,4 +1,4 @@
-"""Models on disk: bit-identical round trips, stages that build on each other, and damage in one clear line."""
+"""Models on disk: bit-identical round trips, stages that build on each other, damage told in one line."""
 
 import json
 import shutil

@@ -53,8 +53,17 @@ def build_config(schema: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
         raise ClearSRError("; ".join(lines)) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds, with the files that it `extends` merged beneath it."""
+def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping that a YAML file holds, with the files that it `extends` merged beneath it.
+
+    Args:
+        extended_by: the files that led here, resolved.
+
+    Raises:
+        ClearSRError: a file cannot be read, holds no mapping, or extends itself.
+    """
+    if path.resolve() in extended_by:
+        raise ClearSRError(f"{path}: extends itself; remove one of the `extends:` that lead back to it")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -66,9 +75,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ClearSRError(f"{path}: must hold a mapping of settings, got {type(values).__name__}")
     bases = values.pop("extends", [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ClearSRError(f"{path}: extends must be a path or a list of paths, got {bases!r}")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = merge(merged, read_yaml(path.parent / base))
+    for base in bases:
+        merged = merge(merged, read_yaml(path.parent / base, (*extended_by, path.resolve())))
     return merge(merged, values)
 
 

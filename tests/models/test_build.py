@@ -1,0 +1,36 @@
+"""Building: reproducible from a seed, without touching the global one, and with everything at its start."""
+
+import torch
+
+from clearsr.config.model import preset_model_config
+from clearsr.models.build import build_network
+
+
+def test_the_seed_decides_and_the_global_generator_is_left_alone(tiny_config):
+    before = torch.random.get_rng_state()
+    first = build_network(tiny_config, 3).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(77)
+    again, other = build_network(tiny_config, 3).state_dict(), build_network(tiny_config, 4).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["unet.conv_in.weight"], other["unet.conv_in.weight"])
+
+
+def test_untrained_it_predicts_the_best_linear_guess(tiny_config, normal):
+    """The U-Net's last layer and every way into it start at zero."""
+    network = build_network(tiny_config)
+    output = network(normal(1, 8, 8, 8), torch.tensor([10]), normal(1, 8, 8, 8), normal(1, 1, 16))
+    assert not output.any()
+    names = [n for n, p in network.named_parameters() if not p.any() and n.endswith("weight")]
+    assert any("zero_convs" in n for n in names) and any("lr_attention.to_out" in n for n in names)
+    assert any("lora_B" in n for n in names) and "unet.conv_out.weight" in names
+
+
+def test_compact_model_is_within_its_budget():
+    network = build_network(preset_model_config("compact"))
+    assert sum(p.numel() for p in network.parameters()) <= 25_000_000
+
+
+def test_both_presets_share_every_class(tiny_network):
+    kinds = {type(module).__name__ for module in tiny_network.modules()}
+    assert {"UNet2DConditionModel", "DetailPreservingModule", "StructurePreservingModule"} <= kinds
