@@ -63,6 +63,7 @@ def save_network(
         folder.mkdir(parents=True, exist_ok=True)
         aside = folder / f".{os.getpid()}.{WEIGHTS_NAME}"
         save_file(tensors, aside, metadata={"format": "pt"})
+        aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         os.replace(aside, folder / WEIGHTS_NAME)
         text = json.dumps(description, indent=2) + "\n"
         (folder / f".{os.getpid()}.json").write_text(text, encoding="utf-8")
@@ -216,3 +217,10 @@ def load_tensors(
                 f"{source / WEIGHTS_NAME}: does not fit its {CONFIG_NAME}: it {problem} {listed}"
             )
     network.load_state_dict(tensors, strict=False)
+
+
+def _umask() -> int:
+    """The process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -62,7 +62,7 @@ class ClearSRPipeline:
         """`network` is moved to the device and otherwise left as it is (see `from_pretrained`)."""
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.network: ClearSRNetwork = network.to(self.device)  # type: ignore[assignment]
+        self.network: ClearSRNetwork = network.to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.defaults = defaults or SamplingConfig()
         self.stages = list(stages)

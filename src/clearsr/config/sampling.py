@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from clearsr.config.base import FrozenConfig
 
@@ -34,6 +34,12 @@ class LSAConfig(FrozenConfig):
     target: Literal["step", "z_0"] = Field(
         "step", description="adjust the step's output, or the predicted z_0"
     )
+
+    @field_validator("preset", mode="before")
+    @classmethod
+    def _read_yaml_off(cls, value: object) -> object:
+        """YAML 1.1 reads a bare `off` as false."""
+        return "off" if value is False else value
 
     @property
     def strengths(self) -> tuple[float, float]:
@@ -87,7 +93,7 @@ class SamplingConfig(FrozenConfig):
     lsa: LSAConfig = LSAConfig()
     tile: TileConfig = TileConfig()
     color: ColorMethod = Field("wavelet", description="match the colours to the input's")
-    seed: int = Field(0, description="seed of the noise; each image derives its own from it")
+    seed: int = Field(0, description="seed of the noise; the same for every image, whatever its batch or folder")
 
     @model_validator(mode="after")
     def _start_fits(self) -> "SamplingConfig":

@@ -48,8 +48,8 @@ class Scores:
 def score(sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
     """PSNR-Y and SSIM-Y (4-pixel border cropped), NIQE (our own pristine model), relative sharpness.
 
-    `sharpness` is the Laplacian's variance over that of `hr`: 1 is as crisp as the original. NIQE is NaN where
-    the image is too small or too flat for it.
+    `sharpness` is the Laplacian's variance over that of `hr`: 1 is as crisp as the original. NIQE is NaN
+    where the image is too small or too flat for it.
     """
     try:
         naturalness = niqe(sr)
