@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
@@ -11,30 +11,48 @@ from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
 
 Stage = Literal["autoencoder", "lr_encoder", "clearsr"]
+Precision = Literal["fp32", "bf16", "fp16"]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataConfig(FrozenConfig):
     """Where the photographs are and how crops are taken from them."""
 
-    train: tuple[Path, ...] = Field(description="image files or folders (recursive)")
-    validation: tuple[Path, ...] = Field((), description="held-out image files or folders")
+    train: tuple[Path, ...] = Field(
+        min_length=1, description="image files, folders (recursive), .txt lists of these, .tar shards"
+    )
+    validation: tuple[Path, ...] = Field((), description="held-out images, named in the same ways")
     crop_size: PositiveInt = Field(512, description="side of the HR crop in pixels")
     upscale: PositiveInt = Field(4, description="HR size over LR size")
     rotate: bool = Field(True, description="also turn crops by 90 degrees, besides mirroring")
+    skip_unreadable: bool = Field(
+        False, description="report and count unreadable images and train on, in place of stopping"
+    )
     cache_megabytes: NonNegativeInt = Field(2048, description="decoded images kept in memory, per worker")
     workers: NonNegativeInt = Field(
         1, description="processes that prepare batches; 0 is the training process"
     )
 
+    @model_validator(mode="after")
+    def _crop_fits(self) -> "DataConfig":
+        if self.crop_size % self.upscale:
+            raise ValueError(f"crop_size must be a multiple of upscale, {self.upscale}")
+        return self
+
 
 class OptimizerConfig(FrozenConfig):
     """AdamW (Adam at weight_decay 0, the paper's) and its learning-rate schedule."""
 
+    kind: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit keeps the moments in 8 bits; needs the package bitsandbytes"
+    )
     learning_rate: PositiveFloat = Field(5e-5, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's moment decays")
-    schedule: Literal["constant", "cosine", "linear"] = Field("constant", description="after the warm-up")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Adam's moment decays")
+    schedule: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="after the warm-up; cosine and linear fall to 1 % of the peak"
+    )
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
     gradient_clip: Annotated[float, Field(ge=0)] = Field(1.0, description="largest gradient norm; 0 is none")
 
@@ -61,6 +79,10 @@ class LossConfig(FrozenConfig):
         0.5,
         description="clearsr, lr_anchored: weight (posterior std)**(2*power), 1 is plain MSE on z_0's scale",
     )
+    min_snr_gamma: PositiveFloat | None = Field(
+        None,
+        description="clearsr, epsilon and v: min-SNR weighting (Hang et al. 2023), 5 is usual; null is none",
+    )
 
 
 class ValidationConfig(FrozenConfig):
@@ -86,10 +108,30 @@ class TrainConfig(FrozenConfig):
     steps: PositiveInt = Field(150_000, description="optimizer steps")
     batch_size: PositiveInt = Field(8, description="images per step over all processes")
     accumulation: PositiveInt = Field(1, description="micro-batches that a step is split into")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="autocast precision")
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.999, description="weight averaging; 0 is none")
+    precision: Precision = Field("fp32", description="autocast precision; fp16 needs an accelerator")
+    frozen_precision: Precision = Field(
+        "fp32", description="storage of a base's frozen weights; fp32, or the same as precision"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="clearsr: recompute activations in the backward pass: less memory, about 1/3 slower",
+    )
+    ema_decay: Decay = Field(0.999, description="weight averaging; 0 is none")
     seed: int = Field(0, description="every draw follows from it")
     log_every: PositiveInt = Field(50, description="steps between log lines")
     validate_every: NonNegativeInt = Field(1000, description="steps between validations; 0 is none")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints kept")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "TrainConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size must be a multiple of accumulation, {self.accumulation}")
+        if self.frozen_precision != "fp32":
+            if self.frozen_precision != self.precision:
+                raise ValueError(f"frozen_precision must be fp32 or the same as precision, {self.precision}")
+            if self.model.base_model is None:
+                raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
+        if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
+            raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
+        return self

@@ -1,1 +1,1 @@
-"""Photographs for training: folders, crops, LR/HR pairs."""
+"""Photographs for training: where they are (sources), decoded (photographs), as batches (crops), checked."""

@@ -41,12 +41,12 @@ def fit_niqe_from_files(
     photographs = Photographs(paths)
     total = len(photographs)
     sharp_blocks: list[torch.Tensor] = []
-    for index, file in enumerate(photographs.files):
+    for index, item in enumerate(photographs.items):
         image = photographs[index].double() / 255
         try:
             sharp_blocks.append(sharp_features(image))
         except ClearSRError as error:
-            raise ClearSRError(f"{file}: {error}") from None
+            raise ClearSRError(f"{item.label()}: {error}") from None
         if on_progress is not None:
             on_progress(index + 1, total)
     meta = {

@@ -5,6 +5,7 @@ They are added to the Detail Preserving Module's before the zero convolutions th
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -18,6 +19,8 @@ class StructurePreservingModule(nn.Module):
     def __init__(self, unet: UNet2DConditionModel) -> None:
         """ResBlocks and downsamplers of the U-Net's encoder, weights copied, time projections left out."""
         super().__init__()
+        self.gradient_checkpointing = False  # these two as in diffusers' blocks
+        self._gradient_checkpointing_func: Callable[..., torch.Tensor] | None = None
         self.conv_in = _copy_of(unet.conv_in)
         self.levels = nn.ModuleList()
         for block in unet.down_blocks:
@@ -31,7 +34,12 @@ class StructurePreservingModule(nn.Module):
         features = [hidden]
         for level in self.levels:
             for layer in level:  # type: ignore[attr-defined]
-                hidden = layer(hidden) if isinstance(layer, Downsample2D) else layer(hidden, None)
+                inputs = (hidden,) if isinstance(layer, Downsample2D) else (hidden, None)
+                if self.gradient_checkpointing and torch.is_grad_enabled():
+                    assert self._gradient_checkpointing_func is not None, "it is set with the switch"
+                    hidden = self._gradient_checkpointing_func(layer, *inputs)
+                else:
+                    hidden = layer(*inputs)
                 features.append(hidden)
         return features
 

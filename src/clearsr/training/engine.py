@@ -1,31 +1,46 @@
-"""The training loop: accelerate around a stage, with checkpoints, validation and a clean stop."""
+"""The training loop: accelerate around a stage, with checkpoints, validation and a clean stop.
+
+Started as one process, or by torchrun as several on one or more machines that share the folder of the run.
+"""
 
 import logging
-import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from clearsr.checkpoint import save_network
-from clearsr.config.base import write_yaml
-from clearsr.config.training import OptimizerConfig, TrainConfig
-from clearsr.data.crops import CropDataset, TrainingBatch, make_loader
+from clearsr.config.training import TrainConfig
+from clearsr.data.crops import CropDataset, iterate, make_loader
 from clearsr.errors import ClearSRError
+from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.training.memory import save_memory
+from clearsr.training.optimizer import learning_rate_at
 from clearsr.training.report import Report
-from clearsr.training.run_folder import checkpoint_folders, load_checkpoint, save_checkpoint
-from clearsr.training.setup import prepare_network
-from clearsr.training.stages import build_stage
+from clearsr.training.resume import find_checkpoint, record_config, require_same_data, require_same_run
+from clearsr.training.run_folder import (
+    best_score,
+    clean_up,
+    load_checkpoint,
+    require_space,
+    save_best,
+    save_checkpoint,
+)
+from clearsr.training.setup import prepare_network, require_crop_fits
+from clearsr.training.signals import stop_signals
+from clearsr.training.stages import StageModule, build_stage
 from clearsr.training.state import TrainingState
+from clearsr.training.step import Losses, Stepper, agree, mean_over_processes
 from clearsr.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
-FINISH_BATCHES = 16  # batches that a stage may measure its result on
+FINISH_SAMPLES, FINISH_BATCH = 256, 16  # that a stage may measure its result on
+_LONGEST_WAIT = timedelta(hours=3)  # of the other processes, while the first one validates
 
 
 def fit(config: TrainConfig, resume: str | None = None) -> Path:
@@ -35,155 +50,177 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         resume: `latest`, or the path of a checkpoint folder; None starts at step 0.
 
     Raises:
-        ClearSRError: the configuration, the data or a checkpoint is unusable, or the loss is not finite.
+        ClearSRError: the configuration, the data or a checkpoint is unusable, the disk is full, or the loss
+            is not finite.
     """
-    accelerator = Accelerator(mixed_precision="no" if config.precision == "fp32" else config.precision)
-    _check_shares(config, accelerator.num_processes)
+    accelerator = _start_processes(config)
     run = config.output
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        if accelerator.is_main_process:
+            run.mkdir(parents=True, exist_ok=True)
+            clean_up(run)
+    except OSError as error:
+        raise ClearSRError(f"output: {run} cannot be written ({error.strerror or error})") from None
+    accelerator.wait_for_everyone()
+    checkpoint = find_checkpoint(run, resume)
+    if checkpoint is not None:
+        require_same_run(config, checkpoint)
     network, stages = prepare_network(config)
-    stage = build_stage(config, network).to(accelerator.device)
+    require_crop_fits(config, network)
+    stage = build_stage(config, network)
+    save_memory(network, config)
+    stage = stage.to(accelerator.device)
     stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = TrainingState.of(stage, config)
-    first_step = _resume(run, resume, state)
-    if accelerator.is_main_process:
-        write_yaml(config, run / "config.yaml")
-    dataset, loader = _batches(config, first_step, accelerator, stage.needs_lr)
-    watch = config.validate_every and config.data.validation and accelerator.is_main_process
-    validation = Validation(config) if watch else None
-    trained = accelerator.prepare(stage)
-
-    step = first_step
-    report = Report(run, config.steps, first_step, accelerator.is_main_process)
-    with report, stop_signals() as stopped:
-        while step < config.steps:
-            state.set_learning_rate(learning_rate_at(config.optimizer, step, config.steps))
-            logs = _step(trained, loader, state, config, accelerator)
-            step += 1
-            state.update_average(min(config.ema_decay, (1 + step) / (10 + step)))
-            last = step == config.steps or stopped()
-            report.advance(step)
-            if last or step % config.log_every == 0:
-                report.scalars(step, logs)
-            if validation and (last or step % config.validate_every == 0):
-                with state.averaged():
-                    scores = validation.run(network, _sample_path(run, step))
-                report.scalars(step, scores, "validation")
-            if accelerator.is_main_process and (last or step % config.checkpoint_every == 0):
-                save_checkpoint(run, step, state, config.keep_checkpoints)
-            if last:
-                break
-    export = run / "export"
-    if accelerator.is_main_process:
-        with state.averaged():
-            stage.finish(dataset[step] for step in range(FINISH_BATCHES))
-            save_network(network, export, [*stages, config.stage])
+    trainer = _Trainer(config, accelerator, stage, network, [*stages, config.stage], checkpoint)
+    step = trainer.train()
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if step < config.steps:
         logger.warning("stopped after step %d of %d; go on with --resume latest", step, config.steps)
-    return export
+    return run / "export"
 
 
-def _batches(
-    config: TrainConfig, first_step: int, accelerator: Accelerator, needs_lr: bool
-) -> tuple[CropDataset, Iterator[TrainingBatch]]:
-    """The data set of this process, and its micro-batches from `first_step` on."""
-    shard = (accelerator.process_index, accelerator.num_processes)
-    dataset = CropDataset(
-        config.data,
-        config.degradation if needs_lr else None,
-        config.batch_size // config.accumulation,
-        config.seed,
-        shard,
-    )
-    dataset.photographs.require_size(config.data.crop_size)
-    micro_steps = range(first_step * config.accumulation, config.steps * config.accumulation)
-    return dataset, iter(make_loader(dataset, micro_steps, config.data.workers))
+@dataclass
+class _Trainer:
+    """A run in this process: what it trains, what it has seen, and where it writes."""
 
+    config: TrainConfig
+    accelerator: Accelerator
+    stage: StageModule
+    network: ClearSRNetwork
+    stages: list[str]
+    checkpoint: Path | None
+    meter: list[Losses] = field(default_factory=list)
 
-def _sample_path(run: Path, step: int) -> Path:
-    folder = run / "samples"
-    folder.mkdir(exist_ok=True)
-    return folder / f"step-{step:08d}.png"
-
-
-def learning_rate_at(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The learning rate of step `step` (0-based) of `steps`."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, steps - config.warmup_steps)
-    if config.schedule == "cosine":
-        return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-    if config.schedule == "linear":
-        return config.learning_rate * (1 - 0.99 * progress)
-    return config.learning_rate
-
-
-@contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and Ctrl-C only set a flag, which the yielded function reads."""
-    received: list[int] = []
-    handlers = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        handlers[number] = signal.signal(number, lambda n, _frame: received.append(n))
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-
-
-def _step(
-    trained: nn.Module,
-    loader: Iterator[TrainingBatch],
-    state: TrainingState,
-    config: TrainConfig,
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """One optimizer step over `accumulation` micro-batches; returns the mean of the loss terms."""
-    state.optimizer.zero_grad(set_to_none=True)
-    sums: dict[str, float] = {}
-    for _ in range(config.accumulation):
-        batch = to_device(next(loader), accelerator.device)
-        with accelerator.autocast():
-            losses = trained(batch, config.seed)
-        if not torch.isfinite(losses["loss"]):
-            raise ClearSRError(
-                f"the loss is {losses['loss'].item()} on samples {batch.sample_ids[0]} to "
-                f"{batch.sample_ids[-1]}; "
-                "lower optimizer.learning_rate or use precision fp32, and go on with --resume latest"
+    def __post_init__(self) -> None:
+        """Load the checkpoint, open the data, and hand the stage to the processes."""
+        config, run = self.config, self.config.output
+        self.is_main = self.accelerator.is_main_process
+        self.state = TrainingState.of(self.stage, config)
+        self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=config.precision == "fp16")
+        shard = (self.accelerator.process_index, self.accelerator.num_processes)
+        self.dataset = self._open_data(shard)
+        self.fingerprint = self.dataset.photographs.fingerprint()
+        notes = self._restore()
+        self.first_step = int(notes.get("step", 0))
+        if self.is_main:
+            if self.first_step < config.steps:
+                self.dataset.photographs.require_size(config.data.crop_size, config.data.skip_unreadable)
+            size = sum(
+                t.numel() * t.element_size() for g in self.state.tensors().values() for t in g.values()
             )
-        accelerator.backward(losses["loss"] / config.accumulation)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.item() / config.accumulation
-    if config.optimizer.gradient_clip:
-        accelerator.clip_grad_norm_(state.parameters.values(), config.optimizer.gradient_clip)
-    state.optimizer.step()
-    return sums
+            missing_moments = (
+                0 if self.checkpoint else 2 * sum(p.numel() * 4 for p in self.state.parameters.values())
+            )
+            require_space(run, size + missing_moments, config.keep_checkpoints)
+            record_config(config, run, self.first_step)
+        watches = config.validate_every and config.data.validation and self.is_main
+        self.validation = Validation(config) if watches else None
+        self.best = best_score(run)
+
+    def train(self) -> int:
+        """Run the remaining steps, unless a signal stops it; returns the steps done."""
+        config, step = self.config, self.first_step
+        report = Report(config.output, config.steps, step, self.is_main)
+        with report, stop_signals() as stopped:
+            stepper = self._stepper()
+            while step < config.steps:
+                self.meter.append(stepper.step(step))
+                step += 1
+                stop = agree(self.accelerator, stopped())
+                last = stop or step == config.steps
+                report.advance(step)
+                if last or step % config.log_every == 0:
+                    report.scalars(step, self._scalars(step, stepper.unreadable))
+                if self.validation and not stop and (last or step % config.validate_every == 0):
+                    self._validate(step, report)
+                if self.is_main and (last or step % config.checkpoint_every == 0):
+                    notes = {"data": self.fingerprint, "scaler": self.scaler.state_dict()}
+                    save_checkpoint(config.output, step, self.state, config.keep_checkpoints, notes)
+                if last:
+                    break
+            if self.is_main:
+                self._export(config.output / "export")
+        return step
+
+    def _open_data(self, shard: tuple[int, int]) -> CropDataset:
+        config = self.config
+        degradation = config.degradation if self.stage.needs_lr else None
+        micro_batch = config.batch_size // config.accumulation
+        return CropDataset(config.data, degradation, micro_batch, config.seed, shard)
+
+    def _restore(self) -> dict[str, Any]:
+        """Take over the checkpoint, if there is one; returns its notes."""
+        if self.checkpoint is None:
+            return {}
+        notes = load_checkpoint(self.checkpoint, self.state)
+        if self.is_main:
+            require_same_data(notes.get("data"), self.fingerprint)
+        if self.scaler.is_enabled() and notes.get("scaler"):
+            self.scaler.load_state_dict(notes["scaler"])
+        return notes
+
+    def _stepper(self) -> Stepper:
+        """What the steps work on; starts the workers."""
+        config = self.config
+        micro_steps = range(self.first_step * config.accumulation, config.steps * config.accumulation)
+        batches = iterate(make_loader(self.dataset, micro_steps, config.data.workers))
+        trained = self.accelerator.prepare(self.stage)
+        return Stepper(config, self.accelerator, trained, self.state, self.dataset, batches, self.scaler)
+
+    def _scalars(self, step: int, unreadable: dict[str, int]) -> dict[str, float]:
+        """Loss terms averaged over the steps since the last line and over the processes."""
+        means = {name: torch.stack([row[name] for row in self.meter]).mean() for name in self.meter[0]}
+        self.meter.clear()
+        count = torch.tensor(float(sum(unreadable.values())), device=self.accelerator.device)
+        scalars = mean_over_processes(self.accelerator, {**means, "unreadable": count})
+        total = scalars.pop("unreadable") * self.accelerator.num_processes
+        rate = learning_rate_at(self.config.optimizer, step - 1, self.config.steps)
+        return {**scalars, "learning_rate": rate, **({"unreadable": total} if total else {})}
+
+    def _validate(self, step: int, report: Report) -> None:
+        """Look at the averaged weights, and keep them as `export-best` if they score highest so far."""
+        assert self.validation is not None
+        with self.state.averaged():
+            seen = self.validation.run(self.network)
+        report.scalars(step, seen.scores, "validation")
+        report.picture(step, seen.picture)
+        if seen.scores["psnr"] > self.best:
+            self.best = seen.scores["psnr"]
+            save_best(self.config.output, step, self.best, self._export)
+
+    def _export(self, folder: Path) -> None:
+        """Write the averaged weights as a model."""
+        with self.state.averaged():
+            self.stage.finish(self._finish_batches())
+            save_network(self.network, folder, self.stages)
+
+    def _finish_batches(self) -> Iterator[Any]:
+        """The first samples of the run, the same whatever the batch size and the number of processes."""
+        for first in range(0, FINISH_SAMPLES, FINISH_BATCH):
+            yield self.dataset.batch(list(range(first, first + FINISH_BATCH)))
 
 
-def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    """The batch on `device`, images in channels-last order (4-5 times faster convolutions on a CPU)."""
-    hr = batch.hr.to(device, memory_format=torch.channels_last)
-    lr = None if batch.lr is None else batch.lr.to(device, memory_format=torch.channels_last)
-    return TrainingBatch(hr, lr, batch.sample_ids)
+def _start_processes(config: TrainConfig) -> Accelerator:
+    """Join the other processes, if torchrun has started several.
 
-
-def _check_shares(config: TrainConfig, processes: int) -> None:
-    """The batch must divide evenly, or the result would depend on the number of processes."""
+    Raises:
+        ClearSRError: the batch cannot be shared evenly, or the precision is not to be had here.
+    """
+    # In a step in which all prompts are dropped, the image encoder of a network of our own has no gradient.
+    may_be_unused = config.stage == "clearsr" and config.model.train_unet == "full"
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=may_be_unused, broadcast_buffers=False),
+        InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
+    ]
+    accelerator = Accelerator(kwargs_handlers=handlers)
+    processes = accelerator.num_processes
     if config.batch_size % (config.accumulation * processes):
+        # Or the result would depend on the number of processes.
         raise ClearSRError(
             f"batch_size: {config.batch_size} cannot be split into {config.accumulation} micro-batches "
             f"on {processes} processes; choose a multiple of {config.accumulation * processes}"
         )
-
-
-def _resume(run: Path, resume: str | None, state: TrainingState) -> int:
-    """Steps already done: 0 without `resume`, or where `latest` finds no checkpoint yet."""
-    existing = checkpoint_folders(run)
-    if resume is None and existing:
-        raise ClearSRError(f"{run}: holds an earlier run; give --resume latest or another output folder")
-    if resume is None or (resume == "latest" and not existing):
-        return 0
-    return load_checkpoint(existing[-1] if resume == "latest" else Path(resume), state)
+    if config.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ClearSRError("precision: fp16 needs an accelerator; accepted on a CPU: fp32, bf16")
+    return accelerator

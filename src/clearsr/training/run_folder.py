@@ -1,16 +1,18 @@
-"""The folder of a training run: checkpoints are written aside and renamed; nothing is pickled.
+"""The folder of a training run: folders are written aside and renamed; nothing is pickled.
 
-    RUN/config.yaml  metrics.jsonl  samples/  checkpoints/step-00001000/  export/
+    RUN/config.yaml  metrics.jsonl  samples/  checkpoints/step-00001000/  export/  export-best/
 
-A checkpoint holds the trained tensors, their moving average, Adam's moments and the step. Batches and noise
-are pure functions of (seed, step), so there is no random state to keep.
+A checkpoint holds the trained tensors, their moving average, the optimizer's moments and the step. Batches
+and noise are pure functions of (seed, step), so there is no random state to keep.
 """
 
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from clearsr.errors import ClearSRError
 from clearsr.training.state import TrainingState
 
+BEST_NAME = "best.json"
 _NAME = re.compile(r"step-(\d+)")
+_ASIDE, _REPLACED = ".writing-", ".replaced-"
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
@@ -27,40 +31,41 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted(folders, key=lambda p: int(p.name.removeprefix("step-")))
 
 
-def save_checkpoint(run: Path, step: int, state: TrainingState, keep: int) -> Path:
+def save_checkpoint(
+    run: Path, step: int, state: TrainingState, keep: int, notes: dict[str, Any] | None = None
+) -> Path:
     """Write the state after `step` steps and delete all but the newest `keep` checkpoints.
+
+    Args:
+        notes: JSON values that `load_checkpoint` gives back.
 
     Raises:
         ClearSRError: the disk is full or not writable; the checkpoint before stays as it was.
     """
     final = run / "checkpoints" / f"step-{step:08d}"
-    aside = final.with_name(f".{final.name}.{os.getpid()}")
-    try:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+
+    def write(folder: Path) -> None:
         for name, tensors in state.tensors().items():
-            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
-        (aside / "state.json").write_text(json.dumps({"step": step}))
-        shutil.rmtree(final, ignore_errors=True)
-        aside.rename(final)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise ClearSRError(f"{final}: the checkpoint cannot be written ({error})") from error
+            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
+        (folder / "state.json").write_text(json.dumps({**(notes or {}), "step": step}))
+
+    write_folder(final, write)
     for old in checkpoint_folders(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def load_checkpoint(folder: Path, state: TrainingState) -> int:
-    """Restore everything that `save_checkpoint` wrote; returns the number of steps done.
+def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
+    """Restore everything that `save_checkpoint` wrote; returns its notes, with the number of steps as `step`.
 
     Raises:
         ClearSRError: the folder is no checkpoint, or holds other tensors than the configuration asks for.
     """
     try:
-        step = int(json.loads((folder / "state.json").read_text())["step"])
+        notes = json.loads((folder / "state.json").read_text())
+        notes["step"] = int(notes["step"])
         stored = {name: load_file(folder / f"{name}.safetensors") for name in state.tensors()}
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ClearSRError(f"{folder}: is not a checkpoint of this kind of run ({error})") from None
     shapes = {name: parameter.shape for name, parameter in state.parameters.items()}
     if {name: value.shape for name, value in stored["parameters"].items()} != shapes:
@@ -68,4 +73,88 @@ def load_checkpoint(folder: Path, state: TrainingState) -> int:
             f"{folder}: holds other parameters than this configuration trains; use a new output folder"
         )
     state.load(stored)
-    return step
+    return notes
+
+
+def best_score(run: Path) -> float:
+    """The score of `export-best`, minus infinity where there is none."""
+    try:
+        return float(json.loads((run / "export-best" / BEST_NAME).read_text())["score"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("-inf")
+
+
+def save_best(run: Path, step: int, score: float, export: Callable[[Path], None]) -> None:
+    """Replace `export-best` by what `export` writes, with the step and the score.
+
+    Raises:
+        ClearSRError: the disk is full or not writable; the best so far stays.
+    """
+
+    def write(folder: Path) -> None:
+        export(folder)
+        (folder / BEST_NAME).write_text(json.dumps({"step": step, "score": score, "measure": "psnr"}) + "\n")
+
+    write_folder(run / "export-best", write)
+
+
+def write_folder(final: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a folder aside, then rename it into place: a kill leaves the old one or the new.
+
+    Raises:
+        ClearSRError: it cannot be written; what was there stays.
+    """
+    aside = final.with_name(f"{_ASIDE}{final.name}.{os.getpid()}")
+    replaced = final.with_name(f"{_REPLACED}{final.name}")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        write(aside)
+        for file in aside.iterdir():
+            _flush(file)
+        if final.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+        aside.rename(final)
+    except (OSError, SafetensorError, ClearSRError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise ClearSRError(f"{final}: cannot be written ({error}); what was saved before is whole") from error
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def clean_up(run: Path) -> None:
+    """Remove what a killed process left half-written, and put back what it was about to replace."""
+    for folder in (run, run / "checkpoints"):
+        for left in folder.glob(f"{_REPLACED}*"):
+            final = left.with_name(left.name.removeprefix(_REPLACED))
+            if final.exists():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.rename(final)
+        for left in [*folder.glob(f"{_ASIDE}*"), *folder.glob(".step-*")]:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def require_space(run: Path, checkpoint_bytes: int, keep: int) -> None:
+    """Refuse to start where the disk cannot hold one checkpoint more than are kept.
+
+    Raises:
+        ClearSRError: says how much is missing.
+    """
+    held = sum(file.stat().st_size for folder in checkpoint_folders(run) for file in folder.iterdir())
+    needed = max(checkpoint_bytes, checkpoint_bytes * (keep + 1) - held)
+    free = shutil.disk_usage(run).free
+    if free < needed:
+        raise ClearSRError(
+            f"{run}: the disk has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; "
+            "make room, lower keep_checkpoints or choose another output"
+        )
+
+
+def _flush(file: Path) -> None:
+    """Have the disk hold the file before its name says that it is whole."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

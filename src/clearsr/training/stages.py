@@ -142,6 +142,8 @@ class ClearSRStage(StageModule):
         if prediction == "lr_anchored":
             weight = embedding.std.detach() ** (2 * self.loss.residual_power)
             squared = squared * weight / weight.mean()
+        elif self.loss.min_snr_gamma is not None:
+            squared = squared * min_snr_weight(prediction, alpha_bar, self.loss.min_snr_gamma)
         predicted = predicted_z_0(prediction, output.detach(), z_t, alpha_bar, embedding)
         return {
             "loss": squared.mean(),
@@ -151,10 +153,12 @@ class ClearSRStage(StageModule):
 
     def _draws(
         self, seed: int, sample_ids: list[int], device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Timestep and whether the prompt is dropped, for each sample."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Timestep and whether the prompt is dropped (None: never), for each sample."""
         rows = torch.stack([torch.rand(2, generator=make_generator("timestep", seed, i)) for i in sample_ids])
         timestep = (TRAIN_TIMESTEPS * rows[:, 0] ** self.loss.timestep_power).long()
+        if self.loss.prompt_dropout == 0:
+            return timestep.to(device), None
         return timestep.to(device), (rows[:, 1] < self.loss.prompt_dropout).to(device)
 
 
@@ -162,6 +166,15 @@ def sample_noise(shape: torch.Size, seed: int, sample_ids: list[int]) -> torch.T
     """Standard normal noise in which row i depends only on (seed, sample_ids[i])."""
     rows = [torch.randn(shape[1:], generator=make_generator("noise", seed, i)) for i in sample_ids]
     return torch.stack(rows)
+
+
+def min_snr_weight(prediction: str, alpha_bar: torch.Tensor, gamma: float) -> torch.Tensor:
+    """min(SNR, gamma) as a weight of the loss on z_0, carried over to epsilon or v (Hang et al. 2023, 3.4).
+
+    Steps with little noise are easy and plenty; the weight keeps them from drowning the others.
+    """
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
 
 
 def frequency_distance(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

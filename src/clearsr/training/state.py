@@ -1,4 +1,4 @@
-"""What changes during training: the trained parameters, their moving average, Adam's moments."""
+"""What changes during training: the trained parameters, their moving average, the optimizer's moments."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from clearsr.config.training import TrainConfig
+from clearsr.training.optimizer import make_optimizer
 
 Tensors = dict[str, torch.Tensor]
 
@@ -28,17 +29,14 @@ class TrainingState:
 
     @classmethod
     def of(cls, stage: nn.Module, config: TrainConfig) -> "TrainingState":
-        """The state before the first step."""
+        """The state before the first step.
+
+        Raises:
+            ClearSRError: the optimizer needs a package that is not installed.
+        """
         parameters = {name: p for name, p in stage.named_parameters() if p.requires_grad}
         average = {name: p.detach().clone() for name, p in parameters.items()} if config.ema_decay else {}
-        settings = config.optimizer
-        optimizer = torch.optim.AdamW(
-            parameters.values(),
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-        )
-        return cls(parameters, average, optimizer)
+        return cls(parameters, average, make_optimizer(parameters.values(), config.optimizer))
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Set the learning rate of the next step."""
@@ -47,14 +45,14 @@ class TrainingState:
 
     @torch.no_grad()
     def update_average(self, decay: float) -> None:
-        """Move the average towards the parameters."""
+        """Move the average towards the parameters: average = decay·average + (1 - decay)·parameters."""
         if self.average:
             current: list[torch.Tensor] = [self.parameters[name] for name in self.average]
             torch._foreach_lerp_(list(self.average.values()), current, 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Within the block the parameters hold their moving average."""
+        """Within the block the parameters hold their moving average; afterwards they are as they were."""
         kept = {name: self.parameters[name].detach().clone() for name in self.average}
         try:
             self._set_parameters(self.average)
@@ -65,7 +63,7 @@ class TrainingState:
     def tensors(self) -> dict[str, Tensors]:
         """All tensors by group, as a checkpoint stores them; moments are named `<parameter>/<moment>`."""
         moments = {
-            f"{name}/{key}": value.detach()
+            f"{name}/{key}": value.detach() if isinstance(value, torch.Tensor) else torch.tensor(value)
             for name, parameter in self.parameters.items()
             for key, value in self.optimizer.state.get(parameter, {}).items()
         }
@@ -80,11 +78,20 @@ class TrainingState:
         for key, value in groups["optimizer"].items():
             name, _, moment = key.rpartition("/")
             parameter = self.parameters[name]
-            # Adam keeps its step count on the CPU.
-            placed = value if moment == "step" else value.to(parameter.device)
-            self.optimizer.state[parameter][moment] = placed
+            self.optimizer.state[parameter][moment] = self._placed(moment, value, parameter)
+
+    def _placed(self, moment: str, value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor | int:
+        """A moment as the optimizer keeps it: torch's Adam counts steps in a CPU tensor, others in an int."""
+        if moment != "step":
+            return value.to(parameter.device)
+        return value if isinstance(self.optimizer, torch.optim.AdamW) else int(value)
 
     @torch.no_grad()
     def _set_parameters(self, values: Tensors) -> None:
         for name, value in values.items():
             self.parameters[name].copy_(value)
+
+
+def average_decay(ema_decay: float, step: int) -> float:
+    """The decay of the moving average after `step` steps; it grows, so that the start fades fast."""
+    return min(ema_decay, (1 + step) / (10 + step))

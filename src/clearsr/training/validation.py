@@ -1,21 +1,37 @@
-"""Looking at a network in training: held-out crops through `ClearSRPipeline`, PSNR, SSIM and a picture.
+"""Looking at a network in training: held-out crops through `ClearSRPipeline`, measures and a picture.
 
 The crops and their degradation depend on the run's seed alone, so every validation of a run sees the same
 images.
 """
 
-from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from clearsr.config.training import TrainConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
+from clearsr.errors import ClearSRError
 from clearsr.evaluation.metrics import psnr, ssim
-from clearsr.image import ImageData, resize, to_signed, to_unit, write_image
+from clearsr.evaluation.niqe import niqe
+from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.seeds import make_generator
+
+_NIQE_SIDE = 192  # below, a picture has too few blocks for the measure to mean anything
+
+
+class Seen(NamedTuple):
+    """What a validation found.
+
+    Attributes:
+        scores: means of PSNR-Y, SSIM-Y and NIQE (of crops of 192 pixels and more), ours and bicubic's.
+        picture: 3×H×W in [0, 1], one row per image: LR | bicubic | ours | HR.
+    """
+
+    scores: dict[str, float]
+    picture: torch.Tensor
 
 
 class Validation:
@@ -31,7 +47,7 @@ class Validation:
         photographs = Photographs(config.data.validation)
         count = min(config.validation.count, len(photographs))
         chosen = [i * len(photographs) // count for i in range(count)]
-        self.hr = [_centre(photographs[i], config) for i in chosen]
+        self.hr = [_centre(photographs[i], config, photographs.items[i].label()) for i in chosen]
         self.lr = [
             degrade_mixed(
                 hr, config.degradation, make_generator("validation", config.seed, i), config.data.upscale
@@ -40,20 +56,21 @@ class Validation:
         ]
 
     @torch.no_grad()
-    def run(self, network: ClearSRNetwork, picture: Path) -> dict[str, float]:
-        """Mean PSNR-Y and SSIM-Y, ours and bicubic's; writes LR | bicubic | ours | HR to `picture`."""
+    def run(self, network: ClearSRNetwork) -> Seen:
+        """Measure a network; it is left as it was."""
         ours = self._reconstruct(network)
         rows, scores = [], []
+        widest = max(hr.shape[2] for hr in self.hr)
         for sr, lr, hr in zip(ours, self.lr, self.hr, strict=True):
             size = (hr.shape[-2], hr.shape[-1])
             bicubic = resize(lr[None], size)[0]
             enlarged = torch.nn.functional.interpolate(lr[None], size)[0]
-            rows.append(torch.cat([enlarged, bicubic, sr, hr], dim=2))
-            scores.append([*_fidelity(sr, hr), *_fidelity(bicubic, hr)])
-        write_image(ImageData(torch.cat(rows, dim=1)), picture)
-        names = ("psnr", "ssim", "bicubic_psnr", "bicubic_ssim")
-        means = torch.tensor(scores).mean(0).tolist()
-        return dict(zip(names, means, strict=True))
+            row = [torch.nn.functional.pad(p, (0, widest - size[1])) for p in (enlarged, bicubic, sr, hr)]
+            rows.append(torch.cat(row, dim=2))
+            scores.append(_measure(sr, hr) | {f"bicubic_{k}": v for k, v in _measure(bicubic, hr).items()})
+        names = [name for name in scores[0] if all(name in row for row in scores)]
+        means = {name: sum(row[name] for row in scores) / len(scores) for name in names}
+        return Seen(means, torch.cat(rows, dim=1))
 
     def _reconstruct(self, network: ClearSRNetwork) -> list[torch.Tensor]:
         """What the stage in training makes of the crops: the autoencoder of HR, everything else of LR."""
@@ -61,22 +78,39 @@ class Validation:
             device = next(network.parameters()).device
             latents = [network.latents.encode_hr(to_signed(hr[None].to(device))) for hr in self.hr]
             return [to_unit(network.latents.decode(z)).float().cpu()[0] for z in latents]
-        sampling = self._config.validation.sampling
+        sampling = self._config.validation.sampling.model_copy(update={"upscale": self._config.data.upscale})
         if self._config.stage == "lr_encoder":
             sampling = sampling.model_copy(update={"steps": 0})
-        pipeline = ClearSRPipeline(network, sampling, device=str(next(network.parameters()).device))
+        pipeline = ClearSRPipeline(
+            network,
+            sampling,
+            device=str(next(network.parameters()).device),
+            precision=self._config.precision,
+        )
         return [result.color for result in pipeline.upscale([ImageData(lr) for lr in self.lr])]
 
 
-def _centre(image: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """The central `validation.crop_size` of a uint8 3×H×W image, or as much as there is, in [0, 1]."""
-    height, width = (
-        min(config.validation.crop_size, side) // config.data.upscale * config.data.upscale
-        for side in image.shape[-2:]
-    )
+def _centre(image: torch.Tensor, config: TrainConfig, name: str) -> torch.Tensor:
+    """The central `validation.crop_size` of a uint8 3×H×W image, or as much as there is, in [0, 1].
+
+    Whole LR pixels, and whole latents of 8 pixels.
+
+    Raises:
+        ClearSRError: the image is too small to be of use.
+    """
+    step = torch.lcm(torch.tensor(config.data.upscale), torch.tensor(8)).item()
+    height, width = (int(min(config.validation.crop_size, side) // step * step) for side in image.shape[-2:])
+    if min(height, width) < 16:
+        raise ClearSRError(f"data.validation: {name} is too small, {image.shape[2]}x{image.shape[1]} pixels")
     top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
     return image[:, top : top + height, left : left + width].float() / 255
 
 
-def _fidelity(sr: torch.Tensor, hr: torch.Tensor) -> tuple[float, float]:
-    return psnr(sr, hr).item(), ssim(sr, hr).item()
+def _measure(picture: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
+    values = {"psnr": psnr(picture, hr).item(), "ssim": ssim(picture, hr).item()}
+    if min(hr.shape[1:]) < _NIQE_SIDE:
+        return values
+    try:
+        return values | {"niqe": niqe(picture)}
+    except ClearSRError:  # flat all over
+        return values

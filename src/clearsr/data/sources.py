@@ -1,0 +1,222 @@
+"""Where images come from: files, folders, `.txt` lists of these, and WebDataset-style `.tar` shards.
+
+A member of a shard is read by its position in the file, so that a shard is as random-access as a folder: no
+unpacking and no streaming order. Only uncompressed tar files can be read so.
+"""
+
+import io
+import json
+import os
+import tarfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from clearsr.errors import ClearSRError
+from clearsr.image import IMAGE_SUFFIXES, from_pil, list_images, read_image
+
+INDEX_SUFFIX = ".index.json"  # photographs.tar.index.json: where the members of a shard begin
+_HEADER_BYTES = 2**18
+# Never EPS: Pillow hands it to Ghostscript, which runs it as a program.
+_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM", "JPEG2000", "TGA", "QOI")
+
+
+class ImageItem(NamedTuple):
+    """One image, not yet read.
+
+    Attributes:
+        name: path below the folder, list or shard that was named; the same wherever that lies.
+        path: the file, or the shard.
+        offset: first byte in the shard; None for a file of its own.
+        size: bytes in the shard.
+    """
+
+    name: str
+    path: Path
+    offset: int | None = None
+    size: int = 0
+
+    def label(self) -> str:
+        """What a message calls it."""
+        return str(self.path) if self.offset is None else f"{self.path}/{self.name}"
+
+    def byte_count(self) -> int:
+        """Size of the encoded image."""
+        return self.path.stat().st_size if self.offset is None else self.size
+
+    def read_bytes(self, limit: int | None = None) -> bytes:
+        """The encoded image, or its first `limit` bytes.
+
+        Raises:
+            ClearSRError: the file cannot be read, or the shard ends too early.
+        """
+        wanted = -1 if limit is None else limit
+        if self.offset is not None:
+            wanted = self.size if limit is None else min(limit, self.size)
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.offset or 0)
+                content = file.read(wanted)
+        except OSError as error:
+            raise ClearSRError(f"{self.label()}: cannot be read: {error.strerror or error}") from None
+        if self.offset is not None and len(content) < wanted:
+            raise ClearSRError(f"{self.label()}: the shard ends within it")
+        return content
+
+
+def list_items(inputs: Sequence[Path]) -> list[ImageItem]:
+    """The images that files, folders, `.txt` lists and `.tar` shards stand for, each once, in their order.
+
+    A folder stands for its images (recursive) followed by the shards that lie in it. A list has one path per
+    line, relative to the list; empty lines and lines that begin with # are passed over.
+
+    Raises:
+        ClearSRError: something named is missing, empty or no list or shard.
+    """
+    found: dict[tuple[str, int | None], ImageItem] = {}
+    for given in inputs:
+        for item in _expand(Path(given)):
+            found.setdefault((os.path.abspath(item.path), item.offset), item)
+    return list(found.values())
+
+
+def decode(item: ImageItem) -> torch.Tensor:
+    """The image as uint8 RGB 3×H×W, upright; transparency is dropped.
+
+    Raises:
+        ClearSRError: it cannot be read or decoded whole; names it.
+    """
+    if item.offset is None:
+        color = read_image(item.path).color
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(item.read_bytes()), formats=_formats()) as image:
+                    color = from_pil(image, item.label()).color
+        except ClearSRError:
+            raise
+        except Exception as error:  # decoders raise anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ClearSRError(f"{item.label()}: is no image, or damaged ({reason})") from None
+    return color.mul(255).round().to(torch.uint8)
+
+
+def pixel_size(item: ImageItem) -> tuple[int, int]:
+    """Width and height as the header says, before any EXIF rotation.
+
+    Raises:
+        ClearSRError: the header cannot be read.
+    """
+    for limit in (_HEADER_BYTES, None):  # a large profile or preview may push the size further in
+        content = item.read_bytes(limit)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(content)) as image:
+                    return image.size
+        except Exception:  # decoders raise anything; what is wrong is said below
+            continue
+    if item.offset is None:
+        color = read_image(item.path).color  # kinds that Pillow does not know, or the reason why not
+        return color.shape[2], color.shape[1]
+    raise ClearSRError(f"{item.label()}: is no image that can be read")
+
+
+def write_index(shard: Path) -> None:
+    """Write where the members of a shard begin beside it, so that opening it needs no walk through it."""
+    members = [[item.name, item.offset, item.size] for item in _scan(shard)]
+    index = {"bytes": shard.stat().st_size, "members": members}
+    shard.with_name(shard.name + INDEX_SUFFIX).write_text(json.dumps(index), encoding="utf-8")
+
+
+def _expand(given: Path) -> Iterator[ImageItem]:
+    suffix = given.suffix.lower()
+    if suffix == ".txt" and given.is_file():
+        for line in _read_list(given):
+            yield from _expand(given.parent / line)
+    elif suffix == ".tar" and given.is_file():
+        yield from _shard_items(given)
+    elif given.is_dir():
+        shards = sorted(path for path in given.rglob("*.tar") if path.is_file())
+        try:
+            yield from _file_items(given)
+        except ClearSRError:
+            if not shards:
+                raise
+        for shard in shards:
+            yield from _shard_items(shard)
+    else:
+        yield from _file_items(given)
+
+
+def _file_items(given: Path) -> Iterator[ImageItem]:
+    for file, relative in list_images([given]):
+        yield ImageItem(relative.as_posix(), file)
+
+
+def _read_list(path: Path) -> list[str]:
+    """The lines of a list that name something.
+
+    Raises:
+        ClearSRError: it cannot be read, is empty, or names another list.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClearSRError(f"{path}: cannot be read as a list of images ({error})") from None
+    named = [line for line in lines if line and not line.startswith("#")]
+    if not named:
+        raise ClearSRError(f"{path}: names no image; expected one path per line")
+    nested = [line for line in named if line.lower().endswith(".txt")]
+    if nested:
+        raise ClearSRError(f"{path}: names another list, {nested[0]}; expected images, folders and shards")
+    return named
+
+
+def _shard_items(shard: Path) -> list[ImageItem]:
+    """The images in a shard, in its order.
+
+    Raises:
+        ClearSRError: it is no uncompressed tar file, or holds no image.
+    """
+    items = _from_index(shard)
+    if items is None:
+        items = list(_scan(shard))
+    if not items:
+        raise ClearSRError(
+            f"{shard}: holds no images (accepted suffixes: {' '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    return items
+
+
+def _from_index(shard: Path) -> list[ImageItem] | None:
+    """What the index beside a shard says; None where there is none or it belongs to another file."""
+    try:
+        index = json.loads(shard.with_name(shard.name + INDEX_SUFFIX).read_text(encoding="utf-8"))
+        if index["bytes"] != shard.stat().st_size:
+            return None
+        return [ImageItem(str(n), shard, int(offset), int(size)) for n, offset, size in index["members"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _scan(shard: Path) -> Iterable[ImageItem]:
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            members = list(archive)
+    except (tarfile.TarError, OSError) as error:
+        raise ClearSRError(f"{shard}: cannot be read as an uncompressed tar file ({error})") from None
+    for member in members:
+        hidden = Path(member.name).name.startswith(".")
+        if member.isfile() and not hidden and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+            yield ImageItem(member.name, shard, member.offset_data, member.size)
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return sorted(set(_FORMATS) & set(Image.OPEN))
