@@ -11,6 +11,10 @@ from torch import nn
 
 from clearsr.errors import ClearSRError
 from clearsr.models.lora import lora_enabled
+from clearsr.tiling import map_exactly
+
+
+PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
 
 
 class LatentLR(NamedTuple):
@@ -51,7 +55,8 @@ class LatentLREmbedding(nn.Module):
     def embed_lr(self, pixels: torch.Tensor) -> LatentLR:
         """x_lr of the bicubic-upsampled LR image, B×3×H×W in [-1, 1]: the mode of E''s posterior."""
         if self.lr_encoder is not None:
-            mean, log_variance = self.lr_encoder(pixels).chunk(2, dim=1)
+            moments = _in_pieces(self.lr_encoder, pixels, PIECE_PIXELS)
+            mean, log_variance = moments.chunk(2, dim=1)
             std = torch.exp(0.5 * log_variance)
         else:
             with lora_enabled(self.vae, True):
@@ -86,4 +91,16 @@ class LatentLREmbedding(nn.Module):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Pixels B×3×H×W, about [-1, 1], of scaled latents."""
-        return self.vae.decode(latents / self.scaling_factor).sample
+        unscaled = latents / self.scaling_factor
+        if hasattr(self.vae.decoder, "margin"):
+            return _in_pieces(self.vae.decoder, unscaled, PIECE_PIXELS // self.pixels_per_latent())
+        return self.vae.decode(unscaled).sample
+
+
+def _in_pieces(network: Any, grid: torch.Tensor, size: int) -> torch.Tensor:
+    """`network(grid)`, in pieces where the grid is large: the same result in bounded memory.
+
+    For networks that state their receptive field (`margin` cells) and folding (`side`), as our own VAE does.
+    """
+    step = network.side if grid.shape[1] == 3 else 1
+    return map_exactly(network, grid, size, network.margin, step)
