@@ -38,6 +38,9 @@ TINY = {
 }
 LORA_ENCODER = {"lr_encoder": {"kind": "lora", "lora_rank": 2}}
 
+# One thread is fastest for tensors this small, and several test processes then do not fight for the cores.
+torch.set_num_threads(1)
+
 
 def _make_config(**changes):
     return build_config(ModelConfig, merge(TINY, changes))
