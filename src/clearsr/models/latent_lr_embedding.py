@@ -13,7 +13,6 @@ from clearsr.errors import ClearSRError
 from clearsr.models.lora import lora_enabled
 from clearsr.tiling import map_exactly
 
-
 PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
 
 
