@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from clearsr.errors import ClearSRError
+from clearsr.models import latent_lr_embedding
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora
 from clearsr.models.patch_autoencoder import PatchAutoencoderKL
@@ -102,3 +103,25 @@ def test_training_e_prime_alone_needs_one_of_its_own(lora_network, network):
     assert network.latents.own_lr_encoder() is network.latents.lr_encoder
     with pytest.raises(ClearSRError, match="lr_encoder.kind"):
         lora_network.latents.own_lr_encoder()
+
+
+@torch.no_grad()
+def test_large_images_go_in_pieces_with_the_same_result(network, make_picture, monkeypatch):
+    pixels = make_picture(200, 264)[None] * 2 - 1
+    whole = network.latents.embed_lr(pixels)
+    decoded = network.latents.decode(whole.mean)
+    sizes = []
+    handles = [
+        module.register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+        for module in (network.latents.lr_encoder, network.latents.vae.decoder)
+    ]
+    monkeypatch.setattr(latent_lr_embedding, "PIECE_PIXELS", 32)
+    try:
+        pieces = network.latents.embed_lr(pixels)
+        again = network.latents.decode(whole.mean)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(sizes) > 10 and max(sizes) < pixels.numel()
+    for one, other in ((pieces.mean, whole.mean), (pieces.std, whole.std), (again, decoded)):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
