@@ -33,6 +33,7 @@ COMMANDS = {
     "degrade": Command("clearsr.cli.degrade:run", "make realistic low-resolution versions of photographs"),
     "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
     "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),
+    "data": Command("clearsr.cli.data:run", "check images before training; cut them into shards of crops"),
     "train": Command("clearsr.cli.train:run", "train one stage of a model from a YAML recipe"),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
 }

@@ -1,0 +1,104 @@
+"""`clearsr data check`: look a set of images over before training on it, and cut it into shards of crops."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearsr.cli.parser import UsageError
+from clearsr.cli.terminal import write_line
+
+if TYPE_CHECKING:
+    from clearsr.data.check import DataReport
+
+_LISTED = 20
+_EPILOG = """\
+Every image is decoded whole. The exit code is 1 if any cannot be. Images are the same if their pixels are.
+An INPUT is an image, a folder (recursive), a .txt list with a path per line, or a .tar shard.
+
+--shards cuts every image that is readable, large enough and not there twice into crops of N pixels, as PNG in
+tar files that `data.train` takes as they are. With N above the crop_size of the training there is room for
+random places: 640 for crops of 512.
+
+examples:
+  clearsr data check photographs/
+  clearsr data check photographs/ more/ --shards shards/ --crop 640
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    parser.add_argument("action", choices=("check",), help="what to do")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="images, folders, lists, shards"
+    )
+    parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
+    parser.add_argument("--crop", type=int, metavar="N", help="name the images with a side below N pixels")
+    parser.add_argument("--shards", type=Path, metavar="OUT", help="write crops of --crop N pixels here")
+
+
+def run(args: Namespace) -> int:
+    """Report; 1 if an image cannot be read."""
+    if args.crop is not None and args.crop < 1:
+        raise UsageError(f"--crop {args.crop}: must be 1 or more")
+    if args.shards is not None and args.crop is None:
+        raise UsageError("--shards: needs --crop N, the side of the crops in pixels")
+
+    from rich.progress import Progress
+
+    from clearsr.data.check import check_images
+    from clearsr.data.shards import ShardWriter
+    from clearsr.data.sources import list_items
+
+    items = list_items(args.inputs)
+    crops = None
+    with Progress(transient=True, disable=args.quiet) as progress:
+        task = progress.add_task("decoding", total=len(items))
+
+        def on_image(done: int, _: int) -> None:
+            progress.update(task, completed=done)
+
+        if args.shards is None:
+            report = check_images(items, args.crop, on_image)
+        else:
+            with ShardWriter(args.shards, args.crop) as writer:
+                report = check_images(items, args.crop, on_image, writer.add)
+            crops = writer.crops
+    if args.json:
+        values = report.as_dict() | ({} if crops is None else {"crops": crops})
+        write_line(json.dumps(values, indent=2))
+    else:
+        for line in _lines(report, args.crop):
+            write_line(line)
+        if crops is not None:
+            write_line(f"{crops} crops of {args.crop} pixels in {args.shards}")
+    return 1 if report.unreadable else 0
+
+
+def _lines(report: "DataReport", crop: int | None) -> list[str]:
+    """The report for people."""
+    readable = len(report.sizes)
+    lines = [
+        f"{report.images} images, {readable} readable: {report.bytes / 1e6:.1f} MB, "
+        f"{report.pixels / 1e6:.1f} megapixels"
+    ]
+    if sides := report.shorter_sides():
+        lines.append(f"shorter side: {sides[0]} to {sides[2]} pixels, median {sides[1]}")
+    spare = sum(len(names) - 1 for names in report.duplicates)
+    if spare:
+        lines.append(f"{spare} duplicates:")
+        lines += _listed([" = ".join(names) for names in report.duplicates])
+    if report.small:
+        lines.append(f"{len(report.small)} with a side below {crop} pixels:")
+        lines += _listed(report.small)
+    if report.unreadable:
+        lines.append(f"{len(report.unreadable)} cannot be read:")
+        lines += [f"  {line}" for line in report.unreadable]  # all: each needs a hand
+    return lines
+
+
+def _listed(lines: list[str]) -> list[str]:
+    more = len(lines) - _LISTED
+    shown = [f"  {line}" for line in lines[:_LISTED]]
+    return shown if more <= 0 else [*shown, f"  and {more} more (--json lists all)"]

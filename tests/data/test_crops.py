@@ -1,0 +1,158 @@
+"""Batches are a function of (seed, step): not of processes, workers, interruptions or the cache."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from clearsr.config.base import build_config
+from clearsr.config.degradation import DegradationMix
+from clearsr.config.training import DataConfig
+from clearsr.data.crops import CropDataset, iterate, make_loader, random_crop
+from clearsr.errors import ClearSRError
+from clearsr.image import ImageData, write_image
+from clearsr.seeds import make_generator
+
+LIGHT = DegradationMix(weights={"light": 1.0})
+
+
+@pytest.fixture
+def folder(tmp_path, make_picture):
+    """Five pictures; picture n is n·50 in red throughout."""
+    for number in range(5):
+        picture = make_picture(24, 28, seed=number)
+        picture[0] = number * 50 / 255
+        write_image(ImageData(picture), tmp_path / f"{number}.png")
+    return tmp_path
+
+
+def data(folder, **changes):
+    return build_config(DataConfig, {"train": [str(folder)], "crop_size": 16, "workers": 0, **changes})
+
+
+def dataset(folder, batch_size=4, seed=0, shard=(0, 1), degradation=LIGHT, **changes):
+    return CropDataset(data(folder, **changes), degradation, batch_size, seed, shard)
+
+
+def numbers(batch):
+    """Which picture each sample of a batch is from."""
+    return (batch.hr[:, 0].mean(dim=(1, 2)) * 255 / 50).round().int().tolist()
+
+
+def test_a_batch_is_the_same_whatever_the_number_of_processes(folder):
+    alone = [dataset(folder)[step] for step in (0, 1, 7)]
+    shares = [[dataset(folder, shard=(rank, 2))[step] for rank in (0, 1)] for step in (0, 1, 7)]
+    for whole, (first, second) in zip(alone, shares, strict=True):
+        assert torch.equal(whole.hr, torch.cat([first.hr, second.hr]))
+        assert torch.equal(whole.lr, torch.cat([first.lr, second.lr]))
+        assert whole.sample_ids == first.sample_ids + second.sample_ids
+
+
+def test_a_batch_is_the_same_however_it_is_split_into_micro_batches(folder):
+    whole, halves = dataset(folder)[3], [dataset(folder, batch_size=2)[step] for step in (6, 7)]
+    assert torch.equal(whole.hr, torch.cat([half.hr for half in halves]))
+    assert torch.equal(whole.lr, torch.cat([half.lr for half in halves]))
+
+
+def test_a_batch_is_the_same_without_cache_and_in_any_order(folder):
+    ours, theirs = dataset(folder), dataset(folder, cache_megabytes=0)
+    wanted = {step: ours[step] for step in (5, 0, 2)}
+    assert all(torch.equal(theirs[step].hr, wanted[step].hr) for step in (0, 2, 5))
+
+
+def test_a_worker_process_makes_the_same_batches(folder):
+    here = list(iterate(make_loader(dataset(folder), range(2, 4), workers=0)))
+    there = list(iterate(make_loader(dataset(folder), range(2, 4), workers=1)))
+    assert [batch.sample_ids for batch in there] == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    for ours, theirs in zip(here, there, strict=True):
+        assert torch.equal(ours.hr, theirs.hr) and torch.equal(ours.lr, theirs.lr)
+
+
+def test_the_loader_leaves_the_global_random_state_alone(folder):
+    before = torch.get_rng_state()
+    list(iterate(make_loader(dataset(folder), range(2), workers=0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own(folder):
+    crops = dataset(folder, batch_size=5)
+    epochs = [numbers(crops[epoch]) for epoch in range(4)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert crops.names_of([0, 1]) == [str(folder / f"{n}.png") for n in epochs[0][:2]]
+
+
+def test_another_seed_gives_other_batches(folder):
+    assert not torch.equal(dataset(folder)[0].hr, dataset(folder, seed=1)[0].hr)
+
+
+def test_hr_is_a_crop_and_lr_its_size_divided(folder):
+    batch = dataset(folder)[0]
+    assert batch.hr.shape == (4, 3, 16, 16) and batch.lr.shape == (4, 3, 4, 4)
+    assert batch.lr.min() >= 0 and batch.lr.max() <= 1
+    assert dataset(folder, degradation=None)[0].lr is None
+
+
+def test_crops_come_from_everywhere_mirrored_and_turned(folder):
+    image = torch.arange(3 * 6 * 6, dtype=torch.float32).view(3, 6, 6)
+    seen = Counter()
+    config = data(folder, crop_size=4, upscale=2)
+    for number in range(400):
+        crop = random_crop(image, config, make_generator("crop", number))
+        places = [
+            (top, left, mirror, turn)
+            for top in range(3)
+            for left in range(3)
+            for mirror in (False, True)
+            for turn in (False, True)
+            if torch.equal(crop, view(image[:, top : top + 4, left : left + 4], mirror, turn))
+        ]
+        assert len(places) == 1
+        seen[places[0]] += 1
+    assert len(seen) == 36  # 3·3 places, mirrored or not, turned or not
+
+
+def view(crop, mirror, turn):
+    if mirror:
+        crop = torch.flip(crop, dims=(2,))
+    return torch.rot90(crop, 1, dims=(1, 2)) if turn else crop
+
+
+def test_without_rotate_crops_are_mirrored_only(folder):
+    image = torch.arange(3 * 4 * 4, dtype=torch.float32).view(3, 4, 4)
+    config = data(folder, crop_size=4, rotate=False)
+    for number in range(20):
+        crop = random_crop(image, config, make_generator("crop", number))
+        assert torch.equal(crop, image) or torch.equal(crop, image.flip(2))
+
+
+def test_an_unreadable_picture_stops_and_is_named(folder):
+    (folder / "2.png").write_bytes(b"no picture")
+    with pytest.raises(ClearSRError, match=r"2\.png: is not an image.*clearsr data check.*skip_unreadable"):
+        dataset(folder, batch_size=5)[0]
+    batches = iterate(make_loader(dataset(folder, batch_size=5), range(2), workers=0))
+    with pytest.raises(ClearSRError, match=r"2\.png"):
+        next(batches)
+
+
+def test_an_unreadable_picture_is_replaced_by_the_next_of_the_epoch_where_that_is_allowed(folder):
+    whole = dataset(folder, batch_size=5)
+    order = [numbers(whole[epoch]) for epoch in range(3)]
+    (folder / "2.png").write_bytes(b"no picture")
+    partial = dataset(folder, batch_size=5, skip_unreadable=True)
+    for epoch in range(3):
+        batch = partial[epoch]
+        place = order[epoch].index(2)
+        expected = list(order[epoch])
+        expected[place] = order[epoch][(place + 1) % 5]
+        assert numbers(batch) == expected
+        assert len(batch.unreadable) == 1 and "2.png" in batch.unreadable[0]
+        untouched = [i for i in range(5) if i != place]
+        assert torch.equal(batch.hr[untouched], whole[epoch].hr[untouched])
+
+
+def test_if_nothing_can_be_read_training_stops_even_so(folder):
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(ClearSRError, match="none of its 5 images can be read"):
+        dataset(folder, skip_unreadable=True)[0]

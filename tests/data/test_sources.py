@@ -1,0 +1,165 @@
+"""Folders, lists and shards name the same images, and say what is wrong with them."""
+
+import io
+import json
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+
+from clearsr.data.photographs import Photographs
+from clearsr.data.sources import decode, list_items, pixel_size, write_index
+from clearsr.errors import ClearSRError
+from clearsr.image import ImageData, write_image
+
+
+@pytest.fixture
+def folder(tmp_path, make_picture):
+    """`photos/a.png`, `photos/inner/b.png`."""
+    for number, name in enumerate(("a.png", "inner/b.png")):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(ImageData(make_picture(20, 24 + number, seed=number)), path)
+    return tmp_path / "photos"
+
+
+def write_tar(path, files, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.fixture
+def shard(folder, tmp_path):
+    """A shard as WebDataset writes them: an image and its label have one stem."""
+    a, b = ((folder / name).read_bytes() for name in ("a.png", "inner/b.png"))
+    files = {"0001.png": a, "0001.json": b"{}", "0002.png": b, "0002.cls": b"7", "._0003.png": b"mac"}
+    return write_tar(tmp_path / "shard-000.tar", files)
+
+
+def test_a_shard_holds_the_pixels_of_its_files(folder, shard):
+    members = list_items([shard])
+    assert [item.name for item in members] == ["0001.png", "0002.png"]
+    for member, file in zip(members, list_items([folder]), strict=True):
+        assert torch.equal(decode(member), decode(file))
+        assert pixel_size(member) == pixel_size(file)
+        assert member.byte_count() == file.byte_count() == len(member.read_bytes())
+        assert member.label() == f"{shard}/{member.name}"
+
+
+def test_an_index_replaces_the_walk_through_the_shard(shard, monkeypatch):
+    walked = list_items([shard])
+    write_index(shard)
+    monkeypatch.setattr(tarfile, "open", None)
+    assert list_items([shard]) == walked
+
+
+def test_an_index_of_another_shard_is_passed_over(shard):
+    walked = list_items([shard])
+    write_index(shard)
+    index = shard.with_name(shard.name + ".index.json")
+    index.write_text(json.dumps({**json.loads(index.read_text()), "bytes": 1, "members": []}))
+    assert list_items([shard]) == walked
+
+
+def test_a_folder_stands_for_its_images_and_shards(folder, shard):
+    shard.rename(folder / "inner" / "more.tar")
+    assert [item.name for item in list_items([folder])] == ["a.png", "inner/b.png", "0001.png", "0002.png"]
+
+
+def test_a_folder_of_shards_alone_will_do(shard, tmp_path):
+    (tmp_path / "shards").mkdir()
+    shard.rename(tmp_path / "shards" / "x.tar")
+    assert len(list_items([tmp_path / "shards"])) == 2
+
+
+def test_a_list_is_relative_to_itself_and_may_name_anything(folder, shard, tmp_path):
+    lines = ["# ours", "", "photos/inner", f"  {folder / 'a.png'}  ", shard.name, "photos/a.png"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    assert [item.name for item in list_items([tmp_path / "list.txt"])] == [
+        "b.png",
+        "a.png",
+        "0001.png",
+        "0002.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("# none\n", "names no image"),
+        ("other.txt\n", "names another list"),
+        ("gone.png\n", "gone.png: does not"),
+    ],
+)
+def test_a_list_that_names_nothing_of_use_is_refused(tmp_path, lines, message):
+    (tmp_path / "list.txt").write_text(lines)
+    with pytest.raises(ClearSRError, match=message):
+        list_items([tmp_path / "list.txt"])
+
+
+def test_a_shard_that_cannot_be_read_so_is_refused(folder, tmp_path):
+    packed = write_tar(tmp_path / "packed.tar", {"a.png": (folder / "a.png").read_bytes()}, "w:gz")
+    with pytest.raises(ClearSRError, match="uncompressed tar"):
+        list_items([packed])
+    empty = write_tar(tmp_path / "empty.tar", {"readme.md": b"nothing"})
+    with pytest.raises(ClearSRError, match="holds no images"):
+        list_items([empty])
+
+
+def test_damage_inside_a_shard_names_shard_and_member(folder, tmp_path):
+    content = (folder / "a.png").read_bytes()
+    shard = write_tar(
+        tmp_path / "x.tar", {"half.png": content[:200], "text.jpg": b"no image", "a.png": content}
+    )
+    half, text, whole = list_items([shard])
+    for item in (half, text):
+        with pytest.raises(ClearSRError, match=f"x.tar/{item.name}: is no image, or damaged"):
+            decode(item)
+    with pytest.raises(ClearSRError, match="text.jpg: is no image"):
+        pixel_size(text)
+    shard.write_bytes(shard.read_bytes()[: whole.offset + 10])
+    with pytest.raises(ClearSRError, match="x.tar/a.png: the shard ends within it"):
+        decode(whole)
+
+
+def test_a_member_is_shown_upright(tmp_path):
+    picture = Image.new("RGB", (6, 4))
+    picture.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", exif=exif)
+    item = list_items([write_tar(tmp_path / "x.tar", {"a.png": buffer.getvalue()})])[0]
+    pixels = decode(item)
+    assert pixels.shape == (3, 6, 4)
+    assert pixels[:, 0, 3].tolist() == [255, 0, 0]
+
+
+def test_the_fingerprint_follows_the_names_and_not_the_place(folder, tmp_path):
+    ours = Photographs([folder]).fingerprint()
+    folder.rename(tmp_path / "moved")
+    assert Photographs([tmp_path / "moved"]).fingerprint() == ours
+    (tmp_path / "moved" / "a.png").rename(tmp_path / "moved" / "c.png")
+    assert Photographs([tmp_path / "moved"]).fingerprint() != ours
+
+
+def test_too_small_images_are_named_from_their_headers(folder, shard):
+    photographs = Photographs([folder, shard])
+    photographs.require_size(20)
+    with pytest.raises(ClearSRError, match=r"a.png \(24x20\).*b.png \(25x20\).*0001.png"):
+        photographs.require_size(21)
+
+
+def test_the_cache_gives_the_same_pixels_and_holds_its_budget(tmp_path, make_picture):
+    for number in range(3):
+        write_image(ImageData(make_picture(512, 512, seed=number)), tmp_path / f"{number}.png")
+    cached = Photographs([tmp_path], cache_megabytes=1)
+    plain = [decode(item) for item in cached.items]
+    for index in (0, 1, 0, 2, 1, 0):
+        assert torch.equal(cached[index], plain[index])
+        assert sum(pixels.numel() for pixels in cached._cache.values()) <= 2**20

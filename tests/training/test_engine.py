@@ -1,0 +1,202 @@
+"""What the loop does beside learning: stop on nonsense, say what is wrong, keep the best, and show itself."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from clearsr.errors import ClearSRError
+from clearsr.pipeline import ClearSRPipeline
+from clearsr.training import engine
+from clearsr.training.engine import fit
+from clearsr.training.report import Report
+from clearsr.training.stages import AutoencoderStage
+from clearsr.training.validation import Validation
+
+SMALL_VALIDATION = {"count": 2, "crop_size": 32, "sampling": {"steps": 1}}
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """`poisoned(from_call, part)`: from that call on the loss or its gradient is not a number."""
+
+    def poison(from_call, part):
+        original, calls = AutoencoderStage.forward, []
+
+        def forward(self, batch, seed):
+            losses = original(self, batch, seed)
+            calls.append(batch.sample_ids)
+            if len(calls) >= from_call and part == "loss":
+                losses["loss"] = losses["loss"] * float("nan")
+            elif len(calls) >= from_call:
+                losses["loss"].register_hook(lambda gradient: gradient * float("inf"))
+            return losses
+
+        monkeypatch.setattr(AutoencoderStage, "forward", forward)
+
+    return poison
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient"])
+def test_what_is_not_finite_stops_the_run_and_names_the_samples(make_run, poisoned, part, photos):
+    config = make_run("autoencoder", steps=5, checkpoint_every=1)
+    poisoned(3, part)
+    with pytest.raises(
+        ClearSRError, match=rf"the {part}.* on samples 4 to 5 \(.*\.png.*--resume latest"
+    ) as error:
+        fit(config)
+    assert str(photos) in str(error.value)
+    saved = sorted(path.name for path in (config.output / "checkpoints").iterdir())
+    assert saved == ["step-00000001", "step-00000002"]
+    last = load_file(config.output / "checkpoints" / saved[-1] / "parameters.safetensors")
+    assert all(value.isfinite().all() for value in last.values())
+
+
+def test_micro_batches_add_up_to_the_batch(make_run, checkpoint_tensors):
+    changes = {"steps": 1, "batch_size": 4, "ema_decay": 0, "optimizer": {"gradient_clip": 0}}
+    tensors = []
+    for accumulation in (1, 2, 4):
+        config = make_run("autoencoder", f"by-{accumulation}", accumulation=accumulation, **changes)
+        fit(config)
+        tensors.append(checkpoint_tensors(config.output / "checkpoints" / "step-00000001"))
+    for other in tensors[1:]:
+        for name, value in tensors[0].items():
+            if name.endswith("exp_avg"):  # a tenth of the gradient
+                torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-8, msg=name)
+
+
+def test_an_unreadable_picture_stops_the_run_and_is_named(make_run, photos, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((photos / "0.png").read_bytes()[:300])
+    config = make_run("autoencoder", data={"train": [str(photos), str(broken)]}, batch_size=6)
+    with pytest.raises(ClearSRError, match=r"broken\.png: is damaged.*skip_unreadable"):
+        fit(config)
+
+
+def test_an_unreadable_picture_is_reported_and_counted_where_it_may_be_left_out(
+    make_run, photos, tmp_path, caplog
+):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing that shows")
+    data = {"train": [str(photos), str(broken)], "skip_unreadable": True}
+    config = make_run("autoencoder", data=data, batch_size=6, steps=3, log_every=3)
+    fit(config)
+    assert caplog.text.count("left out:") == 1 and "broken.png" in caplog.text
+    row = json.loads((config.output / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["unreadable"] == 3  # once in each epoch
+
+
+def test_the_export_is_the_average_and_the_best_one_is_kept(make_run, photos, monkeypatch):
+    scores = iter([20.0, 22.0, 21.0])
+    original = Validation.run
+
+    def run(self, network):
+        seen = original(self, network)
+        return seen._replace(scores={**seen.scores, "psnr": next(scores)})
+
+    monkeypatch.setattr(Validation, "run", run)
+    config = make_run(
+        "lr_encoder",
+        steps=3,
+        validate_every=1,
+        ema_decay=0.5,
+        data={"validation": [str(photos)]},
+        validation=SMALL_VALIDATION,
+        checkpoint_every=1,
+        keep_checkpoints=3,
+    )
+    fit(config)
+    assert json.loads((config.output / "export-best" / "best.json").read_text())["step"] == 2
+    for folder, step in (("export-best", 2), ("export", 3)):
+        exported = load_file(config.output / folder / "model.safetensors")
+        average = load_file(config.output / "checkpoints" / f"step-{step:08d}" / "average.safetensors")
+        assert average
+        for name, value in average.items():
+            assert torch.equal(exported[name.removeprefix("network.")], value)
+    assert sorted(path.name for path in (config.output / "samples").iterdir()) == [
+        f"step-{step:08d}.png" for step in (1, 2, 3)
+    ]
+
+
+def test_validation_sees_the_same_pictures_every_time_and_leaves_the_network_alone(make_run, photos, network):
+    config = make_run(data={"validation": [str(photos)]}, validation=SMALL_VALIDATION)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    first, second = (Validation(config).run(network) for _ in range(2))
+    assert first.scores == second.scores and torch.equal(first.picture, second.picture)
+    assert first.scores.keys() == {"psnr", "ssim", "bicubic_psnr", "bicubic_ssim"}
+    assert first.picture.shape == (3, 2 * 32, 4 * 32)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_what_was_trained_can_be_used(make_run, make_picture):
+    from clearsr.image import ImageData
+
+    export = fit(make_run("clearsr", steps=1))
+    pipeline = ClearSRPipeline.from_pretrained(export, device="cpu", precision="fp32")
+    result = pipeline.upscale([ImageData(make_picture(8, 12))], pipeline.configure(steps=1))[0]
+    assert result.color.shape == (3, 32, 48) and result.color.isfinite().all()
+
+
+def test_a_stage_starts_from_what_the_one_before_left(make_run, caplog):
+    first = make_run("autoencoder", "one", steps=1)
+    export = fit(first)
+    caplog.clear()
+    second = fit(make_run("lr_encoder", "two", steps=1, init_from=[str(export)]))
+    assert "brings no stage" not in caplog.text
+    assert json.loads((second / "config.json").read_text())["stages"] == ["autoencoder", "lr_encoder"]
+    before, after = (load_file(folder / "model.safetensors") for folder in (export, second))
+    assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("latents.vae."))
+    fit(make_run("clearsr", "three", steps=1))
+    assert "brings no stage autoencoder" in caplog.text and "no stage lr_encoder" in caplog.text
+
+
+def test_the_scaling_factor_does_not_depend_on_the_batch(make_run, photos, monkeypatch):
+    monkeypatch.setattr(engine, "FINISH_SAMPLES", 32)
+    factors = []
+    for batch_size in (1, 2):
+        # A learning rate of next to nothing: the same encoder in both.
+        config = make_run("autoencoder", f"b{batch_size}", batch_size=batch_size, steps=1)
+        config = config.model_copy(
+            update={"optimizer": config.optimizer.model_copy(update={"learning_rate": 1e-20})}
+        )
+        description = json.loads((fit(config) / "config.json").read_text())
+        factors.append(description["model"]["autoencoder"]["scaling_factor"])
+    assert factors[0] == factors[1] != 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"precision": "fp16"}, "fp16 needs an accelerator"),
+        ({"data": {"crop_size": 20}}, "data.crop_size: 20; accepted: a multiple of 8"),
+        ({"data": {"crop_size": 48}}, "data.crop_size: 48 is larger than"),
+        ({"data": {"train": ["gone"]}}, "gone: does not exist"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(make_run, changes, message):
+    with pytest.raises(ClearSRError, match=message):
+        fit(make_run("autoencoder", **changes))
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_run, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(ClearSRError, match="output: .*run cannot be written"):
+        fit(make_run("autoencoder"))
+
+
+def test_metrics_on_a_full_disk_are_an_error_with_a_name(tmp_path):
+    class Full:
+        name = "metrics.jsonl"
+
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+        def close(self):
+            pass
+
+    with Report(tmp_path, 10, 0) as report:
+        report._file.close()
+        report._file = Full()
+        with pytest.raises(ClearSRError, match="metrics.jsonl: cannot be written .No space left"):
+            report.scalars(1, {"loss": 1.0})

@@ -1,0 +1,117 @@
+"""Checkpoints are whole or not there, whatever happens while one is written."""
+
+import errno
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from clearsr.errors import ClearSRError
+from clearsr.training import run_folder
+from clearsr.training.run_folder import (
+    best_score,
+    checkpoint_folders,
+    clean_up,
+    load_checkpoint,
+    require_space,
+    save_best,
+    save_checkpoint,
+    write_folder,
+)
+from clearsr.training.state import TrainingState
+
+
+@pytest.fixture
+def state(make_run):
+    """The state of a linear layer after one step."""
+    layer = nn.Linear(3, 2)
+    state = TrainingState.of(layer, make_run())
+    layer(torch.ones(1, 3)).sum().backward()
+    state.optimizer.step()
+    return state
+
+
+def test_a_checkpoint_comes_back_with_its_notes(tmp_path, state, make_run, assert_identical):
+    folder = save_checkpoint(tmp_path, 7, state, 2, {"data": "abc"})
+    fresh = TrainingState.of(nn.Linear(3, 2), make_run())
+    assert load_checkpoint(folder, fresh) == {"step": 7, "data": "abc"}
+    for group, tensors in state.tensors().items():
+        assert tensors
+        assert_identical(fresh.tensors()[group], tensors)
+
+
+def test_only_the_newest_are_kept(tmp_path, state):
+    for step in (1, 20, 3):
+        save_checkpoint(tmp_path, step, state, 2)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000003", "step-00000020"]
+
+
+def test_what_a_kill_left_half_written_is_passed_over_and_removed(tmp_path, state):
+    save_checkpoint(tmp_path, 1, state, 2)
+    for name in (".writing-step-00000002.4711", ".step-00000002.4711"):
+        half = tmp_path / "checkpoints" / name
+        half.mkdir()
+        (half / "parameters.safetensors").write_bytes(b"half")
+    (tmp_path / ".writing-export-best.4711").mkdir()
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000001"]
+    clean_up(tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, state):
+    folder = save_checkpoint(tmp_path, 1, state, 2)
+    folder.rename(folder.with_name(".replaced-step-00000001"))
+    clean_up(tmp_path)
+    assert checkpoint_folders(tmp_path) == [folder]
+
+
+def test_a_kill_after_the_second_rename_leaves_the_new_one(tmp_path):
+    write_folder(tmp_path / "best", lambda folder: (folder / "new").touch())
+    old = tmp_path / ".replaced-best"
+    old.mkdir()
+    clean_up(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (tmp_path / "best" / "new").exists()
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, state, make_run, monkeypatch):
+    folder = save_checkpoint(tmp_path, 1, state, 1)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(run_folder, "save_file", full)
+    with pytest.raises(ClearSRError, match="No space left on device.*saved before is whole"):
+        save_checkpoint(tmp_path, 2, state, 1)
+    with pytest.raises(ClearSRError, match="No space left"):
+        save_checkpoint(tmp_path, 1, state, 1)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert load_checkpoint(folder, TrainingState.of(nn.Linear(3, 2), make_run()))["step"] == 1
+
+
+def test_too_small_a_disk_is_refused_before_training(tmp_path):
+    require_space(tmp_path, 1000, 2)
+    with pytest.raises(ClearSRError, match="GB free and checkpoints need"):
+        require_space(tmp_path, 10**18, 2)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, state, make_run):
+    folder = save_checkpoint(tmp_path, 1, state, 2)
+    with pytest.raises(ClearSRError, match="other parameters than this configuration trains"):
+        load_checkpoint(folder, TrainingState.of(nn.Linear(4, 2), make_run()))
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, state):
+    with pytest.raises(ClearSRError, match="is not a checkpoint"):
+        load_checkpoint(tmp_path, state)
+
+
+def test_the_best_model_replaces_the_one_before(tmp_path):
+    assert best_score(tmp_path) == float("-inf")
+    for step, score in ((10, 20.5), (20, 21.5)):
+        save_best(tmp_path, step, score, lambda folder, step=step: (folder / str(step)).touch())
+    assert best_score(tmp_path) == 21.5
+    assert sorted(path.name for path in (tmp_path / "export-best").iterdir()) == ["20", "best.json"]
+    assert json.loads((tmp_path / "export-best" / "best.json").read_text())["step"] == 20
