@@ -63,11 +63,12 @@ class TrainingPlan(NamedTuple):
         count = sum(self.trainable.values())
         parts = ", ".join(f"{PART_LABELS[part]} {n / 1e6:.2f} M" for part, n in self.trainable.items())
         memory = ", ".join(f"{name} {size / _GIB:.2f}" for name, size in self.memory.items())
+        total = sum(self.memory.values()) / _GIB
         return [
             f"trainable parameters: {count:,} ({count / 1e6:.2f} M): {parts}",
             f"frozen parameters: {self.frozen:,} ({self.frozen / 1e6:.2f} M)",
-            f"memory: about {sum(self.memory.values()) / _GIB:.2f} GiB for each of {self.processes} process(es), "
-            f"{self.micro_batch} image(s) at a time ({memory}; the libraries' own needs come on top)",
+            f"memory: about {total:.2f} GiB in each of {self.processes} process(es) "
+            f"with {self.micro_batch} image(s) at a time ({memory}; the libraries' own needs come on top)",
             f"checkpoint: {self.checkpoint_bytes / 1e9:.2f} GB on disk, and briefly one more than are kept",
             f"data: {self.images} images, {self.image_bytes / 1e6:.1f} MB",
             f"steps per epoch: {self.steps_per_epoch:.1f}; the run lasts {self.epochs:.1f} epochs",

@@ -1,0 +1,98 @@
+"""Two processes by torchrun: they agree, they equal one process, and a kill -9 costs nothing but time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from clearsr.config.base import write_yaml
+from clearsr.training.engine import fit
+
+DRIVER = Path(__file__).with_name("torchrun_driver.py")
+PATIENCE = 240  # seconds for what takes ten on a machine of one's own
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * PATIENCE)]
+
+
+def torchrun(*arguments):
+    """Two processes of `arguments`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors[-3000:]
+
+
+def losses_of(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["group"] == "train"]
+
+
+@pytest.fixture
+def make_two(make_run, tmp_path):
+    """`make_two("name")`: a configuration for two processes, and the file that it is in."""
+
+    def make(name):
+        config = make_run(
+            "clearsr", name, steps=10, batch_size=4, accumulation=2, ema_decay=0.9, checkpoint_every=2,
+            log_every=1, keep_checkpoints=9, loss={"prompt_dropout": 0.5},
+        )  # fmt: skip
+        write_yaml(config, tmp_path / f"{name}.yaml")
+        return config, tmp_path / f"{name}.yaml"
+
+    return make
+
+
+def test_two_processes_agree_and_survive_a_kill(
+    make_two, make_run, tmp_path, checkpoint_tensors, assert_identical
+):
+    whole, file = make_two("whole")
+    finish(torchrun(DRIVER, tmp_path, file))
+    ranks = [load_file(tmp_path / f"rank-{rank}-of-2.safetensors") for rank in (0, 1)]
+    assert_identical(*ranks)
+    assert_identical(checkpoint_tensors(whole.output / "checkpoints" / "step-00000010"), ranks[0])
+
+    one = whole.model_copy(update={"output": tmp_path / "one"})
+    fit(one)
+    assert losses_of(whole.output) == pytest.approx(losses_of(one.output), rel=1e-3)
+
+    killed, file = make_two("killed")
+    process = torchrun("-m", "clearsr", "train", file)
+    deadline = time.monotonic() + PATIENCE
+    while not (killed.output / "checkpoints" / "step-00000004").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        victim.kill()
+    process.wait()
+    assert not (killed.output / "checkpoints" / "step-00000010").exists()
+    (killed.output / "checkpoints" / ".writing-step-00000099.1").mkdir()
+    finish(torchrun("-m", "clearsr", "train", file, "--resume", "latest"))
+    last = "checkpoints/step-00000010"
+    assert_identical(*(checkpoint_tensors(run / last) for run in (killed.output, whole.output)))
+    assert not list((killed.output / "checkpoints").glob(".*"))
+
+
+def test_one_process_in_trouble_stops_both_and_says_why(make_two, tmp_path, photos):
+    config, file = make_two("broken")
+    broken = tmp_path / "photos"
+    broken.mkdir()
+    for number in range(5):
+        (broken / f"{number}.png").write_bytes((photos / f"{number}.png").read_bytes())
+    good = (broken / "3.png").read_bytes()
+    (broken / "3.png").write_bytes(good[: len(good) // 2])  # its header is whole
+    process = torchrun("-m", "clearsr", "train", file, "--set", f"data.train=['{broken}']")
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert "3.png: is damaged" in errors and "another process cannot go on" in errors

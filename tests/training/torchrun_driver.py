@@ -1,0 +1,28 @@
+"""Runs `clearsr train` in one of torchrun's processes and writes down what this process ends with.
+
+python -m torch.distributed.run ... torchrun_driver.py FOLDER CONFIG [FLAGS]
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from clearsr.cli import main
+from clearsr.training.state import TrainingState
+
+if __name__ == "__main__":
+    folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    states = []
+    make = TrainingState.of
+    TrainingState.of = classmethod(
+        lambda cls, stage, config: states.append(make(stage, config)) or states[-1]
+    )
+    code = main(["train", *arguments])
+    rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+    tensors = {f"{group}/{n}": t for group, ts in states[0].tensors().items() for n, t in ts.items()}
+    save_file(
+        {name: t.contiguous() for name, t in tensors.items()}, folder / f"rank-{rank}-of-{world}.safetensors"
+    )
+    sys.exit(code)
