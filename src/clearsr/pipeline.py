@@ -42,6 +42,7 @@ from clearsr.seeds import make_generator
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_OUTPUT_PIXELS = 300_000_000
+BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 
 
 class ClearSRPipeline:
@@ -173,7 +174,7 @@ class ClearSRPipeline:
         """
         config = config or self.defaults
         results: dict[int, ImageData] = {}
-        for group in _equal_sizes(images):
+        for group in _batches(images, config):
             prepared = [self.prepare(images[i], config) for i in group]  # 1
             pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
             conditioning = self.condition(pixels, config)  # 2
@@ -296,9 +297,13 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     return known[name]
 
 
-def _equal_sizes(images: Sequence[ImageData]) -> list[list[int]]:
-    """Indices of the images, grouped by size, in order of first appearance."""
+def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:
+    """Indices of images of equal size, as many together as make `BATCH_PIXELS` of output."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault((image.height, image.width), []).append(index)
-    return list(groups.values())
+    batches = []
+    for (height, width), group in groups.items():
+        length = max(1, int(BATCH_PIXELS / (height * width * config.upscale**2)))
+        batches += [group[start : start + length] for start in range(0, len(group), length)]
+    return batches
