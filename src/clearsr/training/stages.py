@@ -96,21 +96,16 @@ class LREncoderStage(StageModule):
             z_hr = latents.encode_hr(target).float()
         embedding = latents.embed_lr(to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1]))))
         mean, std = embedding.mean.float(), embedding.std.float()
-        pixels = latents.decode(mean).float()
         latent_error = F.l1_loss(mean, z_hr)
-        pixel_error = F.l1_loss(pixels, target)
         # Gaussian likelihood of the residual; the mean is detached so that only the variance learns from it.
         likelihood = (torch.log(std) + 0.5 * ((z_hr - mean.detach()) / std) ** 2).mean()
-        total = (
-            self.loss.latent * latent_error + self.loss.pixel * pixel_error + self.loss.variance * likelihood
-        )
-        return {
-            "loss": total,
-            "latent": latent_error.detach(),
-            "pixel": pixel_error.detach(),
-            "likelihood": likelihood.detach(),
-            "psnr": psnr_of(F.mse_loss(pixels.detach(), target)),
-        }
+        total = self.loss.latent * latent_error + self.loss.variance * likelihood
+        logs = {"latent": latent_error.detach(), "likelihood": likelihood.detach()}
+        if self.loss.pixel:  # decoding costs as much as encoding
+            pixels = latents.decode(mean).float()
+            total = total + self.loss.pixel * F.l1_loss(pixels, target)
+            logs["psnr"] = psnr_of(F.mse_loss(pixels.detach(), target))
+        return {"loss": total, **logs}
 
 
 class ClearSRStage(StageModule):
