@@ -209,7 +209,7 @@ class ClearSRPipeline:
             if base is None:
                 raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
             if config.guidance_scale == 1:
-                raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1 too")
+                raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1")
             negative = encode_text(base, config.negative_prompt, self.network.config.base_revision)
             negative = negative.to(self.device)
         return Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float(), negative)
