@@ -4,6 +4,7 @@ Started as one process, or by torchrun as several on one or more machines that s
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -213,8 +214,15 @@ def _start_processes(config: TrainConfig) -> Accelerator:
         DistributedDataParallelKwargs(find_unused_parameters=may_be_unused, broadcast_buffers=False),
         InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
     ]
-    accelerator = Accelerator(kwargs_handlers=handlers)
+    # Without an accelerator in the machine, accelerate joins processes only where it is told to use the CPU.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=handlers)
     processes = accelerator.num_processes
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes != started:
+        raise ClearSRError(
+            f"WORLD_SIZE: {started} processes were started but {processes} found each other; start training "
+            "with torchrun, or unset WORLD_SIZE"
+        )
     if config.batch_size % (config.accumulation * processes):
         # Or the result would depend on the number of processes.
         raise ClearSRError(
