@@ -10,7 +10,7 @@ from clearsr.training.stages import build_stage
 
 
 def test_counts_are_those_of_the_run(make_run, photos):
-    config = make_run(steps=10, batch_size=4, accumulation=2, ema_decay=0.9)
+    config = make_run("lr_encoder", steps=10, batch_size=4, accumulation=2, ema_decay=0.9)
     plan = plan_run(config, processes=2)
     stage = build_stage(config, build_network(config.model))
     trainable = sum(p.numel() for p in stage.parameters() if p.requires_grad)
@@ -26,9 +26,8 @@ def test_counts_are_those_of_the_run(make_run, photos):
     assert f"{trainable:,}" in text and "5 images" in text and "1.2" in text
 
 
-@pytest.mark.parametrize("stage", ["autoencoder", "lr_encoder"])
-def test_every_stage_can_be_planned(make_run, stage):
-    plan = plan_run(make_run(stage))
+def test_the_first_stage_can_be_planned(make_run):
+    plan = plan_run(make_run("autoencoder"))
     assert sum(plan.trainable.values()) > 0
     assert plan.memory["step"] > 4 * sum(plan.trainable.values())  # the gradients alone
 
