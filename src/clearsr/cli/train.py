@@ -14,6 +14,7 @@ Several processes: torchrun --nproc-per-node N -m clearsr train CONFIG.
 
 examples:
   clearsr train configs/compact-1-autoencoder.yaml --set 'data.train=[photographs]'
+  clearsr train recipe.yaml --dry-run
   clearsr train recipe.yaml --resume latest --set steps=20000 --set optimizer.learning_rate=1e-4
 """
 
@@ -27,6 +28,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--resume", metavar="latest|FOLDER", help="go on from the newest or a given checkpoint"
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what the run would train, hold in memory and read, and stop before the first step",
+    )
     add_config_files(parser, "optimizer.learning_rate=1e-4", with_files=False)
 
 
@@ -34,8 +40,14 @@ def run(args: Namespace) -> int:
     """Train, and say where the model is."""
     config = build(TrainConfig, collect(args, {}))
 
+    show_information()
+    if args.dry_run:
+        from clearsr.training.plan import plan_run
+
+        for line in plan_run(config).lines():
+            write_line(line)
+        return 0
     from clearsr.training.engine import fit
 
-    show_information()
     write_line(str(fit(config, args.resume)))
     return 0
