@@ -1,0 +1,53 @@
+"""The model inside the package: its size, and that it does on a photograph what its card says."""
+
+import pytest
+import torch
+from skimage.data import astronaut
+
+from clearsr import ClearSRPipeline
+from clearsr.checkpoint import WEIGHTS_NAME, locate
+from clearsr.evaluation.metrics import psnr
+from clearsr.evaluation.sharpness import laplacian_variance
+from clearsr.image import ImageData, resize
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return ClearSRPipeline.from_pretrained("compact", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def hr():
+    return torch.from_numpy(astronaut()[:256, 100:356].copy()).permute(2, 0, 1) / 255
+
+
+@pytest.fixture(scope="module")
+def lr(hr):
+    return ImageData((resize(hr[None], (64, 64))[0] * 255).round() / 255)
+
+
+def test_it_is_small_and_has_been_through_every_stage(pipeline):
+    assert sum(p.numel() for p in pipeline.network.parameters()) <= 25_000_000
+    assert (locate("compact") / WEIGHTS_NAME).stat().st_size <= 45_000_000
+    assert set(pipeline.stages) == {"autoencoder", "lr_encoder", "clearsr"}
+
+
+def test_x_lr_alone_is_truer_than_bicubic(pipeline, lr, hr):
+    bicubic = resize(lr.color[None], (256, 256))[0]
+    restored = pipeline.upscale([lr], pipeline.configure(steps=0))[0].color
+    assert psnr(restored, hr).item() > psnr(bicubic, hr).item() + 0.2
+
+
+def test_the_default_is_sharper_than_bicubic_and_not_far_from_it(pipeline, lr, hr):
+    bicubic = resize(lr.color[None], (256, 256))[0]
+    picture = pipeline.upscale([lr])[0].color
+    assert laplacian_variance(picture).item() > 1.5 * laplacian_variance(bicubic).item()
+    assert psnr(picture, hr).item() > psnr(bicubic, hr).item() - 1.0
+
+
+def test_more_alpha_is_truer(pipeline, lr, hr):
+    values = [
+        psnr(pipeline.upscale([lr], pipeline.configure(lsa={"alpha": a, "beta": 0.01}))[0].color, hr).item()
+        for a in (0.0, 0.03, 0.1)
+    ]
+    assert values == sorted(values)
