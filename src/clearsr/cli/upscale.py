@@ -29,6 +29,8 @@ SAMPLING_FLAGS = {
     "--color": "color",
     "--scheduler": "scheduler",
     "--start": "start",
+    "--start-timestep": "start_timestep",
+    "--noise-scale": "noise_scale",
     "--tile": "tile.size",
 }
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}

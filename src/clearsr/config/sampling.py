@@ -102,5 +102,7 @@ class SamplingConfig(FrozenConfig):
         if self.spacing == "quadratic" and self.scheduler == "unipc":
             raise ValueError("spacing quadratic needs scheduler ddpm, ddim, dpm++ or euler")
         if self.start_timestep != 999 and self.start == "noise":
-            raise ValueError("start_timestep below 999 needs start lr: pure noise belongs to timestep 999")
+            raise ValueError("start_timestep below 999 needs start lr; with noise give --start-timestep 999")
+        if self.start == "noise" and self.noise_scale == 0:
+            raise ValueError("start noise needs noise_scale above 0 (--noise-scale 1)")
         return self
