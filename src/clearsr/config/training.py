@@ -65,6 +65,9 @@ class LossConfig(FrozenConfig):
     )
     frequency: Annotated[float, Field(ge=0)] = Field(0.0, description="autoencoder: L1 on Fourier amplitudes")
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="lr_encoder: L1 of the decoded image")
+    linear_pixel: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="lr_encoder: L1 of the image by the compact VAE's linear path, at almost no cost"
+    )
     latent: Annotated[float, Field(ge=0)] = Field(1.0, description="lr_encoder: L1 of the latents")
     variance: Annotated[float, Field(ge=0)] = Field(
         0.1, description="lr_encoder: likelihood of the residual under the posterior variance"

@@ -7,6 +7,7 @@ The only file that knows the VAE's scaling factor. E and E' are one network with
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from clearsr.errors import ClearSRError
@@ -94,6 +95,19 @@ class LatentLREmbedding(nn.Module):
         if hasattr(self.vae.decoder, "margin"):
             return _in_pieces(self.vae.decoder, unscaled, PIECE_PIXELS // self.pixels_per_latent())
         return self.vae.decode(unscaled).sample
+
+    def decode_linearly(self, difference: torch.Tensor) -> torch.Tensor:
+        """What a difference of scaled latents comes to in pixels, by the linear path of the decoder.
+
+        Raises:
+            ClearSRError: the decoder has no such path.
+        """
+        linear = getattr(self.vae.decoder, "linear", None)
+        if linear is None:
+            raise ClearSRError("loss.linear_pixel: only the compact model's VAE has a linear path; set 0")
+        with torch.autocast(difference.device.type, enabled=False):
+            unscaled = difference.float() / self.scaling_factor
+            return F.conv_transpose2d(unscaled, linear.weight, stride=linear.stride)
 
 
 def _in_pieces(network: Any, grid: torch.Tensor, size: int) -> torch.Tensor:

@@ -101,6 +101,10 @@ class LREncoderStage(StageModule):
         likelihood = (torch.log(std) + 0.5 * ((z_hr - mean.detach()) / std) ** 2).mean()
         total = self.loss.latent * latent_error + self.loss.variance * likelihood
         logs = {"latent": latent_error.detach(), "likelihood": likelihood.detach()}
+        if self.loss.linear_pixel:
+            error = latents.decode_linearly(mean - z_hr).abs().mean()
+            total = total + self.loss.linear_pixel * error
+            logs["linear_pixel"] = error.detach()
         if self.loss.pixel:  # decoding costs as much as encoding
             pixels = latents.decode(mean).float()
             total = total + self.loss.pixel * F.l1_loss(pixels, target)
