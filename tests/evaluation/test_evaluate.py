@@ -1,68 +1,225 @@
-"""Scores of methods on pairs: the metrics that go in, means that leave out what is not defined."""
+"""Methods on pairs and seeds: what is scored, what is averaged over what, what is written and read back."""
 
-import dataclasses
+import csv
+import io
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import stats
 from skimage.data import astronaut
 from skimage.filters import laplace
 
-from clearsr.evaluation.evaluate import METRICS, Pair, Scores, evaluate, score
+from clearsr.config.evaluation import EvaluationConfig
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.evaluation.evaluate import Evaluation, Row, evaluate_method, evaluate_outputs
+from clearsr.evaluation.measures import MEASURES, Scorer
+from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_of
 from clearsr.evaluation.metrics import psnr, to_luma
-from clearsr.image import ImageData, resize
+from clearsr.evaluation.pairs import match_folders, read_8_bit
+from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json, write_text
+from clearsr.image import ImageData, resize, write_image
+from clearsr.pipeline import ClearSRPipeline
+
+OWN = ("psnr", "ssim", "ssim_rounded", "niqe", "sharpness")
 
 
 @pytest.fixture(scope="module")
-def hr():
-    return torch.from_numpy(astronaut()[:256, 100:356].copy()).permute(2, 0, 1) / 255
+def scorer():
+    return Scorer(EvaluationConfig(measures=OWN))
 
 
-def bicubic(image):
-    color = resize(image.color[None], (4 * image.height, 4 * image.width))[0]
-    return dataclasses.replace(image, color=color)
+@pytest.fixture(scope="module")
+def testset(tmp_path_factory):
+    """Two pairs, 24x24 -> 96x96 and 24x30 -> 96x120."""
+    root = tmp_path_factory.mktemp("testset")
+    for role in ("lr", "hr"):
+        (root / role).mkdir()
+    for name, width in (("a", 96), ("b", 120)):
+        hr = torch.from_numpy(astronaut()[50:146, 180 : 180 + width].copy()).permute(2, 0, 1) / 255
+        write_image(ImageData(hr), root / "hr" / f"{name}.png")
+        write_image(ImageData(resize(hr[None], (24, width // 4))[0]), root / "lr" / f"{name}.png")
+    return root
 
 
-def nearest(image):
-    return dataclasses.replace(image, color=image.color.repeat_interleave(4, 1).repeat_interleave(4, 2))
+@pytest.fixture(scope="module")
+def pairs(testset):
+    return match_folders({"lr": testset / "lr", "hr": testset / "hr"})
 
 
-def test_a_picture_against_itself_is_perfect(hr):
-    values = score(hr, hr)
+def noisy_method(strength=0.1):
+    def upscale(image, size, seed):
+        noise = torch.randn(3, *size, generator=torch.Generator().manual_seed(seed))
+        return resize(image.color[None], size)[0] + strength * noise
+
+    return Method("noisy", upscale, draws=True)
+
+
+def test_a_picture_against_itself_is_perfect(scorer, pairs):
+    hr = read_8_bit(pairs[0].hr)
+    values = scorer.score(hr, hr)
     assert values["psnr"] == math.inf
-    assert values["ssim"] == pytest.approx(1)
+    assert values["ssim"] == values["ssim_rounded"] == pytest.approx(1)
     assert values["sharpness"] == 1
 
 
-def test_sharpness_is_the_ratio_of_laplacian_variances(hr):
-    soft = resize(resize(hr[None], (64, 64)), (256, 256))[0]
+def test_sharpness_is_the_ratio_of_laplacian_variances(scorer, pairs):
+    hr = read_8_bit(pairs[1].hr)
+    soft = resize(resize(hr[None], (24, 30)), (96, 120))[0]
     luma = [to_luma(image)[0].numpy() for image in (soft, hr)]
     expected = laplace(luma[0])[1:-1, 1:-1].var() / laplace(luma[1])[1:-1, 1:-1].var()
-    assert score(soft, hr)["sharpness"] == pytest.approx(expected, rel=0.05)
+    assert scorer.score(soft, hr)["sharpness"] == pytest.approx(expected, rel=0.05)
 
 
-def test_every_method_is_scored_on_every_pair_as_an_8_bit_file_would_be(hr):
-    lr = ImageData(resize(hr[None], (64, 64))[0])
+def test_a_method_is_scored_as_an_8_bit_file_would_be(scorer, pairs, tmp_path):
     seen = []
-    scores = evaluate(
-        [Pair("a", lr, hr), Pair("b", lr, hr.flip(2))],
-        {"bicubic": bicubic, "nearest": nearest},
-        lambda method, image, picture: seen.append((method, image, picture)),
-    )
-    assert [(m, i) for m, i, _ in seen] == [
-        ("bicubic", "a"), ("nearest", "a"), ("bicubic", "b"), ("nearest", "b")
-    ]  # fmt: skip
-    assert all(torch.equal(p, (p * 255).round() / 255) for *_, p in seen)
-    first = scores.rows[0]
-    assert first["psnr"] == psnr(seen[0][2], hr, crop_border=4).item()
-    assert scores.means()["bicubic"]["psnr"] == pytest.approx((first["psnr"] + scores.rows[2]["psnr"]) / 2)
-    assert scores.means()["bicubic"]["psnr"] > scores.means()["nearest"]["psnr"]
+    method = baseline("bicubic")
+    result = evaluate_method(method, pairs, scorer, keep=tmp_path, on_image=lambda m, i: seen.append((m, i)))
+    assert seen == [("bicubic", "a"), ("bicubic", "b")]
+    for pair, row in zip(pairs, result.rows, strict=True):
+        picture, hr = read_8_bit(tmp_path / f"{pair.name}.png"), read_8_bit(pair.hr)
+        assert row.values["psnr"] == psnr(picture, hr).item()
+    outputs = match_folders({"sr": tmp_path, "hr": pairs[0].hr.parent})
+    assert evaluate_outputs("again", outputs, scorer).means() == result.means()
 
 
-def test_what_is_not_defined_is_left_out_of_the_mean(hr):
-    small = score(hr[:, :64, :64], hr[:, :64, :64])
-    assert math.isnan(small["niqe"])  # too small for a block
-    scores = Scores()
-    scores.add("m", "small", small)
-    scores.add("m", "whole", dict.fromkeys(METRICS, 4.0))
-    assert scores.means() == {"m": {"psnr": 4.0, "ssim": 2.5, "niqe": 4.0, "sharpness": 2.5}}
+def test_a_border_is_left_out_of_psnr(pairs):
+    cropped = Scorer(EvaluationConfig(measures=("psnr",), crop_border=4))
+    sr = torch.zeros(3, 96, 96)
+    hr = sr.clone()
+    hr[:, :4] = 1
+    assert cropped.score(sr, hr)["psnr"] == math.inf
+    assert Scorer(EvaluationConfig(measures=("psnr",))).score(sr, hr)["psnr"] < 30
+
+
+def test_lanczos_is_pillows(pairs):
+    lr = Image.open(pairs[1].lr)
+    expected = np.asarray(lr.resize((120, 96), Image.Resampling.LANCZOS))
+    image = ImageData(torch.from_numpy(np.asarray(lr).copy()).permute(2, 0, 1) / 255)
+    ours = baseline("lanczos").upscale(image, (96, 120), 0).permute(1, 2, 0) * 255
+    np.testing.assert_allclose(ours.numpy(), expected, atol=1e-3)
+
+
+def test_seeds_give_rows_of_their_own_and_two_kinds_of_intervals(scorer, pairs, tmp_path):
+    result = evaluate_method(noisy_method(), pairs, scorer, seeds=[0, 5, 9], keep=tmp_path)
+    assert [(row.seed, row.image) for row in result.rows] == [(s, i) for s in (0, 5, 9) for i in "ab"]
+    assert sorted(p.parent.name for p in tmp_path.rglob("a.png")) == ["seed-0", "seed-5", "seed-9"]
+    values = np.array([row.values["psnr"] for row in result.rows]).reshape(3, 2)
+    assert len(np.unique(values)) == 6
+    for found, means in (
+        (result.over_images("psnr"), values.mean(axis=0)),
+        (result.over_seeds("psnr"), values.mean(axis=1)),
+    ):
+        expected = stats.t.interval(0.95, len(means) - 1, loc=means.mean(), scale=stats.sem(means))
+        assert (found.low, found.high) == pytest.approx(expected)
+        assert found.mean == pytest.approx(values.mean()) == pytest.approx(result.means()["psnr"])
+
+
+def test_a_method_that_draws_nothing_runs_once(scorer, pairs):
+    result = evaluate_method(baseline("bicubic"), pairs, scorer, seeds=[0, 1, 2])
+    assert len(result.rows) == 2 and result.seeds == [None]
+    assert result.over_seeds("psnr") is None
+
+
+def test_what_is_not_defined_is_left_out_of_the_mean_and_counted():
+    config = EvaluationConfig(measures=("psnr", "niqe"))
+    rows = [Row("a", None, {"psnr": 20.0, "niqe": math.nan}), Row("b", None, {"psnr": 30.0, "niqe": 4.0})]
+    result = Evaluation("x", ("psnr", "niqe"), config, rows=rows)
+    assert result.means() == {"psnr": 25.0, "niqe": 4.0}
+    assert (result.undefined("psnr"), result.undefined("niqe")) == (0, 1)
+
+
+def test_clearsr_is_the_pipeline_with_the_factor_of_the_sizes(network, pairs, scorer):
+    pipeline = ClearSRPipeline(network, device="cpu", precision="fp32")
+    config = SamplingConfig(steps=2, upscale=7)
+    method = clearsr_method("ours", pipeline, config)
+    image = ImageData(read_8_bit(pairs[1].lr))
+    result = method.upscale(image, (96, 120), 3)
+    expected = pipeline.upscale([image], config.model_copy(update={"upscale": 4, "seed": 3}))[0].color
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "draws"),
+    [
+        ({"steps": 0}, False),
+        ({"steps": 2, "scheduler": "dpm++", "noise_scale": 0}, False),
+        ({"steps": 2, "scheduler": "dpm++"}, True),
+        ({"steps": 2, "noise_scale": 0}, True),
+    ],
+)
+def test_whether_seeds_matter_is_known(network, pairs, changes, draws):
+    pipeline = ClearSRPipeline(network, device="cpu", precision="fp32")
+    method = clearsr_method("ours", pipeline, SamplingConfig(**changes))
+    image = ImageData(read_8_bit(pairs[0].lr))
+    same = torch.equal(method.upscale(image, (96, 96), 0), method.upscale(image, (96, 96), 1))
+    assert method.draws == draws == (not same)
+
+
+def test_sizes_that_one_factor_cannot_reach():
+    image = ImageData(torch.zeros(3, 10, 20), source="a.png")
+    assert factor_of(image, (25, 50)) == 2.5
+    with pytest.raises(ClearSRError, match="20x10 cannot become 50x30"):
+        factor_of(image, (30, 50))
+
+
+def test_a_size_that_differs_names_the_file(scorer, tmp_path):
+    for role, size in (("sr", 20), ("hr", 24)):
+        (tmp_path / role).mkdir()
+        write_image(ImageData(torch.zeros(3, size, size)), tmp_path / role / "a.png")
+    pairs = match_folders({"sr": tmp_path / "sr", "hr": tmp_path / "hr"})
+    with pytest.raises(ClearSRError, match=r"a\.png: is 20x20, its original 24x24"):
+        evaluate_outputs("x", pairs, scorer)
+
+
+def test_results_survive_their_file_and_are_plain_json(scorer, pairs, tmp_path):
+    runs = [evaluate_method(noisy_method(), pairs, scorer, seeds=[0, 1]), evaluate_outputs(
+        "perfect", match_folders({"sr": pairs[0].hr.parent, "hr": pairs[0].hr.parent}), scorer
+    )]  # fmt: skip
+    runs[0].dataset = "RealSR"
+    write_text(tmp_path / "r.json", to_json(as_document(runs, scorer)))
+    text = (tmp_path / "r.json").read_text()
+    document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert document["mean"] == pytest.approx(runs[0].means())
+    assert document["images"][0] == {"image": "a", "seed": 0, **runs[0].rows[0].values}
+    assert document["interval"]["psnr"] == pytest.approx(list(runs[0].over_images("psnr")[1:]))
+    assert document["others"][0]["mean"]["psnr"] == math.inf
+    assert {"clearsr", "torch"} <= document["versions"].keys()
+    restored = read_results(tmp_path / "r.json")
+    assert [e.method for e in restored] == ["noisy", "perfect"]
+    assert restored[0].rows == runs[0].rows and restored[0].dataset == "RealSR"
+    assert restored[1].means() == runs[1].means()
+
+
+def test_rows_as_csv(scorer, pairs):
+    result = evaluate_method(noisy_method(), pairs, scorer, seeds=[0, 1])
+    result.rows[0].values["niqe"] = math.nan
+    rows = list(csv.DictReader(io.StringIO(to_csv([result]))))
+    assert [(r["method"], r["seed"], r["image"]) for r in rows[:2]] == [
+        ("noisy", "0", "a"),
+        ("noisy", "0", "b"),
+    ]
+    assert rows[0]["niqe"] == "" and float(rows[3]["psnr"]) == result.rows[3].values["psnr"]
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "no json", '{"images": 3, "evaluation": {}, "others": []}'])
+def test_other_files_are_no_results(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ClearSRError, match=r"r\.json: (is no result|cannot be read as JSON)"):
+        read_results(tmp_path / "r.json")
+
+
+def test_documents_need_what_they_describe():
+    with pytest.raises(ClearSRError, match="here: is no result"):
+        from_document({"evaluation": {}, "others": []}, "here")
+
+
+def test_every_measure_says_which_way_is_better():
+    assert {name: measure.better for name, measure in MEASURES.items() if measure.better != "high"} == {
+        **dict.fromkeys(("lpips", "dists", "fid", "niqe", "niqe_pyiqa"), "low"),
+        "sharpness": "one",
+    }

@@ -8,7 +8,7 @@ import skimage.data
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from scipy import ndimage, special
+from scipy import ndimage, special, stats
 
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.metrics import luma_batch
@@ -172,6 +172,27 @@ def test_strong_jpeg_compression_raises_the_score(photograph: np.ndarray):
         scores.append(niqe(to_tensor(np.asarray(Image.open(stream)))))
     assert scores == sorted(scores)
     assert scores[-1] > scores[0] + 1
+
+
+@pytest.mark.parametrize("damage", ["blur", "noise", "jpeg"])
+def test_scores_rank_with_the_damage_over_all_photographs(damage: str):
+    """Spearman's correlation between strength and score, photographs pooled."""
+    strengths, scores = [], []
+    noise = np.random.default_rng(0).standard_normal((512, 600, 3))
+    for name in ("astronaut", "chelsea", "coffee"):
+        pixels = getattr(skimage.data, name)()[:288, :288]
+        for strength in (1, 2, 3, 4):
+            if damage == "blur":
+                damaged = ndimage.gaussian_filter(pixels.astype(float), (0.8 * strength, 0.8 * strength, 0))
+            elif damage == "noise":
+                damaged = pixels + 10 * strength * noise[:288, :288]
+            else:
+                stream = io.BytesIO()
+                Image.fromarray(pixels).save(stream, "JPEG", quality=(60, 30, 15, 7)[strength - 1])
+                damaged = np.asarray(Image.open(stream))
+            strengths.append(strength)
+            scores.append(niqe(to_tensor(np.clip(np.round(damaged), 0, 255))))
+    assert stats.spearmanr(strengths, scores).statistic > 0.8
 
 
 def test_a_grey_picture_scores_as_its_rgb_copy(cat: torch.Tensor):

@@ -34,6 +34,8 @@ COMMANDS = {
     "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
     "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),
     "data": Command("clearsr.cli.data:run", "check images before training; cut them into shards of crops"),
+    "evaluate": Command("clearsr.cli.evaluate:run", "measure pictures against their originals"),
+    "fit-niqe": Command("clearsr.cli.fit_niqe:run", "fit the pristine model of our NIQE to photographs"),
     "train": Command("clearsr.cli.train:run", "train one stage of a model from a YAML recipe"),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
 }

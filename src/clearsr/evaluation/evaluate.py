@@ -1,86 +1,210 @@
-"""Scores of pictures against their originals, per image and as means; one table for every caller."""
+"""Evaluation: every method on every pair and seed, scored as an 8-bit file would be, one row per picture.
 
-from collections.abc import Callable, Iterable, Mapping
+Nothing is kept in memory but numbers; the pictures go to a folder if wanted, or through a temporary one where
+a measure (FID) judges folders.
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.metrics import psnr, ssim
-from clearsr.evaluation.niqe import niqe
-from clearsr.evaluation.sharpness import laplacian_variance
-from clearsr.image import ImageData
+from clearsr.evaluation.measures import Scorer
+from clearsr.evaluation.methods import Method
+from clearsr.evaluation.pairs import ImagePair, fitting_hr, read_8_bit, to_8_bit
+from clearsr.evaluation.statistics import Interval, mean_interval
+from clearsr.image import ImageData, read_image, write_image
 
-METRICS = ("psnr", "ssim", "niqe", "sharpness")
+OnImage = Callable[[str, str], None]  # called after each picture with the method and the picture's name
+Mean = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A low-resolution image and the original that it was made from."""
+class Row:
+    """The values of one picture by one method under one seed (None: it draws nothing)."""
 
-    name: str
-    lr: ImageData
-    hr: torch.Tensor  # 3×H×W in [0, 1]
+    image: str
+    seed: int | None
+    values: dict[str, float]
 
 
 @dataclass
-class Scores:
-    """Per-image rows of several methods."""
+class Evaluation:
+    """All rows of one method on one set of pictures.
 
-    rows: list[dict[str, float | str]] = field(default_factory=list)
-
-    def add(self, method: str, image: str, values: Mapping[str, float]) -> None:
-        """Keep the values of one image."""
-        self.rows.append({"method": method, "image": image, **values})
-
-    def means(self) -> dict[str, dict[str, float]]:
-        """Mean of each metric per method, over the images for which it is defined."""
-        result: dict[str, dict[str, float]] = {}
-        for method in dict.fromkeys(str(row["method"]) for row in self.rows):
-            own = [row for row in self.rows if row["method"] == method]
-            result[method] = {}
-            for metric in METRICS:
-                values = torch.tensor([float(row[metric]) for row in own])
-                result[method][metric] = float(values[values.isfinite()].mean())
-        return result
-
-
-def score(sr: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-    """PSNR-Y and SSIM-Y (4-pixel border cropped), NIQE (our own pristine model), relative sharpness.
-
-    `sharpness` is the Laplacian's variance over that of `hr`: 1 is as crisp as the original. NIQE is NaN
-    where the image is too small or too flat for it.
+    Attributes:
+        of_folders: per seed, the measures that judge all pictures together.
+        settings: of the method, to note beside the results.
     """
-    try:
-        naturalness = niqe(sr)
-    except ClearSRError:
-        naturalness = float("nan")
-    return {
-        "psnr": psnr(sr, hr, crop_border=4).item(),
-        "ssim": ssim(sr, hr, crop_border=4).item(),
-        "niqe": naturalness,
-        "sharpness": (laplacian_variance(sr) / laplacian_variance(hr)).item(),
-    }
+
+    method: str
+    names: tuple[str, ...]
+    config: EvaluationConfig
+    dataset: str = ""
+    rows: list[Row] = field(default_factory=list)
+    of_folders: dict[int | None, Mean] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """The seeds that were run."""
+        return list(dict.fromkeys(row.seed for row in self.rows))
+
+    @property
+    def images(self) -> list[str]:
+        """The pictures, each once."""
+        return list(dict.fromkeys(row.image for row in self.rows))
+
+    def means(self) -> Mean:
+        """Mean of each measure over pictures and seeds, over those for which it is defined (NaN: none)."""
+        over_images = {name: self.over_images(name) for name in self.names}
+        return {name: math.nan if found is None else found.mean for name, found in over_images.items()}
+
+    def over_images(self, name: str) -> Interval | None:
+        """Mean and confidence interval over the pictures, each the mean over its seeds."""
+        if all(name not in row.values for row in self.rows):
+            values = [means[name] for means in self.of_folders.values() if name in means]
+            return Interval(sum(values) / len(values), math.nan, math.nan) if values else None
+        per_image = [_mean([r.values[name] for r in self.rows if r.image == image]) for image in self.images]
+        return mean_interval(per_image, self.config.confidence)
+
+    def over_seeds(self, name: str) -> Interval | None:
+        """Mean and confidence interval over the seeds, each the mean over its pictures; None for one seed."""
+        if len(self.seeds) < 2:
+            return None
+        per_seed = [
+            self.of_folders.get(seed, {}).get(
+                name, _mean([r.values.get(name, math.nan) for r in self.rows if r.seed == seed])
+            )
+            for seed in self.seeds
+        ]
+        return mean_interval(per_seed, self.config.confidence)
+
+    def undefined(self, name: str) -> int:
+        """Rows for which the measure is not defined."""
+        return sum(name in row.values and math.isnan(row.values[name]) for row in self.rows)
 
 
-def evaluate(
-    pairs: Iterable[Pair],
-    methods: Mapping[str, Callable[[ImageData], ImageData]],
-    on_result: Callable[[str, str, torch.Tensor], None] | None = None,
-) -> Scores:
-    """Run every method on every pair.
+def evaluate_outputs(
+    name: str, pairs: Sequence[ImagePair], scorer: Scorer, on_image: OnImage | None = None
+) -> Evaluation:
+    """Score pictures that are there already (`sr` of every pair) against their originals.
+
+    Raises:
+        ClearSRError: a picture cannot be read, or its size is not that of its original.
+    """
+    result = Evaluation(name, tuple(scorer.names), scorer.config)
+    for pair in pairs:
+        assert pair.sr is not None, "pairs to score have pictures"
+        sr = read_8_bit(pair.sr)
+        hr = None if pair.hr is None else read_8_bit(pair.hr)
+        if hr is not None and hr.shape != sr.shape:
+            raise ClearSRError(
+                f"{pair.sr}: is {sr.shape[2]}x{sr.shape[1]}, its original {hr.shape[2]}x{hr.shape[1]}; "
+                "the sizes must be equal"
+            )
+        result.rows.append(Row(pair.name, None, _scored(scorer, sr, hr, pair.sr)))
+        if on_image is not None:
+            on_image(name, pair.name)
+    if scorer.of_folders:
+        with _linked([pair.sr for pair in pairs]) as sr_folder, _linked([p.hr for p in pairs]) as hr_folder:
+            result.of_folders[None] = scorer.score_folders(sr_folder, hr_folder)
+    return result
+
+
+def evaluate_method(
+    method: Method,
+    pairs: Sequence[ImagePair],
+    scorer: Scorer,
+    seeds: Sequence[int] = (0,),
+    keep: Path | None = None,
+    upscale: float = 4,
+    on_image: OnImage | None = None,
+) -> Evaluation:
+    """Upscale the LR image of every pair under every seed, and score the results.
 
     Args:
-        methods: LR image -> image of the original's size, by name.
-        on_result: called with method, image name and picture, for instance to keep the pictures.
+        seeds: a method that draws nothing is run once, whatever they are.
+        keep: folder for the pictures, as `NAME.png`, or `seed-N/NAME.png` where there are several seeds.
+        upscale: the factor where there are no originals; else it follows from the sizes.
+
+    Raises:
+        ClearSRError: a picture cannot be read or written, or the sizes of a pair do not fit.
     """
-    scores = Scores()
-    for pair in pairs:
-        for name, method in methods.items():
-            picture = (
-                method(pair.lr).color.clamp(0, 1).mul(255).round() / 255
-            )  # as an 8-bit file would hold it
-            scores.add(name, pair.name, score(picture, pair.hr))
-            if on_result is not None:
-                on_result(name, pair.name, picture)
-    return scores
+    result = Evaluation(method.name, tuple(scorer.names), scorer.config, settings=method.settings or {})
+    runs: list[int | None] = list(seeds) if method.draws else [None]
+    with _folder(keep, needed=bool(scorer.of_folders)) as root:
+        for seed in runs:
+            folder = root if root is None or len(runs) == 1 else root / f"seed-{seed}"
+            for pair in pairs:
+                sr, hr = _upscaled(method, pair, seed, upscale)
+                result.rows.append(Row(pair.name, seed, _scored(scorer, sr, hr, pair.lr)))
+                if folder is not None:
+                    _write(sr, folder / f"{pair.name}.png")
+                if on_image is not None:
+                    on_image(method.name, pair.name)
+            if scorer.of_folders and folder is not None:
+                with (
+                    _linked([folder / f"{p.name}.png" for p in pairs]) as ours,
+                    _linked([pair.hr for pair in pairs]) as originals,
+                ):
+                    result.of_folders[seed] = scorer.score_folders(ours, originals)
+    return result
+
+
+def _upscaled(
+    method: Method, pair: ImagePair, seed: int | None, upscale: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The method's picture as an 8-bit file would hold it, and the original cut to it."""
+    assert pair.lr is not None, "pairs to upscale have LR images"
+    lr = read_image(pair.lr)
+    hr = None if pair.hr is None else fitting_hr(read_8_bit(pair.hr), lr, pair.name)
+    size = (round(lr.height * upscale), round(lr.width * upscale)) if hr is None else tuple(hr.shape[-2:])
+    return to_8_bit(method.upscale(lr, (size[0], size[1]), seed or 0)), hr
+
+
+def _scored(scorer: Scorer, sr: torch.Tensor, hr: torch.Tensor | None, file: Path | None) -> Mean:
+    try:
+        return scorer.score(sr, hr)
+    except ClearSRError as error:
+        raise ClearSRError(f"{file}: {error}") from None
+
+
+def _mean(values: list[float]) -> float:
+    kept = [value for value in values if not math.isnan(value)]
+    return sum(kept) / len(kept) if kept else math.nan
+
+
+def _write(color: torch.Tensor, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ClearSRError(f"{path.parent}: cannot be made a folder ({error.strerror})") from None
+    write_image(ImageData(color), path)
+
+
+@contextmanager
+def _folder(keep: Path | None, needed: bool) -> Iterator[Path | None]:
+    """The folder to keep pictures in; a temporary one if only a measure needs it."""
+    if keep is not None or not needed:
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def _linked(files: Sequence[Path | None]) -> Iterator[Path]:
+    """A temporary folder that holds exactly these files, for measures that take whatever a folder holds."""
+    with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:
+        for index, file in enumerate(files):
+            assert file is not None
+            (Path(folder) / f"{index:06d}{file.suffix}").symlink_to(file.resolve())
+        yield Path(folder)

@@ -72,15 +72,21 @@ def psnr(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
     return 10 * torch.log10(_PEAK**2 / mean_squared_error)
 
 
-def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
+def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0, round_luma: bool = False) -> Tensor:
     """Structural similarity of the luma, at most 1, one value per image.
 
     Arguments and result are those of `psnr`; what remains after the crop must measure at least 11 pixels.
+
+    Args:
+        round_luma: round the luma to whole levels first and count negative contrast terms as 0, as pyiqa does
+            (with which the tables of the diffusion papers were made); else as scikit-image and BasicSR do.
 
     Raises:
         ClearSRError: the sizes differ, or the images are smaller than the window.
     """
     luma_sr, luma_hr = _comparable_luma(sr, hr, crop_border)
+    if round_luma:
+        luma_sr, luma_hr = luma_sr.round(), luma_hr.round()
     if min(luma_sr.shape[-2:]) < SSIM_WINDOW:
         raise ClearSRError(
             f"ssim: {_size(luma_sr)} pixels remain after a crop of {crop_border} per side; "
@@ -94,6 +100,8 @@ def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
     c1, c2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
     luminance = (2 * mean_sr * mean_hr + c1) / (mean_sr.square() + mean_hr.square() + c1)
     contrast_structure = (2 * covariance + c2) / (variance_sr + variance_hr + c2)
+    if round_luma:
+        contrast_structure = contrast_structure.clamp_min(0)
     return (luminance * contrast_structure).mean(dim=(-2, -1))
 
 

@@ -1,0 +1,219 @@
+"""`clearsr evaluate`: measure pictures against their originals: ours, a baseline's, anyone's outputs."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearsr.cli.flags import Overrides, add_config_flags, build, collect
+from clearsr.cli.measuring import (
+    OWN_FLAGS,
+    add_model_arguments,
+    add_pair_arguments,
+    dataset_name,
+    find_pairs,
+    load_pipeline,
+    numbers_of,
+)
+from clearsr.cli.parser import UsageError
+from clearsr.cli.terminal import busy, write_line
+from clearsr.config.base import merge, parse_override
+from clearsr.config.evaluation import EvaluationConfig
+from clearsr.config.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from clearsr.evaluation.evaluate import Evaluation
+    from clearsr.evaluation.measures import Scorer
+    from clearsr.evaluation.methods import Method
+    from clearsr.evaluation.pairs import ImagePair
+
+EVALUATION_FLAGS = {
+    "--measures": "measures",
+    "--crop-border": "crop_border",
+    "--confidence": "confidence",
+}
+BASELINES = ("bicubic", "lanczos")
+
+_EPILOG = """\
+what is measured:
+  --sr DIR --hr DIR   a folder of outputs, whoever made them
+  --lr DIR --hr DIR   what --model (default: compact) makes of the LR images
+  --testset DIR       the same for StableSR's layout: test_LR and test_HR (or LR and HR, lq and gt)
+Pictures are matched by stem; --hr may be left out, then only measures without an original remain.
+
+PSNR and SSIM are of the luma: BT.601 in studio range (16-235) of 8-bit RGB. The default leaves no border out,
+as pyiqa and the scripts of StableSR and OSEDiff do; SeeSR and classical tables leave out 4 (--crop-border 4).
+SSIM (exact) is scikit-image's and BasicSR's; SSIM rounds the luma to whole levels first, as pyiqa does, with
+which the tables of the diffusion papers were made.
+NIQE (ours) has a pristine model of our own: its numbers are on another scale than the published ones, which
+niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need pip install 'clearsr[eval]'.
+
+examples:
+  clearsr evaluate --sr results/ --hr test_HR/ --csv rows.csv
+  clearsr evaluate --testset RealSRVal_crop128 --baselines bicubic,lanczos --seeds 0,1,2 --json ours.json
+  clearsr evaluate --testset testset --also steps=0 --also lsa.preset=fidelity --spandrel RealESRGAN.pth
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    add_pair_arguments(parser)
+    parser.add_argument("--sr", type=Path, metavar="DIR", help="pictures to measure as they are")
+    parser.add_argument("--name", metavar="NAME", help="what to call the method (default: folder or model)")
+    parser.add_argument("--niqe-model", type=Path, metavar="FILE", help="from fit-niqe, in place of our own")
+    add_config_flags(parser, EVALUATION_FLAGS, EvaluationConfig())
+    results = parser.add_argument_group("results")
+    results.add_argument("--csv", type=Path, metavar="FILE", help="a row per picture")
+    results.add_argument("--json", type=Path, metavar="FILE", help="means, intervals and a row per picture")
+    results.add_argument("--save", type=Path, metavar="DIR", help="keep the pictures that were made")
+    others = parser.add_argument_group("compared with, on the same LR images")
+    others.add_argument("--baselines", metavar="NAMES", default="", help="bicubic,lanczos")
+    others.add_argument(
+        "--also", action="append", default=[], metavar="KEY=VALUE", help="--model under other settings"
+    )
+    others.add_argument(
+        "--spandrel", action="append", default=[], type=Path, metavar="FILE", help="a network's weights"
+    )
+    others.add_argument(
+        "--diffusers",
+        action="append",
+        default=[],
+        metavar="DIR|ID",
+        help="an upscaling pipeline of diffusers",
+    )
+    add_model_arguments(parser)
+
+
+def run(args: Namespace) -> int:
+    """Measure, print the means, and write what was asked for."""
+    given = collect(args, OWN_FLAGS | EVALUATION_FLAGS)
+    own, evaluation = _apart(given)
+    build(SamplingConfig, own)
+    config = build(EvaluationConfig, evaluation)
+    seeds = numbers_of(args.seeds, "--seeds", int)
+    baselines = [name.strip() for name in args.baselines.split(",") if name.strip()]
+    _check(args, baselines)
+
+    with busy("starting", args.quiet):
+        from clearsr.evaluation.measures import Scorer
+        from clearsr.evaluation.niqe import NiqeModel
+        from clearsr.evaluation.results import as_document, to_csv, to_json, write_text
+        from clearsr.pipeline import choose_device
+
+    pairs = find_pairs(args, args.sr)
+    device = choose_device(args.device)
+    niqe_model = None if args.niqe_model is None else NiqeModel.load(args.niqe_model)
+    methods = [] if args.sr is not None else _methods(args, own, baselines)
+    scorer = Scorer(config, has_hr=pairs[0].hr is not None, device=device, niqe_model=niqe_model)
+    evaluations = _measure(args, pairs, methods, scorer, seeds)
+    for path, text in (
+        (args.csv, lambda: to_csv(evaluations)),
+        (args.json, lambda: to_json(as_document(evaluations, scorer))),
+    ):
+        if path is not None:
+            write_text(path, text())
+    _show(evaluations, len(pairs), config)
+    return 0
+
+
+def _apart(given: Overrides) -> tuple[Overrides, Overrides]:
+    """Settings of the model, and of the evaluation."""
+    of_evaluation = set(EVALUATION_FLAGS.values())
+    own = {key: value for key, value in given.values.items() if key not in of_evaluation}
+    measured = {key: value for key, value in given.values.items() if key in of_evaluation}
+    return Overrides(own, given.origins), Overrides(measured, given.origins)
+
+
+def _check(args: Namespace, baselines: list[str]) -> None:
+    """Refuse combinations that make no sense, before anything is loaded."""
+    if args.testset is not None and (args.lr or args.hr):
+        raise UsageError("--testset: names LR and HR images already; leave --lr and --hr out")
+    if args.sr is None and args.lr is None and args.testset is None:
+        raise UsageError("nothing to measure: give --sr DIR, --lr DIR or --testset DIR (and --hr DIR)")
+    if args.sr is not None:
+        if args.lr is not None:
+            raise UsageError("--lr: says what to upscale, --sr what was upscaled already; give one of them")
+        for flag, value in (("--baselines", baselines), ("--also", args.also), ("--save", args.save),
+                            ("--spandrel", args.spandrel), ("--diffusers", args.diffusers)):  # fmt: skip
+            if value:
+                raise UsageError(f"{flag}: needs LR images to upscale: --lr or --testset in place of --sr")
+    for name in baselines:
+        if name not in BASELINES:
+            raise UsageError(f"--baselines {name}: accepted are {', '.join(BASELINES)}")
+    for flag, path in (("--csv", args.csv), ("--json", args.json)):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
+
+
+def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Method]":
+    """ClearSR first, then everything that it is compared with."""
+    from clearsr.evaluation.methods import baseline, clearsr_method
+    from clearsr.evaluation.other_networks import diffusers_method, spandrel_method
+
+    pipeline, sampling = load_pipeline(args, own)
+    name = args.name or (args.model if args.model == "compact" else Path(args.model).name)
+    methods = [clearsr_method(name, pipeline, sampling)]
+    for text in args.also:
+        changed: dict = {}
+        for part in text.split(","):
+            changed = merge(changed, parse_override(part))
+        settings = build(
+            SamplingConfig,
+            Overrides(merge(own.values, changed), own.origins),
+            pipeline.defaults.model_dump(mode="json", exclude_unset=True),
+        )
+        methods.append(clearsr_method(f"{name} {text}", pipeline, settings))
+    methods += [baseline(chosen) for chosen in BASELINES if chosen in baselines]
+    methods += [spandrel_method(file, pipeline.device) for file in args.spandrel]
+    return methods + [diffusers_method(source, pipeline.device) for source in args.diffusers]
+
+
+def _measure(
+    args: Namespace,
+    pairs: "list[ImagePair]",
+    methods: "list[Method]",
+    scorer: "Scorer",
+    seeds: list[int],
+) -> "list[Evaluation]":
+    """One evaluation per method, with a bar."""
+    from rich.progress import Progress
+
+    from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
+
+    dataset = dataset_name(args)
+    runs = sum(len(seeds) if method.draws else 1 for method in methods) or 1
+    evaluations = []
+    with Progress(transient=True, disable=args.quiet) as progress:
+        task = progress.add_task("measuring", total=runs * len(pairs))
+
+        def on_image(method: str, image: str) -> None:
+            progress.update(task, advance=1, description=f"{method}: {image}")
+
+        if args.sr is not None:
+            evaluations.append(evaluate_outputs(args.name or args.sr.name, pairs, scorer, on_image))
+        for method in methods:
+            folder = None if args.save is None else args.save / _file_name(method.name)
+            evaluations.append(
+                evaluate_method(method, pairs, scorer, seeds, folder, _upscale_of(method), on_image)
+            )
+    for evaluation in evaluations:
+        evaluation.dataset = dataset
+    return evaluations
+
+
+def _upscale_of(method: "Method") -> float:
+    """The factor where there are no originals to take it from."""
+    factor = (method.settings or {}).get("upscale", 4)
+    return float(factor) if isinstance(factor, int | float) else 4
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
+
+
+def _show(evaluations: "list[Evaluation]", count: int, config: EvaluationConfig) -> None:
+    """The means as a table on stdout."""
+    from clearsr.evaluation.summary import summary_table
+    from clearsr.evaluation.tables import render
+
+    write_line(render(summary_table(evaluations, count, config)).rstrip("\n"))

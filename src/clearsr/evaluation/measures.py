@@ -1,0 +1,202 @@
+"""Every measure that `clearsr evaluate` knows: one table, and the class that takes them of a picture.
+
+PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). A bare
+label is on the scale of the published tables: `ssim_rounded` rounds the luma to levels as pyiqa does, and
+`niqe_pyiqa` has the original's pristine model. What cannot be had is listed with its reason.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from clearsr.config.evaluation import EvaluationConfig
+from clearsr.errors import ClearSRError
+from clearsr.evaluation.metrics import psnr, ssim
+from clearsr.evaluation.niqe import NiqeModel, niqe
+from clearsr.evaluation.sharpness import laplacian_variance
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of a table.
+
+    Attributes:
+        label: the column's heading.
+        better: which way is better; `one` is nearest to 1.
+        decimals: shown, as in the paper's tables.
+        needs_hr: it compares with the original.
+        pyiqa_name: its name in pyiqa; empty if it is our own.
+        of_folders: it judges all pictures together (FID).
+    """
+
+    label: str
+    better: Literal["high", "low", "one"]
+    decimals: int
+    needs_hr: bool = True
+    pyiqa_name: str = ""
+    of_folders: bool = False
+
+    @property
+    def arrow(self) -> str:
+        """The direction, as tables show it."""
+        return {"high": "↑", "low": "↓", "one": "→1"}[self.better]
+
+
+MEASURES: dict[str, Measure] = {
+    "psnr": Measure("PSNR", "high", 2),
+    "ssim": Measure("SSIM (exact)", "high", 4),
+    "ssim_rounded": Measure("SSIM", "high", 4),
+    "lpips": Measure("LPIPS", "low", 4, pyiqa_name="lpips"),
+    "dists": Measure("DISTS", "low", 4, pyiqa_name="dists"),
+    "fid": Measure("FID", "low", 2, pyiqa_name="fid", of_folders=True),
+    "niqe": Measure("NIQE (ours)", "low", 4, needs_hr=False),
+    "niqe_pyiqa": Measure("NIQE", "low", 4, needs_hr=False, pyiqa_name="niqe"),
+    "musiq": Measure("MUSIQ", "high", 2, needs_hr=False, pyiqa_name="musiq"),
+    "maniqa": Measure("MANIQA", "high", 4, needs_hr=False, pyiqa_name="maniqa-pipal"),
+    "clipiqa": Measure("CLIPIQA", "high", 4, needs_hr=False, pyiqa_name="clipiqa"),
+    "sharpness": Measure("sharpness", "one", 4),
+}
+_EXTRA = "needs the extra eval: pip install 'clearsr[eval]'"
+
+
+class Scorer:
+    """Takes the measures of pictures.
+
+    Attributes:
+        names: what it computes, in the order of `MEASURES`.
+        missing: what was asked for and is not to be had, with the reason.
+        versions: of the packages that the measures come from.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        has_hr: bool = True,
+        device: torch.device | str = "cpu",
+        niqe_model: NiqeModel | None = None,
+    ) -> None:
+        """Builds the networks that pyiqa brings, which may fetch their weights.
+
+        Args:
+            has_hr: there are originals to compare with.
+            device: for the networks.
+            niqe_model: pristine model of our NIQE; unset: the one in the package.
+
+        Raises:
+            ClearSRError: a measure that the configuration names cannot be had.
+        """
+        self.config, self._device, self._niqe_model = config, torch.device(device), niqe_model
+        wanted: Sequence[str] = config.measures or tuple(MEASURES)
+        self.names: list[str] = []
+        self.missing: dict[str, str] = {}
+        self._networks: dict[str, Any] = {}
+        self.versions = {"torch": str(torch.__version__)}
+        for name in MEASURES:
+            if name in wanted:
+                self._prepare(name, has_hr)
+        if config.measures and self.missing:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.missing.items())
+            raise ClearSRError(f"--measures {','.join(config.measures)}: {reasons}")
+        for reason in dict.fromkeys(self.missing.values()):
+            missing = ", ".join(MEASURES[name].label for name, why in self.missing.items() if why == reason)
+            logger.warning("left out: %s: %s", missing, reason)
+
+    @property
+    def per_image(self) -> list[str]:
+        """What has a value for each picture."""
+        return [name for name in self.names if not MEASURES[name].of_folders]
+
+    @property
+    def of_folders(self) -> list[str]:
+        """What judges all pictures together."""
+        return [name for name in self.names if MEASURES[name].of_folders]
+
+    @torch.no_grad()
+    def score(self, sr: torch.Tensor, hr: torch.Tensor | None) -> dict[str, float]:
+        """The values of one picture; NaN where a measure is not defined for it.
+
+        Args:
+            sr: 3×H×W in [0, 1], on the levels of 8 bits.
+            hr: the original, of the same size; None if there is none.
+
+        Raises:
+            ClearSRError: the sizes differ, or the picture is too small for the border that is cropped.
+        """
+        return {name: self._value(name, sr, hr) for name in self.per_image}
+
+    @torch.no_grad()
+    def score_folders(self, sr: Path, hr: Path | None) -> dict[str, float]:
+        """The measures that judge all pictures of a folder together."""
+        return {name: float(self._networks[name](str(hr), str(sr))) for name in self.of_folders}
+
+    def _prepare(self, name: str, has_hr: bool) -> None:
+        """Put `name` among what is computed, or among what is missing."""
+        measure = MEASURES[name]
+        if measure.needs_hr and not has_hr:
+            self.missing[name] = "there are no originals to compare with (--hr)"
+            return
+        if measure.pyiqa_name:
+            try:
+                self._networks[name] = self._network(measure.pyiqa_name)
+            except ImportError as error:
+                self.missing[name] = f"{_EXTRA} ({_first_line(error)})"
+                return
+            except Exception as error:  # whatever a download or another package throws: it is said, not lost
+                self.missing[name] = f"pyiqa cannot build it ({_first_line(error)})"
+                return
+        self.names.append(name)
+
+    def _network(self, pyiqa_name: str) -> Any:
+        import pyiqa
+
+        self.versions["pyiqa"] = str(getattr(pyiqa, "__version__", "unknown"))
+        return pyiqa.create_metric(pyiqa_name, device=self._device)
+
+    def _value(self, name: str, sr: torch.Tensor, hr: torch.Tensor | None) -> float:
+        border = self.config.crop_border
+        if name == "niqe":
+            try:
+                return niqe(sr, self._niqe_model)
+            except ClearSRError:
+                return float("nan")  # too small or too flat
+        if MEASURES[name].pyiqa_name:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # MANIQA of older versions averages random crops
+                inputs = [sr] if hr is None or not MEASURES[name].needs_hr else [sr, hr]
+                return float(self._networks[name](*(image[None].to(self._device) for image in inputs)))
+        assert hr is not None, "measures that need an original are missing without one"
+        if name == "psnr":
+            return psnr(sr, hr, border).item()
+        if name in ("ssim", "ssim_rounded"):
+            return ssim(sr, hr, border, round_luma=name == "ssim_rounded").item()
+        return (laplacian_variance(sr) / laplacian_variance(hr)).item()
+
+
+def is_better(name: str, value: float, than: float) -> bool:
+    """Whether one value of a measure is better than another."""
+    better = MEASURES[name].better
+    if better == "one":
+        return abs(value - 1) < abs(than - 1)
+    return value > than if better == "high" else value < than
+
+
+def shown(name: str, value: float | None) -> str:
+    """A value as tables show it."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:.{MEASURES[name].decimals}f}"
+
+
+def labels(names: Sequence[str]) -> Mapping[str, str]:
+    """Headings with their directions."""
+    return {name: f"{MEASURES[name].label} {MEASURES[name].arrow}" for name in names}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,157 @@
+"""Tables with the best and second best value of each column marked, as Markdown, LaTeX or HTML."""
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from clearsr.evaluation.measures import MEASURES, is_better, labels, shown
+
+Format = Literal["markdown", "latex", "html"]
+BEST, SECOND = 1, 2
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row.
+
+    Attributes:
+        cells: what stands before the measures.
+        values: by measure; one left out is shown as a dash.
+        half_widths: of confidence intervals, shown behind ±.
+        group: rows of one group are compared with each other; None is compared with nothing.
+    """
+
+    cells: tuple[str, ...]
+    values: dict[str, float]
+    half_widths: dict[str, float] = field(default_factory=dict)
+    group: str | None = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of measures.
+
+    Attributes:
+        heads: of the cells before the measures.
+        measures: the columns.
+        notes: lines below it.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    measures: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    notes: tuple[str, ...] = ()
+
+
+def render(table: Table, format: Format = "markdown") -> str:
+    """The table as text that ends in a line break."""
+    marks = _marks(table)
+    body = [[*row.cells, *(_cell(row, name) for name in table.measures)] for row in table.rows]
+    ranks = [
+        [0] * len(table.heads) + [marks.get((i, name), 0) for name in table.measures]
+        for i in range(len(body))
+    ]
+    heads = [*table.heads, *labels(table.measures).values()]
+    writer: dict[Format, Callable[[Table, list[str], list[list[str]], list[list[int]]], str]] = {
+        "markdown": _markdown,
+        "latex": _latex,
+        "html": _html,
+    }
+    return writer[format](table, heads, body, ranks)
+
+
+def ranked(values: Sequence[float], name: str) -> dict[int, int]:
+    """Index -> 1 (best) or 2 (second best) among values of a measure as they are shown; ties share a rank.
+
+    Only where there is something to compare: with fewer than two values nothing is marked.
+    """
+    known = {index: float(shown(name, value)) for index, value in enumerate(values) if not math.isnan(value)}
+    levels: list[float] = []
+    for value in known.values():
+        place = sum(is_better(name, level, value) for level in levels)
+        if value not in levels:
+            levels.insert(place, value)
+    if len(known) < 2:
+        return {}
+    return {i: levels.index(value) + 1 for i, value in known.items() if levels.index(value) < SECOND}
+
+
+def _marks(table: Table) -> dict[tuple[int, str], int]:
+    marks = {}
+    for group in dict.fromkeys(row.group for row in table.rows if row.group is not None):
+        members = [index for index, row in enumerate(table.rows) if row.group == group]
+        for name in table.measures:
+            ranks = ranked([table.rows[index].values.get(name, math.nan) for index in members], name)
+            marks.update({(members[place], name): rank for place, rank in ranks.items()})
+    return marks
+
+
+def _cell(row: TableRow, name: str) -> str:
+    text = shown(name, row.values.get(name))
+    half = row.half_widths.get(name, math.nan)
+    return (
+        text if math.isnan(half) or name not in row.values else f"{text} ± {half:.{MEASURES[name].decimals}f}"
+    )
+
+
+def _markdown(table: Table, heads: list[str], body: list[list[str]], ranks: list[list[int]]) -> str:
+    def cell(text: str, rank: int) -> str:
+        escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+        return {BEST: f"**{escaped}**", SECOND: f"_{escaped}_"}.get(rank, escaped)
+
+    lines = ["| " + " | ".join(cell(head, 0) for head in heads) + " |"]
+    lines.append("|" + "|".join("---" for _ in table.heads) + "|" + "---:|" * len(table.measures))
+    for texts, row_ranks in zip(body, ranks, strict=True):
+        lines.append("| " + " | ".join(map(cell, texts, row_ranks)) + " |")
+    below = [f"\n{note}" for note in table.notes]
+    return "\n".join([f"**{table.title}**\n", *lines, *below]) + "\n"
+
+
+def _latex(table: Table, heads: list[str], body: list[list[str]], ranks: list[list[int]]) -> str:
+    def cell(text: str, rank: int) -> str:
+        escaped = _for_latex(text)
+        return {BEST: rf"\textbf{{{escaped}}}", SECOND: rf"\underline{{{escaped}}}"}.get(rank, escaped)
+
+    columns = "l" * len(table.heads) + "r" * len(table.measures)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{_for_latex(table.title)}}}"]
+    lines += [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\hline",
+        " & ".join(map(_for_latex, heads)) + r" \\ \hline",
+    ]
+    lines += [" & ".join(map(cell, texts, marks)) + r" \\" for texts, marks in zip(body, ranks, strict=True)]
+    lines += [r"\hline", r"\end{tabular}"]
+    lines += [rf"\par {_for_latex(note)}" for note in table.notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _for_latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: f"\\{character}" for character in "&%$#_{}"}
+    special |= {
+        "↑": r"$\uparrow$",
+        "↓": r"$\downarrow$",
+        "→": r"$\to$",
+        "±": r"$\pm$",
+        "–": "--",
+        "✓": r"$\checkmark$",
+    }
+    special |= {"α": r"$\alpha$", "β": r"$\beta$", "*": r"\textsuperscript{*}"}
+    return "".join(special.get(character, character) for character in text)
+
+
+def _html(table: Table, heads: list[str], body: list[list[str]], ranks: list[list[int]]) -> str:
+    def cell(text: str, rank: int) -> str:
+        escaped = html.escape(text)
+        inner = {BEST: f"<b>{escaped}</b>", SECOND: f"<u>{escaped}</u>"}.get(rank, escaped)
+        return f"<td>{inner}</td>"
+
+    lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>"]
+    lines.append("<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>")
+    for texts, row_ranks in zip(body, ranks, strict=True):
+        lines.append("<tr>" + "".join(map(cell, texts, row_ranks)) + "</tr>")
+    lines.append("</table>")
+    return "\n".join([*lines, *(f"<p>{html.escape(note)}</p>" for note in table.notes)]) + "\n"

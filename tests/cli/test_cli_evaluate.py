@@ -1,0 +1,156 @@
+"""`clearsr evaluate`: which folders it measures, what it writes, and what it refuses."""
+
+import csv
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import rgb2ycbcr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+
+@pytest.fixture(autouse=True)
+def without_pyiqa(monkeypatch):
+    """Also where the extra is installed: its networks would be fetched."""
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+
+
+@pytest.fixture
+def testset(tmp_path, pixels):
+    """`test_LR` and `test_HR` with two pairs, 24x32 -> 96x128, textured so that NIQE is defined."""
+    generator = np.random.default_rng(0)
+    root = tmp_path / "RealSRVal_crop128"
+    for number in range(2):
+        hr = np.clip(pixels(96, 128) + generator.normal(0, 20, (96, 128, 3)), 0, 255).astype(np.uint8)
+        lr = Image.fromarray(hr).resize((32, 24), Image.Resampling.BICUBIC)
+        for role, picture in (("test_HR", Image.fromarray(hr)), ("test_LR", lr)):
+            (root / role).mkdir(parents=True, exist_ok=True)
+            picture.save(root / role / f"Canon_{number:03}_LR4.png")
+    return root
+
+
+@pytest.fixture
+def evaluate(run, model):
+    return lambda *arguments: run("evaluate", "--model", model, "--device", "cpu", *arguments)
+
+
+def test_a_folder_of_outputs_agrees_with_scikit_image(run, testset, tmp_path):
+    outputs = tmp_path / "other"
+    outputs.mkdir()
+    for path in (testset / "test_LR").iterdir():
+        Image.open(path).resize((128, 96), Image.Resampling.BILINEAR).save(outputs / path.name)
+    report, rows = tmp_path / "r.json", tmp_path / "rows.csv"
+    outcome = run("evaluate", "--sr", outputs, "--hr", testset / "test_HR", "--json", report, "--csv", rows)
+    assert outcome.code == 0, outcome.err
+    document = json.loads(report.read_text())
+    assert set(document["mean"]) == {"psnr", "ssim", "ssim_rounded", "niqe", "sharpness"}
+    assert document["method"] == "other" and document["dataset"] == "RealSR"
+    for row in document["images"]:
+        luma = [
+            rgb2ycbcr(np.asarray(Image.open(folder / f"{row['image']}.png")))[..., 0]
+            for folder in (testset / "test_HR", outputs)
+        ]
+        expected = peak_signal_noise_ratio(*luma, data_range=255)
+        assert row["psnr"] == pytest.approx(expected, abs=1e-6)
+        similarity = structural_similarity(
+            *luma, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
+        )
+        assert row["ssim"] == pytest.approx(similarity, abs=1e-6)
+    written = list(csv.DictReader(rows.open()))
+    assert [float(r["psnr"]) for r in written] == [r["psnr"] for r in document["images"]]
+    assert f"| other | {document['mean']['psnr']:.2f} ±" in outcome.out
+    assert "LPIPS" in outcome.err and "clearsr[eval]" in outcome.err and "lpips" in document["missing"]
+
+
+def test_models_baselines_and_seeds_in_one_table(evaluate, testset, tmp_path):
+    outcome = evaluate(
+        "--testset", testset, "--baselines", "lanczos,bicubic", "--seeds", "0,7", "--noise-scale", "0.5",
+        "--also", "steps=0", "--json", tmp_path / "r.json", "--save", tmp_path / "kept",
+        "--measures", "psnr,ssim",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["seeds"] == [0, 7] and len(document["images"]) == 4
+    assert document["over_seeds"]["psnr"]["mean"] == pytest.approx(document["mean"]["psnr"])
+    assert [other["method"].split()[-1] for other in document["others"]] == ["steps=0", "bicubic", "lanczos"]
+    assert all(len(other["images"]) == 2 for other in document["others"])
+    assert len(list((tmp_path / "kept" / "bicubic").iterdir())) == 2
+    assert len(list((tmp_path / "kept").rglob("seed-7/*.png"))) == 2
+    assert "over 2 seeds" in outcome.out and "| bicubic |" in outcome.out
+
+
+def test_a_border_and_a_limit(run, testset):
+    outputs = testset / "test_HR"
+    outcome = run(
+        "evaluate", "--sr", outputs, "--hr", outputs, "--limit", "1", "--crop-border", "4", "--name", "same",
+        "--measures", "psnr",
+    )  # fmt: skip
+    assert outcome.code == 0 and "| same | inf" in outcome.out
+    assert "1 images" in outcome.out and "4 pixels left out" in outcome.out
+
+
+def test_without_originals_only_some_measures_remain(run, testset):
+    outcome = run("evaluate", "--sr", testset / "test_HR")
+    assert outcome.code == 0 and "| method | NIQE (ours) ↓ |" in outcome.out
+    assert "PSNR" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ([], 2, "nothing to measure"),
+        (["--testset", "X", "--hr", "X"], 2, "--testset: names LR and HR images already"),
+        (["--sr", "X", "--lr", "X"], 2, "--lr: says what to upscale"),
+        (["--sr", "X", "--baselines", "bicubic"], 2, "--baselines: needs LR images"),
+        (
+            ["--testset", "X", "--baselines", "nearest"],
+            2,
+            "--baselines nearest: accepted are bicubic, lanczos",
+        ),
+        (["--testset", "X", "--seeds", "1,1"], 2, "--seeds 1,1: expected different numbers"),
+        (["--sr", "X", "--measures", "psrn"], 2, "--measures"),
+        (["--sr", "X", "--hr", "X", "--measures", "lpips"], 1, "lpips: needs the extra eval"),
+        (["--sr", "nowhere"], 1, "nowhere: must be a folder of images"),
+        (["--sr", "X", "--limit", "0"], 2, "--limit 0: must be 1 or more"),
+        (["--testset", "X/test_HR"], 1, "expected a folder that holds test_LR and test_HR"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, testset, arguments, code, says):
+    replaced = [a.replace("X", str(testset / "test_HR" if a == "X" else testset)) for a in arguments]
+    outcome = run("evaluate", *replaced)
+    assert outcome.code == code
+    assert says in outcome.errors[0] and len(outcome.errors) == 1
+
+
+def test_what_has_no_counterpart_is_named(run, testset):
+    (testset / "test_LR" / "Canon_001_LR4.png").unlink()
+    outcome = run("evaluate", "--testset", testset)
+    assert outcome.code == 1 and "has no Canon_001_LR4" in outcome.errors[0]
+
+
+def test_fit_niqe_gives_a_model_that_evaluate_takes(run, testset, tmp_path):
+    import skimage.data
+
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("brick", "grass", "gravel"):
+        Image.fromarray(getattr(skimage.data, name)()).save(photographs / f"{name}.png")
+    fitted = tmp_path / "niqe.safetensors"
+    outcome = run("fit-niqe", photographs, "-o", fitted)
+    assert outcome.code == 0 and "of 3 photographs" in outcome.out
+    means = []
+    for extra in ([], ["--niqe-model", fitted]):
+        arguments = ["--sr", testset / "test_HR", "--measures", "niqe", "--json", tmp_path / "r.json"]
+        assert run("evaluate", *arguments, *extra).code == 0
+        means.append(json.loads((tmp_path / "r.json").read_text())["mean"]["niqe"])
+    assert means[0] != means[1]
+
+
+@pytest.mark.parametrize(
+    ("output", "says"), [("m.bin", "expected the name of a .safetensors"), ("no/m.safetensors", "not exist")]
+)
+def test_fit_niqe_refuses_outputs_before_the_work(run, tmp_path, output, says):
+    outcome = run("fit-niqe", tmp_path, "-o", tmp_path / output)
+    assert outcome.code == 2 and says in outcome.errors[0]
