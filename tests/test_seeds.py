@@ -4,11 +4,17 @@ import itertools
 
 import torch
 
-from clearsr.seeds import derive_seed, make_generator
+from clearsr.seeds import derive_seed, file_seed, make_generator
 
 
 def test_the_same_on_every_machine_and_in_every_version():
     assert derive_seed("image", 0) == 1878500273850521086
+    assert file_seed(0, "photo.jpg") == derive_seed("file", 0, "photo.jpg")
+
+
+def test_a_name_that_is_no_unicode_has_a_seed_too():
+    names = [b"\xff.jpg".decode("utf-8", "surrogateescape"), b"\xfe.jpg".decode("utf-8", "surrogateescape")]
+    assert len({file_seed(0, name) for name in [*names, "\u00ff.jpg"]}) == 3
 
 
 def test_every_part_and_its_order_and_type_count():

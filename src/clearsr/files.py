@@ -18,6 +18,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.image import check_output, read_image, write_image
 from clearsr.image.data import display_name
+from clearsr.seeds import file_seed
 
 if TYPE_CHECKING:
     from clearsr.pipeline import ClearSRPipeline
@@ -83,8 +84,14 @@ def upscale_file(
     output: OutputConfig,
     on_step: "StepCallback | None" = None,
 ) -> Result:
-    """Upscale one file. A picture that cannot be read, written or held in memory is a failed record."""
+    """Upscale one file. A picture that cannot be read, written or held in memory is a failed record.
+
+    The noise is seeded by `sampling.seed` and the file's name (see `file_seed`), so the result depends on the
+    picture, its name and the settings, and not on the folder it is in or on what else is upscaled.
+    """
     from clearsr.pipeline import output_size
+
+    sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
 
     def work() -> tuple[int, int]:
         image = read_image(job.input)

@@ -2,7 +2,7 @@
 training validation all come through here.
 
 An image's result depends on the image and the settings alone, never on the batch it is in: each image has its
-own generator, seeded by `SamplingConfig.seed`.
+own generator, seeded by `SamplingConfig.seed`. (For files, `files.py` puts the file's name into it.)
 """
 
 import dataclasses

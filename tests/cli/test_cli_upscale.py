@@ -8,6 +8,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from clearsr.pipeline import ClearSRPipeline
+from clearsr.seeds import file_seed
+
 
 def size_of(path):
     with Image.open(path) as image:
@@ -132,6 +135,22 @@ def test_same_seed_same_bytes_whatever_else_is_upscaled(upscale, photo, tmp_path
     first = (tmp_path / "alone/a.png").read_bytes()
     assert first == (tmp_path / "together/a.png").read_bytes()
     assert first != (tmp_path / "other/a.png").read_bytes()
+
+
+def test_noise_follows_the_name_and_not_the_folder(upscale, photo, tmp_path, model):
+    common = ("--start", "noise", "--color", "none", "--steps", "2", "--seed", "7")
+    for name in ("in/a.png", "elsewhere/a.png", "in/b.png"):
+        photo(name)
+    upscale(tmp_path / "in", "-o", tmp_path / "out", *common)
+    upscale(tmp_path / "elsewhere/a.png", "-o", tmp_path / "moved", *common)
+    first = (tmp_path / "out/a.png").read_bytes()
+    assert first == (tmp_path / "moved/a.png").read_bytes()
+    assert first != (tmp_path / "out/b.png").read_bytes()
+    pipeline = ClearSRPipeline.from_pretrained(model, device="cpu")
+    again = pipeline(
+        Image.open(tmp_path / "in/a.png"), start="noise", color="none", steps=2, seed=file_seed(7, "a.png")
+    )
+    assert np.array_equal(np.asarray(again), np.asarray(Image.open(tmp_path / "out/a.png")))
 
 
 def test_json_is_one_object_per_file(upscale, photo, tmp_path):

@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.parser import UsageError
@@ -62,9 +62,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files and folders")
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="a folder, or a file for one input")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
+    parser.add_argument("--json", action="store_true", help="one JSON object per file on stdout")
+    add_work_arguments(parser)
+
+
+def add_work_arguments(parser: ArgumentParser) -> None:
+    """Declare what says how a picture is upscaled and written, wherever it comes from and goes to."""
     parser.add_argument("--format", choices=FORMATS, help="format of the results (default: png)")
     parser.add_argument("--quality", metavar="N", help="1-100, for jpg, webp and avif (default: high)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per file on stdout")
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
     model.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
@@ -78,23 +83,17 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Upscale; 1 if a file failed."""
-    overrides = collect(args, SAMPLING_FLAGS | OUTPUT_FLAGS)
-    sampling_given = overrides.without("output")
-    build(SamplingConfig, sampling_given)  # bad values are refused before anything heavy is imported
     suffix = _suffix(args)
-    output_config = build(OutputConfig, _with_quality(overrides.section("output"), args.quality, suffix))
+    sampling_given, output_config = collect_work(args, suffix)
 
     with busy("starting", args.quiet):
-        from clearsr.checkpoint import locate, read_description
         from clearsr.cli.reporter import Reporter
         from clearsr.files import is_done
         from clearsr.image import list_images
         from clearsr.planning import mark_of, plan_jobs
 
     list_images(args.inputs)  # a missing input is said before a model is looked for
-    description = read_description(locate(args.model))
-    sampling = build(SamplingConfig, sampling_given, description["sampling"])
-    _check_negative_prompt(sampling, args.base_model or description["model"].get("base_model"))
+    sampling = resolve_sampling(args, sampling_given)
     jobs = plan_jobs(args.inputs, args.output, suffix, mark_of(sampling.upscale))
     waiting = [job for job in jobs if args.overwrite or not is_done(job)]
     reporter = Reporter("upscaled", len(jobs), as_json=args.json, quiet=args.quiet)
@@ -107,6 +106,37 @@ def run(args: Namespace) -> int:
     finally:
         code = reporter.close()
     return code
+
+
+def collect_work(args: Namespace, suffix: str) -> tuple[Overrides, OutputConfig]:
+    """The sampling settings that the user gave, and how files with `suffix` are written.
+
+    Raises:
+        UsageError: a bad value; it is refused before anything heavy is imported.
+    """
+    overrides = collect(args, SAMPLING_FLAGS | OUTPUT_FLAGS)
+    sampling = overrides.without("output")
+    build(SamplingConfig, sampling)
+    return sampling, build(OutputConfig, _with_quality(overrides.section("output"), args.quality, suffix))
+
+
+def resolve_sampling(args: Namespace, given: Overrides) -> SamplingConfig:
+    """The model's own settings with the user's over them.
+
+    Raises:
+        ClearSRError: there is no such model, or it cannot do what is asked.
+    """
+    from clearsr.checkpoint import locate, read_description
+
+    description = read_description(locate(args.model))
+    sampling = build(SamplingConfig, given, description["sampling"])
+    _check_negative_prompt(sampling, args.base_model or description["model"].get("base_model"))
+    return sampling
+
+
+def pipeline_options(args: Namespace) -> dict[str, Any]:
+    """What `ClearSRPipeline.from_pretrained` takes beside the model."""
+    return {"device": args.device, "precision": args.precision, "base_model": args.base_model}
 
 
 def embedded_defaults() -> SamplingConfig:
@@ -128,9 +158,7 @@ def _upscale_all(
     from clearsr.pipeline import ClearSRPipeline
 
     with busy(f"loading {args.model}", args.quiet):
-        pipeline = ClearSRPipeline.from_pretrained(
-            args.model, device=args.device, precision=args.precision, base_model=args.base_model
-        )
+        pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
     with reporter.working(len(jobs)):
         for job in jobs:
             on_step = reporter.start(job)

@@ -93,7 +93,7 @@ class SamplingConfig(FrozenConfig):
     lsa: LSAConfig = LSAConfig()
     tile: TileConfig = TileConfig()
     color: ColorMethod = Field("wavelet", description="match the colours to the input's")
-    seed: int = Field(0, description="seed of the noise; every image gets the same")
+    seed: int = Field(0, description="seed of the noise; a file's name goes into it too")
 
     @model_validator(mode="after")
     def _start_fits(self) -> "SamplingConfig":
