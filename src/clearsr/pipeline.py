@@ -36,7 +36,6 @@ from clearsr.image import (
 from clearsr.models.build import encode_text
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.models.lora import merge_lora
 from clearsr.sampling import Conditioning, StepCallback, denoise
 from clearsr.seeds import make_generator
 
@@ -84,7 +83,7 @@ class ClearSRPipeline:
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             precision: of the denoising network and the VAE's convolutions.
             base_model: folder or hub id used in place of the base that the checkpoint names.
-            merge_adapters: fold the U-Net's LoRA into its weights, which is faster and cannot be saved again.
+            merge_adapters: fold the LoRAs into the weights, which is faster and cannot be saved again.
 
         Raises:
             ClearSRError: the model cannot be found or loaded, or the device or precision is not to be had.
@@ -92,7 +91,7 @@ class ClearSRPipeline:
         choose_precision(precision, choose_device(device))  # refuse before anything is loaded
         network, sampling, stages = load_network(source, base_model)
         if merge_adapters:
-            merge_lora(network.unet)
+            network.merge_adapters()
         defaults = build_config(SamplingConfig, sampling)
         return cls(network, defaults, device=device, precision=precision, stages=stages)
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from clearsr.errors import ClearSRError
 from clearsr.models.lora import (
     UNET_DECODER_TARGETS,
     VAE_ENCODER_TARGETS,
@@ -149,6 +150,29 @@ def test_merged_network_gives_the_same_output(make_network, normal):
     torch.testing.assert_close(network(*arguments), before, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(before, without, atol=1e-2)
     assert network.has_merged_adapters()
+
+
+@torch.no_grad()
+def test_merging_both_adapters_keeps_e_prime_and_gives_up_e(make_network, lora_encoder, make_picture):
+    network = make_network(**lora_encoder)
+    pixels = make_picture(64, 64)[None] * 2 - 1
+    before, hr = network.latents.embed_lr(pixels), network.latents.encode_hr(pixels)
+    for _ in range(2):  # idempotent
+        network.merge_adapters()
+        after = network.latents.embed_lr(pixels)
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(before.mean, hr, atol=1e-2)
+    assert not lora_layers(network) and network.has_merged_adapters()
+    with pytest.raises(ClearSRError, match="merge_adapters=False"):
+        network.latents.encode_hr(pixels)
+
+
+@torch.no_grad()
+def test_nothing_is_merged_where_there_are_no_adapters(make_network, make_picture):
+    network = make_network(unet_lora_rank=0)
+    network.merge_adapters()
+    assert not network.has_merged_adapters()
+    assert network.latents.encode_hr(make_picture(64, 64)[None]).isfinite().all()
 
 
 @torch.no_grad()

@@ -15,7 +15,14 @@ from clearsr.config.model import ModelConfig
 from clearsr.models.detail_preserving import DetailPreservingModule
 from clearsr.models.image_prompt import ImagePrompt
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
-from clearsr.models.lora import UNET_DECODER_TARGETS, VAE_ENCODER_TARGETS, add_lora, lora_layers
+from clearsr.models.lora import (
+    UNET_DECODER_TARGETS,
+    VAE_ENCODER_TARGETS,
+    add_lora,
+    lora_layers,
+    merge_lora,
+)
+from clearsr.models.one_token_attention import shorten_attention
 from clearsr.models.structure_preserving import StructurePreservingModule
 from clearsr.schedule import alpha_bars
 
@@ -66,6 +73,8 @@ class ClearSRNetwork(nn.Module):
             add_lora(self.latents.vae, VAE_ENCODER_TARGETS, config.lr_encoder.lora_rank)
         if config.unet_lora_rank:
             add_lora(self.unet, UNET_DECODER_TARGETS, config.unet_lora_rank)
+        shorten_attention(self.unet)
+        shorten_attention(self.detail_preserving)
 
     def set_trainable(self) -> None:
         """Leave exactly what the `clearsr` stage trains with gradients on.
@@ -88,9 +97,15 @@ class ClearSRNetwork(nn.Module):
         """What the sides of an image must be a multiple of: the VAE's folding times the U-Net's."""
         return self.latents.pixels_per_latent() * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
+    def merge_adapters(self) -> None:
+        """Fold both LoRAs into their weights: faster, and for inference alone, as E is then gone."""
+        merge_lora(self.unet)
+        self.latents.merge_adapter()
+
     def has_merged_adapters(self) -> bool:
-        """Whether the configuration has a U-Net LoRA that is no longer there to be saved."""
-        return self.config.unet_lora_rank > 0 and not lora_layers(self.unet)
+        """Whether the configuration has a LoRA that is no longer there to be saved."""
+        unet_is_merged = self.config.unet_lora_rank > 0 and not lora_layers(self.unet)
+        return unet_is_merged or self.latents.is_merged
 
     def structure_features(self, z_lr: torch.Tensor) -> list[torch.Tensor] | None:
         """The SPM's features, which hold for every step; None without SPM."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clearsr.errors import ClearSRError
-from clearsr.models.lora import lora_enabled
+from clearsr.models.lora import lora_enabled, lora_layers, merge_lora
 from clearsr.tiling import map_exactly
 
 PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
@@ -39,6 +39,7 @@ class LatentLREmbedding(nn.Module):
         super().__init__()
         self.vae: Any = vae
         self.lr_encoder = lr_encoder
+        self.is_merged = False
 
     @property
     def scaling_factor(self) -> float:
@@ -64,11 +65,21 @@ class LatentLREmbedding(nn.Module):
             mean, std = posterior.mode(), posterior.std
         return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
 
+    def merge_adapter(self) -> None:
+        """Make the VAE's encoder E' for good, where E' is E with a LoRA; else nothing changes."""
+        self.is_merged = self.is_merged or bool(lora_layers(self.vae))
+        merge_lora(self.vae)
+
     def encode_hr(self, pixels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
         """z_hr of pixels B×3×H×W in [-1, 1] by the pretrained encoder E (LoRA off).
 
         The mode of the posterior, or a draw from it where a CPU generator is given.
+
+        Raises:
+            ClearSRError: the LoRA of E' was merged into E.
         """
+        if self.is_merged:
+            raise ClearSRError("encode_hr: E is gone, the LoRA is merged; load with merge_adapters=False")
         with lora_enabled(self.vae, False):
             posterior = self.vae.encode(pixels).latent_dist
         latent = posterior.mode()

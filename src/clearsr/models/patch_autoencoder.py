@@ -9,6 +9,8 @@ random weights needs minutes to get to 22 dB. Same interface as diffusers' `Auto
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +80,7 @@ class PatchEncoder(nn.Module):
         hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         moments = self.conv_out(F.silu(self.blocks(hidden)))
         mean, log_variance = moments.chunk(2, dim=1)
-        with torch.autocast(pixels.device.type, enabled=False):  # 8 bits of mantissa would show as banding
+        with _full_precision(pixels.device):  # 8 bits of mantissa would show as banding
             mean = mean.float() + self.linear(pixels.float())
         return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0)], dim=1)
 
@@ -124,7 +126,7 @@ class PatchDecoder(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         hidden = self.blocks(self.conv_in(latents))
         detail = F.pixel_shuffle(self.conv_out(F.silu(hidden)), self.patch_size)
-        with torch.autocast(latents.device.type, enabled=False):
+        with _full_precision(latents.device):
             return detail.float() + self.linear(latents.float())
 
 
@@ -185,6 +187,11 @@ class PatchAutoencoderKL(ModelMixin, ConfigMixin):
         """Pixels B×3×H×W, about [-1, 1], of unscaled latents B×C×h×w."""
         pixels = self.decoder(z)
         return DecoderOutput(sample=pixels) if return_dict else (pixels,)
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast switched off; where only shapes are computed, on the meta device, there is none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _set_to_zero(layer: nn.Module) -> None:

@@ -1,0 +1,1 @@
+"""What `clearsr bench` measures: speed, memory, throughput and work, as ratios within one run."""
