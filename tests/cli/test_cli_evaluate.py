@@ -81,6 +81,18 @@ def test_models_baselines_and_seeds_in_one_table(evaluate, testset, tmp_path):
     assert "over 2 seeds" in outcome.out and "| bicubic |" in outcome.out
 
 
+def test_the_pictures_are_those_of_upscale(evaluate, upscale, testset, tmp_path):
+    settings = ["--noise-scale", "0.7", "--steps", "2"]
+    assert upscale(testset / "test_LR", "-o", tmp_path / "up", "--set", "seed=3", *settings).code == 0
+    arguments = ["--testset", testset, "--save", tmp_path / "ev", "--seeds", "3", "--measures", "psnr"]
+    assert evaluate(*arguments, *settings).code == 0
+    written = sorted((tmp_path / "ev").rglob("*.png"))
+    assert len(written) == 2
+    for path in written:
+        ours, theirs = (np.asarray(Image.open(p)) for p in (path, tmp_path / "up" / path.name))
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_border_and_a_limit(run, testset):
     outputs = testset / "test_HR"
     outcome = run(

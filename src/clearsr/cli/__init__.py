@@ -33,8 +33,11 @@ COMMANDS = {
     "degrade": Command("clearsr.cli.degrade:run", "make realistic low-resolution versions of photographs"),
     "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
     "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),
-    "data": Command("clearsr.cli.data:run", "check images before training; cut them into shards of crops"),
+    "data": Command(
+        "clearsr.cli.data:run", "check images, cut them into shards of crops, make test sets of them"
+    ),
     "evaluate": Command("clearsr.cli.evaluate:run", "measure pictures against their originals"),
+    "report": Command("clearsr.cli.report:run", "print Table 1: the published rows beside ours"),
     "fit-niqe": Command("clearsr.cli.fit_niqe:run", "fit the pristine model of our NIQE to photographs"),
     "train": Command("clearsr.cli.train:run", "train one stage of a model from a YAML recipe"),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),

@@ -1,10 +1,14 @@
-"""`clearsr data check`: look a set of images over before training on it, and cut it into shards of crops."""
+"""`clearsr data check`: look a set of images over before training on it, and cut it into shards of crops.
+
+`clearsr data make-testset`, in `make_testset`, makes pairs to evaluate on.
+"""
 
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clearsr.cli import make_testset
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import write_line
 
@@ -20,26 +24,42 @@ An INPUT is an image, a folder (recursive), a .txt list with a path per line, or
 tar files that `data.train` takes as they are. With N above the crop_size of the training there is room for
 random places: 640 for crops of 512.
 
+make-testset writes OUT/test_HR, OUT/test_LR and OUT/manifest.json, for `clearsr evaluate --testset OUT`: each
+photograph (or its central --crop N square) and a degraded version of it. A second run gives the same bytes.
+
 examples:
   clearsr data check photographs/
   clearsr data check photographs/ more/ --shards shards/ --crop 640
+  clearsr data make-testset photographs/ -o testset --crop 512 --preset light --seed 0
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.epilog = _EPILOG
-    parser.add_argument("action", choices=("check",), help="what to do")
+    parser.add_argument("action", choices=("check", "make-testset"), help="what to do")
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="INPUT", help="images, folders, lists, shards"
     )
     parser.add_argument("--json", action="store_true", help="the report as JSON on stdout")
-    parser.add_argument("--crop", type=int, metavar="N", help="name the images with a side below N pixels")
-    parser.add_argument("--shards", type=Path, metavar="OUT", help="write crops of --crop N pixels here")
+    parser.add_argument(
+        "--crop",
+        type=int,
+        metavar="N",
+        help="check: name the images with a side below N pixels; make-testset: take the central square of N",
+    )
+    check = parser.add_argument_group("check")
+    check.add_argument("--shards", type=Path, metavar="OUT", help="write crops of --crop N pixels here")
+    make_testset.add_arguments(parser)
 
 
 def run(args: Namespace) -> int:
-    """Report; 1 if an image cannot be read."""
+    """Report, or make the pairs; 1 if an image cannot be read."""
+    if args.action == "make-testset":
+        if args.shards is not None:
+            raise UsageError("--shards: belongs to check")
+        return make_testset.run(args)
+    make_testset.refuse_flags(args)
     if args.crop is not None and args.crop < 1:
         raise UsageError(f"--crop {args.crop}: must be 1 or more")
     if args.shards is not None and args.crop is None:

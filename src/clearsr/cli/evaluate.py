@@ -16,6 +16,7 @@ from clearsr.cli.measuring import (
 )
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy, write_line
+from clearsr.cli.upscale import resolve_sampling
 from clearsr.config.base import merge, parse_override
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
@@ -157,11 +158,7 @@ def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Met
         changed: dict = {}
         for part in text.split(","):
             changed = merge(changed, parse_override(part))
-        settings = build(
-            SamplingConfig,
-            Overrides(merge(own.values, changed), own.origins),
-            pipeline.defaults.model_dump(mode="json", exclude_unset=True),
-        )
+        settings = resolve_sampling(args, Overrides(merge(own.values, changed), own.origins))
         methods.append(clearsr_method(f"{name} {text}", pipeline, settings))
     methods += [baseline(chosen) for chosen in BASELINES if chosen in baselines]
     methods += [spandrel_method(file, pipeline.device) for file in args.spandrel]

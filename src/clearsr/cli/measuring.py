@@ -5,10 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build
+from clearsr.cli.flags import Overrides, add_config_files, add_config_flags
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy
-from clearsr.cli.upscale import PRECISIONS, SAMPLING_FLAGS, embedded_defaults
+from clearsr.cli.upscale import (
+    PRECISIONS,
+    SAMPLING_FLAGS,
+    embedded_defaults,
+    pipeline_options,
+    resolve_sampling,
+)
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -68,12 +74,10 @@ def load_pipeline(args: Namespace, own: Overrides) -> "tuple[ClearSRPipeline, Sa
     """The pipeline that the flags name, and its settings."""
     from clearsr.pipeline import ClearSRPipeline
 
+    sampling = resolve_sampling(args, own)
     with busy(f"loading {args.model}", args.quiet):
-        pipeline = ClearSRPipeline.from_pretrained(
-            args.model, device=args.device, precision=args.precision, base_model=args.base_model
-        )
-    defaults = pipeline.defaults.model_dump(mode="json", exclude_unset=True)
-    return pipeline, build(SamplingConfig, own, defaults)
+        pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
+    return pipeline, sampling
 
 
 def numbers_of(text: str, flag: str, kind: Callable[[str], Number]) -> list[Number]:

@@ -21,6 +21,7 @@ from clearsr.evaluation.methods import Method
 from clearsr.evaluation.pairs import ImagePair, fitting_hr, read_8_bit, to_8_bit
 from clearsr.evaluation.statistics import Interval, mean_interval
 from clearsr.image import ImageData, read_image, write_image
+from clearsr.seeds import file_seed
 
 OnImage = Callable[[str, str], None]  # called after each picture with the method and the picture's name
 Mean = dict[str, float]
@@ -167,7 +168,8 @@ def _upscaled(
     lr = read_image(pair.lr)
     hr = None if pair.hr is None else fitting_hr(read_8_bit(pair.hr), lr, pair.name)
     size = (round(lr.height * upscale), round(lr.width * upscale)) if hr is None else tuple(hr.shape[-2:])
-    return to_8_bit(method.upscale(lr, (size[0], size[1]), seed or 0)), hr
+    own_seed = file_seed(seed or 0, pair.lr.name)  # as `clearsr upscale` has it
+    return to_8_bit(method.upscale(lr, (size[0], size[1]), own_seed)), hr
 
 
 def _scored(scorer: Scorer, sr: torch.Tensor, hr: torch.Tensor | None, file: Path | None) -> Mean:

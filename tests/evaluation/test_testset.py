@@ -1,0 +1,107 @@
+"""Test sets of one's own: the same bytes every time, pairs that belong together, nothing mixed."""
+
+import json
+
+import pytest
+import torch
+
+from clearsr.config.degradation import DegradationConfig
+from clearsr.degradation import degrade
+from clearsr.errors import ClearSRError
+from clearsr.evaluation.pairs import find_testset, match_folders, read_8_bit
+from clearsr.evaluation.testset import TestsetConfig, make_testset
+from clearsr.image import ImageData, resize, write_image
+from clearsr.seeds import make_generator
+
+
+@pytest.fixture
+def photographs(tmp_path, make_picture):
+    root = tmp_path / "photographs"
+    (root / "below").mkdir(parents=True)
+    for name, size in (("a.png", (50, 70)), ("below/b.tif", (41, 64)), ("c.png", (30, 30))):
+        write_image(ImageData(make_picture(*size)), root / name)
+    return root
+
+
+def contents(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_second_run_gives_the_same_bytes_and_another_seed_other_ones(photographs, tmp_path):
+    config = TestsetConfig(crop=32, seed=3)
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    for folder in (first, second, second):  # also over itself
+        make_testset([photographs], folder, config)
+    make_testset([photographs], other, config.model_copy(update={"seed": 4}))
+    assert contents(first) == contents(second)
+    different = {name for name, data in contents(other).items() if contents(first)[name] != data}
+    assert different == {"test_LR/a.png", "test_LR/below/b.png", "manifest.json"}
+
+
+def test_pairs_are_the_centre_and_its_degraded_version(photographs, tmp_path):
+    config = TestsetConfig(crop=32, seed=3, upscale=2, degradation=DegradationConfig(preset="camera"))
+    made = make_testset([photographs], tmp_path / "t", config)
+    assert made.names == ("a", "below/b") and made.left_out == ("c.png",) and made.failed == ()
+    pairs = match_folders(dict(zip(("lr", "hr"), find_testset(tmp_path / "t"), strict=True)))
+    assert [pair.name for pair in pairs] == ["a", "below/b"]
+    whole = read_8_bit(photographs / "a.png")
+    hr = read_8_bit(pairs[0].hr)
+    assert torch.equal(hr, whole[:, 9:41, 19:51])
+    expected = degrade(hr, config.degradation, make_generator("testset", 3, "a.png"), 2)
+    assert torch.equal(read_8_bit(pairs[0].lr), expected)
+
+
+def test_without_a_crop_the_whole_picture_in_whole_lr_pixels(photographs, tmp_path):
+    config = TestsetConfig(degradation=DegradationConfig(preset="bicubic"))
+    make_testset([photographs], tmp_path / "t", config)
+    hr, lr = (read_8_bit(tmp_path / "t" / part / "below" / "b.png") for part in ("test_HR", "test_LR"))
+    assert hr.shape == (3, 40, 64) and lr.shape == (3, 10, 16)
+    assert (lr - resize(hr[None], (10, 16))[0]).abs().max() < 0.02
+
+
+def test_the_manifest_has_every_setting_and_nothing_of_the_machine(photographs, tmp_path):
+    make_testset([photographs], tmp_path / "t", TestsetConfig(crop=32))
+    text = (tmp_path / "t" / "manifest.json").read_text("utf-8")
+    manifest = json.loads(text)
+    assert TestsetConfig.model_validate(manifest["settings"]) == TestsetConfig(crop=32)
+    assert manifest["count"] == 2 and manifest["left_out"] == ["c.png"]
+    assert manifest["images"][1]["source"] == "below/b.tif"
+    assert manifest["images"][1]["test_LR"]["size"] == [8, 8]
+    assert str(tmp_path) not in text
+
+
+def test_a_photograph_does_not_depend_on_the_others(photographs, tmp_path):
+    make_testset([photographs], tmp_path / "all", TestsetConfig())
+    (photographs / "c.png").unlink()
+    make_testset([photographs], tmp_path / "fewer", TestsetConfig())
+    assert contents(tmp_path / "fewer").items() - {("manifest.json", b"")} <= {
+        *contents(tmp_path / "all").items(),
+        ("manifest.json", contents(tmp_path / "fewer")["manifest.json"]),
+    }
+
+
+def test_two_sets_are_not_mixed(photographs, tmp_path, make_picture):
+    make_testset([photographs], tmp_path / "t", TestsetConfig())
+    other = tmp_path / "other.png"
+    write_image(ImageData(make_picture(20, 20)), other)
+    with pytest.raises(ClearSRError, match="holds pictures of another set"):
+        make_testset([other], tmp_path / "t", TestsetConfig())
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_made(photographs, tmp_path):
+    (photographs / "d.png").write_bytes(b"no picture")
+    made = make_testset([photographs], tmp_path / "t", TestsetConfig())
+    assert len(made.names) == 3 and "d.png" in made.failed[0]
+
+
+def test_names_that_meet_and_sets_of_nothing(photographs, tmp_path, make_picture):
+    with pytest.raises(ClearSRError, match=r"no pair was made: a\.png is smaller than the crop"):
+        make_testset([photographs / "a.png"], tmp_path / "t", TestsetConfig(crop=64))
+    write_image(ImageData(make_picture(20, 20)), photographs / "a.tif")
+    with pytest.raises(ClearSRError, match=r"would both become a\.png"):
+        make_testset([photographs], tmp_path / "t", TestsetConfig())
+
+
+def test_a_crop_is_whole_lr_pixels():
+    with pytest.raises(ValueError, match="multiple of upscale, 4"):
+        TestsetConfig(crop=30)
