@@ -6,7 +6,8 @@ and config.json names the base and its revision.
 
 import json
 import os
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +18,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from clearsr.config.base import build_config
+from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
+from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork
@@ -65,11 +67,41 @@ def save_network(
         save_file(tensors, aside, metadata={"format": "pt"})
         aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         os.replace(aside, folder / WEIGHTS_NAME)
-        text = json.dumps(description, indent=2) + "\n"
-        (folder / f".{os.getpid()}.json").write_text(text, encoding="utf-8")
-        os.replace(folder / f".{os.getpid()}.json", folder / CONFIG_NAME)
+        _write_description(description, folder)
     except (OSError, SafetensorError) as error:
         raise ClearSRError(f"{folder}: the model cannot be written ({error})") from error
+
+
+def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> None:
+    """Lay `changes` over the sampling defaults of the model in `source`, and keep it in `folder`.
+
+    Where `folder` is another, the weights are copied; else only `config.json` is written anew.
+
+    Raises:
+        ClearSRError: the settings are not accepted, or the folder cannot be written.
+    """
+    description = read_description(source)
+    description["sampling"] = merge(description["sampling"], changes)
+    build_config(SamplingConfig, description["sampling"])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.samefile(source):
+            aside = folder / f".{os.getpid()}.{WEIGHTS_NAME}"
+            shutil.copyfile(source / WEIGHTS_NAME, aside)
+            os.replace(aside, folder / WEIGHTS_NAME)
+        _write_description(description, folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ClearSRError(
+            f"{folder}: the model cannot be written ({reason}); name another with -o"
+        ) from None
+
+
+def _write_description(description: Mapping[str, Any], folder: Path) -> None:
+    """config.json, aside first and then renamed into place."""
+    aside = folder / f".{os.getpid()}.json"
+    aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, folder / CONFIG_NAME)
 
 
 class LoadedNetwork(NamedTuple):

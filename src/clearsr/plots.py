@@ -84,6 +84,22 @@ def new_figure(height: float, width: float = TEXT_WIDTH) -> "Figure":
     return Figure(figsize=(width, height))
 
 
+def mark_level(axis: Any, value: float, label: str) -> None:
+    """A dashed line across an axis at a value, named at its right end."""
+    axis.axhline(value, color=COLORS["gray"], linewidth=0.8, linestyle=(0, (4, 2)))
+    axis.annotate(
+        label,
+        (1, value),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=COLORS["gray"],
+        fontsize=7,
+    )
+
+
 def save_figure(figure: "Figure", folder: Path, name: str, numbers: Mapping[str, Any]) -> list[Path]:
     """Write `name.png`, `name.pdf` and `name.json` (every number drawn), aside first; returns their paths.
 

@@ -40,6 +40,10 @@ COMMANDS = {
     "report": Command("clearsr.cli.report:run", "print Table 1: the published rows beside ours"),
     "fit-niqe": Command("clearsr.cli.fit_niqe:run", "fit the pristine model of our NIQE to photographs"),
     "train": Command("clearsr.cli.train:run", "train one stage of a model from a YAML recipe"),
+    "analyze": Command("clearsr.cli.analyze:run", "draw the paper's figures about the inside of a network"),
+    "calibrate": Command(
+        "clearsr.cli.calibrate:run", "find where Latent Space Adjustment acts in a model's run"
+    ),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
 }
 

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import rich
@@ -78,6 +78,24 @@ def busy(what: str, quiet: bool = False) -> Iterator[None]:
         return
     with console.status(Text(what)):
         yield
+
+
+@contextmanager
+def counting(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Within the block a spinner says which of `total` things is worked on; call what it yields with each."""
+    console = rich.get_console()
+    if quiet or not console.is_terminal:
+        yield lambda _name: None
+        return
+    done = 0
+    with console.status(Text(what)) as status:
+
+        def begin(name: str) -> None:
+            nonlocal done
+            done += 1
+            status.update(Text(f"{what}: {name} ({done} of {total})"))
+
+        yield begin
 
 
 def write_line(line: str) -> None:

@@ -55,7 +55,7 @@ def high_frequency_energy(image: Tensor) -> Tensor:
     """
     luma = _checked_luma(image)
     height, width = luma.shape[-2:]
-    window = _hann(height, luma)[:, None] * _hann(width, luma)
+    window = hann(height, luma)[:, None] * hann(width, luma)
     mean = (luma * window).sum(dim=(-2, -1), keepdim=True) / window.sum()
     power = torch.fft.fft2((luma - mean) * window).abs().square()
     vertical = torch.fft.fftfreq(height, dtype=luma.dtype, device=luma.device)[:, None]
@@ -66,7 +66,7 @@ def high_frequency_energy(image: Tensor) -> Tensor:
     return share.masked_fill(is_flat, 0.0)
 
 
-def _hann(size: int, like: Tensor) -> Tensor:
+def hann(size: int, like: Tensor) -> Tensor:
     """Hann window whose zeros lie just outside the image, so that every pixel counts."""
     return torch.hann_window(size + 2, periodic=False, dtype=like.dtype, device=like.device)[1:-1]
 
