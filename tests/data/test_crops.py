@@ -8,7 +8,7 @@ import torch
 from clearsr.config.base import build_config
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.training import DataConfig
-from clearsr.data.crops import CropDataset, iterate, make_loader, random_crop
+from clearsr.data.crops import CropDataset, draw_place, iterate, make_loader
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, write_image
 from clearsr.seeds import make_generator
@@ -82,6 +82,30 @@ def test_every_epoch_shows_every_picture_once_in_an_order_of_its_own(folder):
     assert crops.names_of([0, 1]) == [str(folder / f"{n}.png") for n in epochs[0][:2]]
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_lr_images_made_on_the_training_device_are_the_workers_bit_for_bit(folder, layout):
+    mix = DegradationMix(weights={"full": 1.0, "camera": 1.0})
+    here = dataset(folder, degradation=mix, degrade_on="device")
+    waiting = list(iterate(make_loader(here, range(3), workers=1)))
+    there = [dataset(folder, degradation=mix)[step] for step in range(3)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # the training process has more than a worker has
+    try:
+        made = [here.with_lr(batch._replace(hr=batch.hr.to(memory_format=layout))) for batch in waiting]
+    finally:
+        torch.set_num_threads(threads)
+    for early, late, expected in zip(waiting, made, there, strict=True):
+        assert early.lr is None and late.sample_ids == expected.sample_ids
+        assert torch.equal(late.hr, expected.hr) and torch.equal(late.lr, expected.lr)
+
+
+def test_lr_images_are_made_once_and_only_where_they_are_wanted(folder):
+    batch = dataset(folder)[0]
+    assert dataset(folder).with_lr(batch) is batch
+    bare = dataset(folder, degradation=None, degrade_on="device")
+    assert bare.with_lr(bare[0]).lr is None
+
+
 def test_another_seed_gives_other_batches(folder):
     assert not torch.equal(dataset(folder)[0].hr, dataset(folder, seed=1)[0].hr)
 
@@ -98,7 +122,8 @@ def test_crops_come_from_everywhere_mirrored_and_turned(folder):
     seen = Counter()
     config = data(folder, crop_size=4, upscale=2)
     for number in range(400):
-        crop = random_crop(image, config, make_generator("crop", number))
+        place = draw_place(make_generator("crop", number))
+        crop = place.view(place.window(6, 6, config.crop_size).of(image), config.rotate)
         places = [
             (top, left, mirror, turn)
             for top in range(3)
@@ -122,7 +147,7 @@ def test_without_rotate_crops_are_mirrored_only(folder):
     image = torch.arange(3 * 4 * 4, dtype=torch.float32).view(3, 4, 4)
     config = data(folder, crop_size=4, rotate=False)
     for number in range(20):
-        crop = random_crop(image, config, make_generator("crop", number))
+        crop = draw_place(make_generator("crop", number)).view(image, config.rotate)
         assert torch.equal(crop, image) or torch.equal(crop, image.flip(2))
 
 

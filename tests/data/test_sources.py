@@ -12,6 +12,7 @@ from clearsr.data.photographs import Photographs
 from clearsr.data.sources import decode, list_items, pixel_size, write_index
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, write_image
+from clearsr.tiling import Window
 
 
 @pytest.fixture
@@ -117,11 +118,11 @@ def test_damage_inside_a_shard_names_shard_and_member(folder, tmp_path):
         tmp_path / "x.tar", {"half.png": content[:200], "text.jpg": b"no image", "a.png": content}
     )
     half, text, whole = list_items([shard])
-    for item in (half, text):
-        with pytest.raises(ClearSRError, match=f"x.tar/{item.name}: is no image, or damaged"):
-            decode(item)
-    with pytest.raises(ClearSRError, match="text.jpg: is no image"):
-        pixel_size(text)
+    with pytest.raises(ClearSRError, match="x.tar/half.png: is damaged or incomplete"):
+        decode(half)
+    for read in (decode, pixel_size):
+        with pytest.raises(ClearSRError, match="x.tar/text.jpg: is not an image"):
+            read(text)
     shard.write_bytes(shard.read_bytes()[: whole.offset + 10])
     with pytest.raises(ClearSRError, match="x.tar/a.png: the shard ends within it"):
         decode(whole)
@@ -155,11 +156,22 @@ def test_too_small_images_are_named_from_their_headers(folder, shard):
         photographs.require_size(21)
 
 
-def test_the_cache_gives_the_same_pixels_and_holds_its_budget(tmp_path, make_picture):
+def test_crops_are_the_same_from_the_cache_which_keeps_what_fits_and_no_more(
+    tmp_path, make_picture, monkeypatch
+):
     for number in range(3):
-        write_image(ImageData(make_picture(512, 512, seed=number)), tmp_path / f"{number}.png")
-    cached = Photographs([tmp_path], cache_megabytes=1)
-    plain = [decode(item) for item in cached.items]
-    for index in (0, 1, 0, 2, 1, 0):
-        assert torch.equal(cached[index], plain[index])
-        assert sum(pixels.numel() for pixels in cached._cache.values()) <= 2**20
+        write_image(ImageData(make_picture(400, 400, seed=number)), tmp_path / f"{number}.png")
+    cached = Photographs([tmp_path], cache_megabytes=1)  # two of 480,000 bytes
+    plain = [cached[index] for index in range(3)]
+    decoded = []
+
+    def counted(item, choose=None):
+        decoded.append((item.name, choose is None))
+        return decode(item, choose)
+
+    monkeypatch.setattr("clearsr.data.photographs.decode", counted)
+    window = Window(100, 7, 164, 71)
+    for index in (0, 1, 2, 0, 1, 2, 2):
+        crop = cached.crop(index, lambda height, width: window)
+        assert torch.equal(crop, window.of(plain[index]))
+    assert decoded == [("0.png", True), ("1.png", True), *[("2.png", False)] * 3]

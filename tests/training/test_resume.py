@@ -75,6 +75,19 @@ def test_a_run_without_average_resumes_with_more_steps(make_run, checkpoint_tens
     assert yaml.safe_load((longer.output / "config-until-step-00000002.yaml").read_text())["steps"] == 2
 
 
+def test_a_run_that_degrades_on_its_device_is_the_same_run(
+    make_run, signal_at, checkpoint_tensors, assert_identical
+):
+    by_workers = make_run("lr_encoder", "workers", **EVERYTHING)
+    fit(by_workers)
+    on_device = make_run("lr_encoder", "device", **EVERYTHING, data={"degrade_on": "device"})
+    signal_at(3)
+    fit(on_device)
+    fit(on_device, resume="latest")
+    runs = [config.output / "checkpoints/step-00000005" for config in (by_workers, on_device)]
+    assert_identical(*map(checkpoint_tensors, runs))
+
+
 def test_latest_starts_from_the_beginning_where_there_is_nothing(make_run, caplog):
     config = make_run("autoencoder", steps=1)
     caplog.set_level("INFO", "clearsr")

@@ -29,7 +29,14 @@ class DataConfig(FrozenConfig):
     skip_unreadable: bool = Field(
         False, description="report and count unreadable images and train on, in place of stopping"
     )
-    cache_megabytes: NonNegativeInt = Field(2048, description="decoded images kept in memory, per worker")
+    cache_megabytes: NonNegativeInt = Field(
+        2048, description="decoded images kept in memory, per worker; the first that fit"
+    )
+    degrade_on: Literal["worker", "device"] = Field(
+        "worker",
+        description="LR images are made by the workers, or on the device that trains (JPEG and draws stay on "
+        "the processor)",
+    )
     workers: NonNegativeInt = Field(
         1, description="processes that prepare batches; 0 is the training process"
     )

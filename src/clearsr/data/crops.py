@@ -8,7 +8,7 @@ that follows it in the order of the epoch (round to its beginning), and reported
 
 import signal
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -20,13 +20,14 @@ from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
 from clearsr.errors import ClearSRError
 from clearsr.seeds import derive_seed, make_generator
+from clearsr.tiling import Window
 
 
 class TrainingBatch(NamedTuple):
     """One process's share of a step."""
 
     hr: torch.Tensor  # B×3×H×W, RGB, in [0, 1]
-    lr: torch.Tensor | None  # B×3×(H/upscale)×(W/upscale), RGB, in [0, 1]; None where the stage needs none
+    lr: torch.Tensor | None  # B×3×(H/upscale)×(W/upscale), RGB, in [0, 1]; None: not wanted, or not yet made
     sample_ids: list[int]  # the global number of each sample, from which its noise is seeded
     unreadable: tuple[str, ...] = ()  # one line for each image that was replaced
 
@@ -43,6 +44,8 @@ class CropDataset(Dataset[TrainingBatch]):
         shard: tuple[int, int] = (0, 1),
     ) -> None:
         """`batch_size` counts all processes; `shard` is (rank, world size) and divides it evenly.
+
+        Without `degradation` no LR images are made; with `data.degrade_on` "device" they wait for `with_lr`.
 
         Raises:
             ClearSRError: a source in `data.train` is missing or holds no image.
@@ -64,17 +67,32 @@ class CropDataset(Dataset[TrainingBatch]):
             ClearSRError: images cannot be decoded and must not be replaced; says how many, names the first.
         """
         unreadable: list[str] = []
-        pairs = [self._sample(sample_id, unreadable) for sample_id in sample_ids]
+        crops = [self._crop(sample_id, unreadable) for sample_id in sample_ids]
         if unreadable and not self._data.skip_unreadable:
             more = f" (and {len(unreadable) - 1} more in this batch)" if len(unreadable) > 1 else ""
             raise ClearSRError(
                 f"{unreadable[0]}{more}; `clearsr data check` lists all such files, and "
                 "data.skip_unreadable: true trains on without them"
             )
-        samples = [pair for pair in pairs if pair is not None]
-        lr_images = [lr for _, lr in samples if lr is not None]
-        lr = torch.stack(lr_images) if lr_images else None
-        return TrainingBatch(torch.stack([hr for hr, _ in samples]), lr, sample_ids, tuple(unreadable))
+        hr = torch.stack([crop for crop in crops if crop is not None]).float() / 255
+        batch = TrainingBatch(hr, None, sample_ids, tuple(unreadable))
+        return self.with_lr(batch) if self._data.degrade_on == "worker" else batch
+
+    def with_lr(self, batch: TrainingBatch) -> TrainingBatch:
+        """The batch with LR images, made on the device of its HR images unless it has or needs none.
+
+        Every draw depends on the seed and the sample's number alone: on a CPU the LR images are the same bit
+        for bit whichever process makes them; an accelerator's arithmetic differs from it in the last bits.
+        """
+        if self._degradation is None or batch.lr is not None:
+            return batch
+        mix, upscale = self._degradation, self._data.upscale
+        lr_images = []
+        for hr, sample_id in zip(batch.hr, batch.sample_ids, strict=True):
+            generator = make_generator("sample", self._seed, sample_id)
+            draw_place(generator)  # what comes next follows the draws of the crop
+            lr_images.append(degrade_mixed(hr.contiguous(), mix, generator, upscale))
+        return batch._replace(lr=torch.stack(lr_images))
 
     def names_of(self, sample_ids: Sequence[int]) -> list[str]:
         """The images that samples are taken from."""
@@ -86,43 +104,38 @@ class CropDataset(Dataset[TrainingBatch]):
         epoch, position = divmod(sample_id, count)
         return int(_order(self._seed, epoch, count)[(position + skipped) % count])
 
-    def _sample(
-        self, sample_id: int, unreadable: list[str]
-    ) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """HR crop in [0, 1] and, where the stage wants one, its degraded version; None if there is none."""
-        image = self._readable(sample_id, unreadable)
-        if image is None:
-            return None
-        generator = make_generator("sample", self._seed, sample_id)
-        crop = random_crop(image, self._data, generator).float() / 255
-        if self._degradation is None:
-            return crop, None
-        return crop, degrade_mixed(crop, self._degradation, generator, self._data.upscale)
+    def _crop(self, sample_id: int, unreadable: list[str]) -> torch.Tensor | None:
+        """The HR crop of a sample, uint8, of its image or of the one that replaces it.
 
-    def _readable(self, sample_id: int, unreadable: list[str]) -> torch.Tensor | None:
-        """The image of a sample, or its replacement; what could not be read is added to `unreadable`.
+        What cannot be read is added to `unreadable`; None if it must not be replaced.
 
         Raises:
             ClearSRError: no image at all can be read.
         """
+        place = draw_place(make_generator("sample", self._seed, sample_id))
         for skipped in range(len(self.photographs)):
             index = self._index_of(sample_id, skipped)
             try:
-                image = self.photographs[index]
-                self._require_crop(image, index)
+                crop = self.photographs.crop(index, partial(self._window, index, place))
             except ClearSRError as error:
                 unreadable.append(str(error))
                 if not self._data.skip_unreadable:
                     return None
                 continue
-            return image
+            return place.view(crop, self._data.rotate)
         raise ClearSRError(f"data.train: none of its {len(self.photographs)} images can be read")
 
-    def _require_crop(self, image: torch.Tensor, index: int) -> None:
-        if min(image.shape[1:]) < self._data.crop_size:
-            size = f"{image.shape[2]}x{image.shape[1]}"
+    def _window(self, index: int, place: "Place", height: int, width: int) -> Window:
+        """Where the crop lies in an image of such a size.
+
+        Raises:
+            ClearSRError: the image is smaller than the crop.
+        """
+        size = self._data.crop_size
+        if min(height, width) < size:
             name = self.photographs.items[index].label()
-            raise ClearSRError(f"{name}: is {size}, smaller than data.crop_size, {self._data.crop_size}")
+            raise ClearSRError(f"{name}: is {width}x{height}, smaller than data.crop_size, {size}")
+        return place.window(height, width, size)
 
 
 @lru_cache(maxsize=4)
@@ -131,18 +144,32 @@ def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
     return torch.randperm(count, generator=make_generator("order", seed, epoch))
 
 
-def random_crop(image: torch.Tensor, data: DataConfig, generator: torch.Generator) -> torch.Tensor:
-    """A random square of `crop_size` of a 3×H×W image, mirrored and turned at random."""
-    size = data.crop_size
-    limits = torch.tensor([image.shape[1] - size + 1, image.shape[2] - size + 1])
-    top, left = (torch.rand(2, generator=generator) * limits).long().tolist()
-    crop = image[:, top : top + size, left : left + size]
-    mirror, turn = torch.randint(0, 2, (2,), generator=generator).tolist()
-    if mirror:
-        crop = crop.flip(2)
-    if turn and data.rotate:
-        crop = crop.transpose(1, 2).flip(1)
-    return crop.contiguous()
+class Place(NamedTuple):
+    """Where a crop is taken from and how it is turned, drawn before the size of the image is known."""
+
+    at: torch.Tensor  # 2, how far down and to the right of what the image allows, in [0, 1)
+    mirrored: bool
+    turned: bool
+
+    def window(self, height: int, width: int, size: int) -> Window:
+        """The square of side `size` in an image of height×width."""
+        top, left = (self.at * torch.tensor([height - size + 1, width - size + 1])).long().tolist()
+        return Window(top, left, top + size, left + size)
+
+    def view(self, crop: torch.Tensor, rotate: bool) -> torch.Tensor:
+        """The crop, 3×size×size, mirrored and, if `rotate` allows it, turned by 90 degrees."""
+        if self.mirrored:
+            crop = crop.flip(2)
+        if self.turned and rotate:
+            crop = crop.transpose(1, 2).flip(1)
+        return crop.contiguous()
+
+
+def draw_place(generator: torch.Generator) -> Place:
+    """A place, each as likely as any other."""
+    at = torch.rand(2, generator=generator)
+    mirrored, turned = torch.randint(0, 2, (2,), generator=generator).tolist()
+    return Place(at, bool(mirrored), bool(turned))
 
 
 def make_loader(

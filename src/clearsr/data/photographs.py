@@ -1,10 +1,10 @@
-"""A set of photographs, decoded on demand, with as many kept in memory as a budget allows.
+"""A set of photographs: whole ones, or parts of them with as many kept decoded as a budget allows.
 
 An unreadable image is an error that names it: nothing is replaced in silence.
 """
 
 import hashlib
-from collections import OrderedDict
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,21 +12,21 @@ import torch
 
 from clearsr.data.sources import decode, list_items, pixel_size
 from clearsr.errors import ClearSRError
+from clearsr.image import ChooseWindow
 
 
 class Photographs:
     """Images by index, as uint8 RGB 3×H×W."""
 
     def __init__(self, inputs: Sequence[Path], cache_megabytes: int = 0) -> None:
-        """`inputs` are files, folders (recursive), `.txt` lists and `.tar` shards.
+        """`inputs` are files, folders (recursive), `.txt` lists and `.tar` shards; the budget is for `crop`.
 
         Raises:
             ClearSRError: an input is missing or holds no image.
         """
         self.items = list_items(inputs)
-        self._budget = cache_megabytes * 2**20
-        self._cached_bytes = 0
-        self._cache: OrderedDict[int, torch.Tensor] = OrderedDict()
+        self._room = cache_megabytes * 2**20
+        self._kept: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.items)
@@ -37,16 +37,25 @@ class Photographs:
         Raises:
             ClearSRError: it cannot be decoded.
         """
-        if index in self._cache:
-            self._cache.move_to_end(index)
-            return self._cache[index]
-        pixels = decode(self.items[index])
-        self._cache[index] = pixels
-        self._cached_bytes += pixels.numel()
-        while self._cached_bytes > self._budget and len(self._cache) > 1:
-            _, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= dropped.numel()
-        return pixels
+        return decode(self.items[index])
+
+    def crop(self, index: int, choose: ChooseWindow) -> torch.Tensor:
+        """The part of image `index` that `choose(height, width)` names, as uint8 RGB 3×h×w.
+
+        Images that still fit into the budget are kept whole, and are not given up for later ones: an epoch
+        visits every image once, so the one that was used last is the one that is needed last.
+
+        Raises:
+            ClearSRError: the image cannot be decoded whole, wherever the damage is; or by `choose`.
+        """
+        kept = self._kept.get(index)
+        if kept is None:
+            item = self.items[index]
+            if not self._room or self._room < 3 * math.prod(pixel_size(item)):
+                return decode(item, choose)
+            kept = self._kept[index] = decode(item)
+            self._room = max(0, self._room - kept.numel())
+        return choose(kept.shape[1], kept.shape[2]).of(kept)
 
     def byte_count(self) -> int:
         """Bytes of all encoded images."""

@@ -17,12 +17,10 @@ import torch
 from PIL import Image
 
 from clearsr.errors import ClearSRError
-from clearsr.image import IMAGE_SUFFIXES, from_pil, list_images, read_image
+from clearsr.image import IMAGE_SUFFIXES, ChooseWindow, list_images, read_levels
 
 INDEX_SUFFIX = ".index.json"  # photographs.tar.index.json: where the members of a shard begin
 _HEADER_BYTES = 2**18
-# Never EPS: Pillow hands it to Ghostscript, which runs it as a program.
-_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "GIF", "PPM", "JPEG2000", "TGA", "QOI")
 
 
 class ImageItem(NamedTuple):
@@ -84,26 +82,18 @@ def list_items(inputs: Sequence[Path]) -> list[ImageItem]:
     return list(found.values())
 
 
-def decode(item: ImageItem) -> torch.Tensor:
+def decode(item: ImageItem, choose: ChooseWindow | None = None) -> torch.Tensor:
     """The image as uint8 RGB 3×H×W, upright; transparency is dropped.
+
+    Args:
+        choose: given its height and width, says which part is wanted; may raise.
 
     Raises:
         ClearSRError: it cannot be read or decoded whole; names it.
     """
     if item.offset is None:
-        color = read_image(item.path).color
-    else:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(item.read_bytes()), formats=_formats()) as image:
-                    color = from_pil(image, item.label()).color
-        except ClearSRError:
-            raise
-        except Exception as error:  # decoders raise anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ClearSRError(f"{item.label()}: is no image, or damaged ({reason})") from None
-    return color.mul(255).round().to(torch.uint8)
+        return read_levels(item.path, choose)
+    return read_levels(Path(item.label()), choose, item.read_bytes())
 
 
 def pixel_size(item: ImageItem) -> tuple[int, int]:
@@ -121,10 +111,8 @@ def pixel_size(item: ImageItem) -> tuple[int, int]:
                     return image.size
         except Exception:  # decoders raise anything; what is wrong is said below
             continue
-    if item.offset is None:
-        color = read_image(item.path).color  # kinds that Pillow does not know, or the reason why not
-        return color.shape[2], color.shape[1]
-    raise ClearSRError(f"{item.label()}: is no image that can be read")
+    pixels = decode(item)  # kinds that Pillow does not know, or the reason why not
+    return pixels.shape[2], pixels.shape[1]
 
 
 def write_index(shard: Path) -> None:
@@ -215,8 +203,3 @@ def _scan(shard: Path) -> Iterable[ImageItem]:
         hidden = Path(member.name).name.startswith(".")
         if member.isfile() and not hidden and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
             yield ImageItem(member.name, shard, member.offset_data, member.size)
-
-
-def _formats() -> list[str]:
-    Image.init()
-    return sorted(set(_FORMATS) & set(Image.OPEN))

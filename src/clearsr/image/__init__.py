@@ -9,11 +9,12 @@ from clearsr.image.data import ImageData, ImageMetadata
 from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
 from clearsr.image.listing import IMAGE_SUFFIXES, ListedImage, list_images
 from clearsr.image.modes import from_pil, to_pil
-from clearsr.image.reading import read_image
+from clearsr.image.reading import ChooseWindow, read_image, read_levels
 from clearsr.image.writing import check_output, output_suffixes, write_image
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "ChooseWindow",
     "ImageData",
     "ImageMetadata",
     "ListedImage",
@@ -25,6 +26,7 @@ __all__ = [
     "output_suffixes",
     "pad_to_multiple",
     "read_image",
+    "read_levels",
     "resize",
     "resize_alpha",
     "to_pil",

@@ -11,7 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clearsr.tiling import Window
+
 _LUMA = (0.299, 0.587, 0.114)
+# EXIF orientations: stored with rows and columns exchanged, and the axes to flip after undoing that.
+_TURNED = (5, 6, 7, 8)
+_FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,20 @@ def from_raster(raster: Raster, metadata: ImageMetadata, source: str, orientatio
     )
 
 
+def to_levels(raster: Raster, orientation: int = 1) -> Tensor:
+    """The upright colours on 256 levels: uint8 3×H×W RGB, what `from_raster` gives times 255 and rounded.
+
+    Samples of 8 bits are passed through, which spares large photographs a detour of many times their size.
+    """
+    samples, is_premultiplied = raster
+    if samples.dtype != np.uint8 or is_premultiplied:
+        image = from_raster(raster, ImageMetadata(), "image", orientation)
+        return image.color.mul_(255).round_().to(torch.uint8)
+    color = samples[..., :3] if samples.shape[2] >= 3 else samples[..., :1]
+    planes = torch.from_numpy(np.array(color.transpose(2, 0, 1), order="C"))
+    return _upright(planes, orientation).expand(3, -1, -1).contiguous()
+
+
 def to_samples(image: ImageData, bit_depth: int, with_alpha: bool = True) -> np.ndarray:
     """H×W×C unsigned integers of `bit_depth` bits, rounded to nearest; C as in `Raster`."""
     color = image.color.detach().float().cpu()
@@ -123,10 +142,26 @@ def to_samples(image: ImageData, bit_depth: int, with_alpha: bool = True) -> np.
 
 def _upright(planes: Tensor, orientation: int) -> Tensor:
     """Undo EXIF orientation 1-8 on C×H×W: 5-8 are stored with rows and columns exchanged."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         planes = planes.transpose(-1, -2)
-    flips = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(orientation, ())
+    flips = _FLIPS.get(orientation, ())
     return planes.flip(flips).contiguous() if flips else planes.contiguous()
+
+
+def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Height and width of the upright picture, of those that are stored."""
+    return (width, height) if orientation in _TURNED else (height, width)
+
+
+def stored_window(window: Window, height: int, width: int, orientation: int) -> Window:
+    """Where a part of an upright height×width picture lies in what is stored."""
+    top, left, bottom, right = window
+    flips = _FLIPS.get(orientation, ())
+    if -2 in flips:
+        top, bottom = height - bottom, height - top
+    if -1 in flips:
+        left, right = width - right, width - left
+    return Window(left, top, right, bottom) if orientation in _TURNED else Window(top, left, bottom, right)
 
 
 def display_name(path: Path) -> str:

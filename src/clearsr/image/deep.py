@@ -8,8 +8,8 @@ without a further package. `tifffile` reads what is left: planar, grey with alph
 import logging
 import math
 import sys
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -55,8 +55,8 @@ def _raw_mode(image: Image.Image) -> str:
     return name if isinstance(name, str) else ""
 
 
-def read_both_bytes(image: Image.Image, path: Path) -> Raster:
-    """Samples of an opened PNG or TIFF of layout "two_bytes": it is loaded, and decoded from `path` again.
+def read_both_bytes(image: Image.Image, reopen: Callable[[], BinaryIO]) -> Raster:
+    """Samples of an opened PNG or TIFF of layout "two_bytes": it is loaded, reopened and decoded again.
 
     Pillow's raw modes ";16L" keep the second byte of each sample, ";16B" the first.
     """
@@ -70,7 +70,7 @@ def read_both_bytes(image: Image.Image, path: Path) -> Raster:
         order == "16N" and sys.byteorder == "big"
     )  # libtiff gives native order
     high, low = ("16B", "16L") if is_big_endian else ("16L", "16B")
-    with path.open("rb") as file, Image.open(file, formats=[str(image.format)]) as again:
+    with reopen() as file, Image.open(file, formats=[str(image.format)]) as again:
         if (again.mode, again.size, _raw_mode(again)) != (image.mode, image.size, _raw_mode(image)):
             raise OSError("the file changed while it was read")
         samples = _decode_as(image, f"{kind};{high}").astype(np.uint16) << 8
@@ -108,13 +108,13 @@ class TiffPage(NamedTuple):
     page_count: int
 
 
-def read_unusual_tiff(path: Path, source: str, max_pixels: int) -> TiffPage:
+def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int) -> TiffPage:
     """The first page as `tifffile` reads it.
 
     Raises:
         ClearSRError: too many pixels, or samples that cannot be shown as grey or RGB in 0-1.
     """
-    with _silent_tifffile(), tifffile.TiffFile(path) as file:
+    with _silent_tifffile(), tifffile.TiffFile(encoded) as file:
         page = file.pages[0]
         check_size(page.imagewidth, page.imagelength, source, max_pixels)
         if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):

@@ -55,8 +55,9 @@ class Stepper:
         sums: Losses = {}
         problem = None
         for number, batch in enumerate(batches, start=1):
+            placed = self._placed(batch)
             with self._gradients_shared(number == len(batches)), self._autocast():
-                losses = self.trained(to_device(batch, self.accelerator.device), config.seed)
+                losses = self.trained(placed, config.seed)
                 if problem is None and not torch.isfinite(losses["loss"]):
                     problem = self._describe(f"the loss is {losses['loss'].item()}", batch)
             with self._gradients_shared(number == len(batches)):
@@ -83,6 +84,11 @@ class Stepper:
                 logger.warning("left out: %s", line)
             self.unreadable[line] = self.unreadable.get(line, 0) + 1
         return batches
+
+    def _placed(self, batch: TrainingBatch) -> TrainingBatch:
+        """The batch on the training device, with the LR images that the workers left to be made there."""
+        device = self.accelerator.device
+        return to_device(self.dataset.with_lr(to_device(batch, device)), device)
 
     def _clipped_norm(self, batches: list[TrainingBatch]) -> torch.Tensor:
         """The norm of the gradient, which is the same in all processes, after clipping it in place.
