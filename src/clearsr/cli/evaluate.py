@@ -88,7 +88,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Measure, print the means, and write what was asked for."""
     given = collect(args, OWN_FLAGS | EVALUATION_FLAGS)
-    own, evaluation = _apart(given)
+    own, evaluation = split_settings(given)
     build(SamplingConfig, own)
     config = build(EvaluationConfig, evaluation)
     seeds = numbers_of(args.seeds, "--seeds", int)
@@ -117,7 +117,7 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _apart(given: Overrides) -> tuple[Overrides, Overrides]:
+def split_settings(given: Overrides) -> tuple[Overrides, Overrides]:
     """Settings of the model, and of the evaluation."""
     of_evaluation = set(EVALUATION_FLAGS.values())
     own = {key: value for key, value in given.values.items() if key not in of_evaluation}

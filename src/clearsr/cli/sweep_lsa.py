@@ -1,0 +1,119 @@
+"""`clearsr sweep-lsa`: Table 4 and Figure 7, Latent Space Adjustment over a grid of alpha and beta."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearsr.cli.evaluate import EVALUATION_FLAGS, split_settings
+from clearsr.cli.flags import add_config_flags, build, collect
+from clearsr.cli.measuring import (
+    OWN_FLAGS,
+    add_model_arguments,
+    add_pair_arguments,
+    dataset_name,
+    find_pairs,
+    load_pipeline,
+    numbers_of,
+)
+from clearsr.cli.parser import UsageError
+from clearsr.cli.terminal import busy, write_line
+from clearsr.config.evaluation import EvaluationConfig
+from clearsr.config.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from clearsr.evaluation.lsa_sweep import Sweep
+    from clearsr.evaluation.measures import Scorer
+
+_GRID = "0,0.01,0.02,0.03"
+_EPILOG = """\
+writes to OUT: sweep.json (every row), table4.md (the paper's Table 4 with ours, and the whole grid),
+figure7.png, figure7.pdf and figure7.json (curves and their numbers), figure7-pictures.png (one photograph at
+every setting; a row per alpha).
+alpha pulls the early steps to the LR image (fidelity), beta pushes the late ones away from it (detail).
+
+examples:
+  clearsr sweep-lsa --testset testset -o sweep
+  clearsr sweep-lsa --testset DrealSRVal_crop128 --model sd21-clearsr --alphas 0,0.01 --betas 0,0.01 -o sweep
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    add_pair_arguments(parser)
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the results"
+    )
+    parser.add_argument("--alphas", default=_GRID, metavar="X,X,...", help=f"(default: {_GRID})")
+    parser.add_argument("--betas", default=_GRID, metavar="X,X,...", help=f"(default: {_GRID})")
+    parser.add_argument("--example", metavar="NAME", help="the photograph to show (default: the first)")
+    parser.add_argument("--table-only", action="store_true", help="draw nothing (needs no matplotlib)")
+    add_config_flags(parser, EVALUATION_FLAGS, EvaluationConfig())
+    add_model_arguments(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run the grid, write, and print Table 4."""
+    own, evaluation = split_settings(collect(args, OWN_FLAGS | EVALUATION_FLAGS))
+    if own.given("lsa.alpha") or own.given("lsa.beta"):
+        raise UsageError("--alpha, --beta: sweep-lsa sets them itself; give --alphas and --betas")
+    build(SamplingConfig, own)
+    config = build(EvaluationConfig, evaluation)
+    grid = tuple(
+        _strengths(text, flag) for flag, text in (("--alphas", args.alphas), ("--betas", args.betas))
+    )
+    seeds = numbers_of(args.seeds, "--seeds", int)
+    if args.testset is None and (args.lr is None or args.hr is None):
+        raise UsageError("sweep-lsa: needs --testset DIR, or --lr DIR and --hr DIR")
+
+    with busy("starting", args.quiet):
+        from rich.progress import Progress
+
+        from clearsr.evaluation.lsa_sweep import sweep_lsa
+        from clearsr.evaluation.measures import Scorer
+        from clearsr.plots import require_matplotlib
+
+    if not args.table_only:
+        require_matplotlib()
+    pairs = find_pairs(args)
+    example = pairs[0].name if args.example is None else args.example
+    if example not in (pair.name for pair in pairs):
+        raise UsageError(f"--example {example}: is none of the pictures, such as {pairs[0].name}")
+    pipeline, sampling = load_pipeline(args, own)
+    scorer = Scorer(config, has_hr=pairs[0].hr is not None, device=pipeline.device)
+    with Progress(transient=True, disable=args.quiet) as progress:
+        task = progress.add_task("sweeping", total=len(pairs) * len(seeds) * len(grid[0]) * len(grid[1]))
+        sweep = sweep_lsa(
+            pipeline, sampling, pairs, scorer, (grid[0], grid[1]), seeds, example,
+            lambda name: progress.update(task, advance=1, description=name),
+        )  # fmt: skip
+    for measured in sweep.evaluations.values():
+        measured.dataset, measured.settings = dataset_name(args), sampling.model_dump(mode="json")
+    _write(sweep, scorer, args)
+    return 0
+
+
+def _write(sweep: "Sweep", scorer: "Scorer", args: Namespace) -> None:
+    """The files, and Table 4 on stdout."""
+    from clearsr.evaluation.lsa_figure import draw_curves, draw_pictures
+    from clearsr.evaluation.lsa_sweep import grid_table, table_4
+    from clearsr.evaluation.results import as_document, to_json, write_text
+    from clearsr.evaluation.tables import render
+
+    table = render(table_4(sweep))
+    grids = "\n".join(grid_table(sweep, name) for name in sweep.names)
+    write_text(args.output / "sweep.json", to_json(as_document(list(sweep.evaluations.values()), scorer)))
+    write_text(args.output / "table4.md", f"{table}\n{grids}")
+    if not args.table_only:
+        draw_curves(sweep, args.output)
+        draw_pictures(sweep, args.output / "figure7-pictures.png")
+    write_line(table)
+    write_line(grids.rstrip("\n"))
+    write_line(f"\nwritten to {args.output}")
+
+
+def _strengths(text: str, flag: str) -> list[float]:
+    values = numbers_of(text, flag, float)
+    if any(not 0 <= value <= 1 for value in values):
+        raise UsageError(f"{flag} {text}: must be from 0 to 1")
+    return values
