@@ -7,7 +7,7 @@ is an input, and results of an earlier run are not taken for inputs.
 import logging
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -138,15 +138,36 @@ def _mirrored(listed: list[ListedImage], folder: Path, suffix: str) -> list[Path
 
 def _told_apart(listed: list[ListedImage], outputs: list[Path], ends: str) -> list[Path]:
     """Outputs of one name replaced by names that hold the input's own suffix."""
-    for group in _meeting(outputs):
-        for i in group:
-            outputs[i] = outputs[i].with_name(f"{listed[i].file.name}{ends}")
-    for first, second, *_ in _meeting(outputs):
-        a, b = (display_name(listed[i].file) for i in (first, second))
-        raise ClearSRError(
-            f"{a} and {b} would both become {display_name(outputs[first])}; upscale one at a time"
-        )
+    folders = defaultdict(list)
+    for index, path in enumerate(outputs):
+        folders[os.path.abspath(path.parent)].append(index)
+    for group in folders.values():
+        names = output_names([listed[i].file.name for i in group], ends, outputs[group[0]].parent)
+        for i, name in zip(group, names, strict=True):
+            outputs[i] = outputs[i].with_name(name)
     return outputs
+
+
+def output_names(names: Sequence[str], ends: str, folder: Path | str = "") -> list[str]:
+    """What the files of one folder become: `<stem><ends>`, or `<name><ends>` where stems meet.
+
+    Args:
+        ends: a mark and a suffix, or a suffix alone.
+        folder: for messages.
+
+    Raises:
+        ClearSRError: two would become one even so.
+    """
+    results = [f"{Path(name).stem}{ends}" for name in names]
+    count = Counter(results)
+    results = [
+        f"{name}{ends}" if count[result] > 1 else result for name, result in zip(names, results, strict=True)
+    ]
+    if len(set(results)) < len(results):
+        double = next(result for result, number in Counter(results).items() if number > 1)
+        a, b, *_ = (name for name, result in zip(names, results, strict=True) if result == double)
+        raise ClearSRError(f"{a!r} and {b!r} would both become {double!r} in {folder}; upscale one at a time")
+    return results
 
 
 def _meeting(outputs: list[Path]) -> list[list[int]]:

@@ -30,6 +30,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "upscale": Command("clearsr.cli.upscale:run", "make photographs larger and sharper"),
+    "batch": Command(
+        "clearsr.cli.batch:run", "upscale many files with a pool of workers, here or on a cluster"
+    ),
     "degrade": Command("clearsr.cli.degrade:run", "make realistic low-resolution versions of photographs"),
     "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
     "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),

@@ -2,9 +2,10 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +15,10 @@ from clearsr.cli.parser import complain
 from clearsr.cli.terminal import write_line
 from clearsr.files import Job, Result, skipped
 
+if TYPE_CHECKING:
+    from clearsr.batch.manifest import Row
+
+_MAX_ERROR_LINES = 1000  # at the end; a batch's manifest has them all
 _MAX_SKIP_LINES = 10  # with more, the summary alone says how many
 
 
@@ -25,7 +30,8 @@ class Reporter:
 
     def __init__(self, verb: str, total: int, *, as_json: bool = False, quiet: bool = False) -> None:
         self._verb, self._total, self._as_json, self._quiet = verb, total, as_json, quiet
-        self._results: list[Result] = []
+        self._counts: Counter[str] = Counter()
+        self._errors: list[str] = []
         self._console = rich.get_console()
         self._bar: Progress | None = None
 
@@ -52,7 +58,7 @@ class Reporter:
         bar = self._bar
         if bar is None:
             return lambda *_: None
-        before = float(sum(result.status != "skipped" for result in self._results))
+        before = float(self._worked_on)
         task = bar.tasks[0]
         place = "" if task.total == 1 else f"file {int(before) + 1}/{int(task.total or 0)}"
         bar.update(task.id, description=job.input.name, note=place, completed=before)
@@ -65,34 +71,43 @@ class Reporter:
     def skip(self, job: Job) -> None:
         """A job whose output is there."""
         self._add(skipped(job))
-        if not (self._quiet or self._as_json) and self._count("skipped") <= _MAX_SKIP_LINES:
+        if not (self._quiet or self._as_json) and self._counts["skipped"] <= _MAX_SKIP_LINES:
             line = f"{job.input}: skipped, {job.output} is there (--overwrite does it again)"
             self._console.print(Text(line), soft_wrap=True)
 
-    def add(self, result: Result) -> None:
-        """A job that was worked on."""
+    def add(self, result: "Result | Row") -> None:
+        """A job that was worked on, or a line of a batch's manifest."""
         self._add(result)
-        if self._as_json or self._quiet or result.status == "failed":
+        if self._bar is not None:
+            self._bar.update(self._bar.tasks[0].id, completed=self._worked_on)
+        if self._as_json or self._quiet or result.status in ("failed", "skipped"):
             return
         size = f"{result.width}x{result.height}"
         write_line(f"{result.input} -> {result.output} ({size}, {result.seconds:.1f} s)")
 
     def close(self) -> int:
         """The failures and the summary; returns the exit code."""
-        for result in self._results:
-            if result.error is not None:
-                complain(result.error)
-        if not self._quiet and self._total > 1:
-            counts = ", ".join(
-                f"{self._count(status)} {status}" for status in (self._verb, "skipped", "failed")
-            )
-            self._console.print(Text(counts), soft_wrap=True)
-        return 1 if self._count("failed") else 0
+        for error in self._errors:
+            complain(error)
+        if (more := self._counts["failed"] - len(self._errors)) > 0:
+            complain(f"{more} more failed")
+        if self._total > 1:
+            counts = (f"{self._counts[status]} {status}" for status in (self._verb, "skipped", "failed"))
+            self.say(", ".join(counts))
+        return 1 if self._counts["failed"] else 0
 
-    def _add(self, result: Result) -> None:
-        self._results.append(result)
+    def say(self, line: str) -> None:
+        """A line on stderr, unless quiet was asked for."""
+        if not self._quiet:
+            self._console.print(Text(line), soft_wrap=True)
+
+    @property
+    def _worked_on(self) -> int:
+        return self._counts.total() - self._counts["skipped"]
+
+    def _add(self, result: "Result | Row") -> None:
+        self._counts[result.status] += 1
+        if result.status == "failed" and result.error is not None and len(self._errors) < _MAX_ERROR_LINES:
+            self._errors.append(result.error)
         if self._as_json:
             print(json.dumps(result.as_dict()), flush=True)
-
-    def _count(self, status: str) -> int:
-        return sum(result.status == status for result in self._results)

@@ -1,0 +1,198 @@
+"""The pool on one machine without Ray: this process alone, or processes that are replaced when they die."""
+
+import logging
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from typing import Any, NamedTuple
+
+import torch
+
+from clearsr.batch.manifest import Row
+from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
+from clearsr.config.batch import WorkConfig
+from clearsr.errors import ClearSRError
+
+logger = logging.getLogger(__name__)
+
+_MAX_DEATHS_LOADING = 3  # in a row; then it is not the pictures
+
+
+class Share(NamedTuple):
+    """What each of the workers gets of the machine.
+
+    Attributes:
+        workers: how many there are.
+        threads: processor threads of each.
+        gpus: GPUs of each, maybe a fraction.
+    """
+
+    workers: int
+    threads: int
+    gpus: float
+
+
+def run_alone(items: Iterable[Item], work: WorkConfig, share: Share) -> Iterator[list[Row]]:
+    """Rows of the items, one after the other, in this process.
+
+    Raises:
+        ClearSRError: the model cannot be loaded.
+    """
+    before = torch.get_num_threads()
+    worker = Worker(work, share.threads)
+    try:
+        for item in items:
+            yield [worker.do(item)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_processes(
+    items: Iterable[Item], work: WorkConfig, share: Share, max_attempts: int
+) -> Iterator[list[Row]]:
+    """Rows of the items as they are done by several processes, in no particular order.
+
+    An item whose process dies is given to another one, up to `max_attempts` times.
+
+    Raises:
+        ClearSRError: the model cannot be loaded.
+    """
+    pool = _Pool(work, share)
+    waiting = iter(items)
+    again: deque[_Task] = deque()
+    deaths_loading = 0
+    try:
+        while True:
+            for member in pool.idle():
+                task = again.popleft() if again else next((_Task(item, 1) for item in waiting), None)
+                if task is None:
+                    break
+                member.give(task)
+            if not pool.busy() and not again:
+                return
+            rows = []
+            for member, answer in pool.answers():
+                if isinstance(answer, ClearSRError):
+                    raise answer
+                if isinstance(answer, Row):
+                    rows.append(answer)
+                if answer is not None:
+                    deaths_loading = 0
+                    continue
+                task = member.task
+                pool.replace(member)
+                if task is None:
+                    deaths_loading += 1
+                elif task.attempt < max_attempts:
+                    again.append(_Task(task.item, task.attempt + 1))
+                else:
+                    rows.append(given_up(task.item, task.attempt))
+            if deaths_loading >= _MAX_DEATHS_LOADING:
+                raise ClearSRError(
+                    f"workers end while they load the model, {deaths_loading} in a row; "
+                    "is there too little memory for --workers?"
+                )
+            if rows:
+                yield rows
+    finally:
+        pool.close()
+
+
+class _Task(NamedTuple):
+    item: Item
+    attempt: int
+
+
+class _Member:
+    """One process, its pipe, and the task in its hands; `is_ready` once the model is loaded."""
+
+    def __init__(self, process: Any, pipe: Connection, number: int) -> None:
+        self.process, self.pipe, self.number = process, pipe, number
+        self.is_ready = False
+        self.task: _Task | None = None
+
+    def give(self, task: _Task) -> None:
+        """Hand it a task; if it is dead, its pipe says so when it is asked for answers."""
+        self.task = task
+        try:
+            self.pipe.send(task.item)
+        except OSError:
+            logger.debug("worker %d is gone", self.process.pid)
+
+
+class _Pool:
+    """A fixed number of worker processes."""
+
+    def __init__(self, work: WorkConfig, share: Share) -> None:
+        self._work, self._share = work, share
+        self._context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and CUDA
+        self._members = [self._start(number) for number in range(share.workers)]
+
+    def idle(self) -> list[_Member]:
+        """Members that wait for a task."""
+        return [member for member in self._members if member.is_ready and member.task is None]
+
+    def busy(self) -> list[_Member]:
+        """Members with a task, and those that still load while there may be some."""
+        return [member for member in self._members if member.task is not None or not member.is_ready]
+
+    def answers(self) -> list[tuple[_Member, Any]]:
+        """What members said, at least one of them: a `Row`, True for ready, an error, None for death."""
+        ready = set(wait([member.pipe for member in self._members]))
+        found: list[tuple[_Member, Any]] = []
+        for member in [member for member in self._members if member.pipe in ready]:
+            try:
+                answer = member.pipe.recv()
+            except (EOFError, OSError):
+                found.append((member, None))
+                continue
+            member.is_ready = True
+            if isinstance(answer, Row):
+                member.task = None
+            found.append((member, answer))
+        return found
+
+    def replace(self, member: _Member) -> None:
+        """Start another process in place of one that died."""
+        member.process.join(5)
+        code = member.process.exitcode
+        logger.warning("worker %s ended (exit code %s) and is replaced", member.process.pid, code)
+        member.pipe.close()
+        self._members[self._members.index(member)] = self._start(member.number)
+
+    def close(self) -> None:
+        """End all processes."""
+        for member in self._members:
+            member.process.terminate()
+        for member in self._members:
+            member.process.join(5)
+            member.pipe.close()
+
+    def _start(self, number: int) -> _Member:
+        ours, theirs = self._context.Pipe()
+        device = None
+        if self._share.gpus > 0:
+            device = f"cuda:{int(number * self._share.gpus) % max(1, torch.cuda.device_count())}"
+        arguments = (theirs, self._work, self._share.threads, device)
+        process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()  # else the end of the process would not close the pipe
+        return _Member(process, ours, number)
+
+
+def _serve(pipe: Connection, work: WorkConfig, threads: int, device: str | None) -> None:
+    """A worker process: load, say so, then a row for each item until the other end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    try:
+        worker = Worker(work, threads, device)
+        pipe.send(True)
+        while True:
+            pipe.send(worker.do(pipe.recv()))
+    except ClearSRError as error:
+        pipe.send(error)
+    except (EOFError, BrokenPipeError):
+        return
+    except WorkerBrokenError as error:
+        logger.error("%s", error)

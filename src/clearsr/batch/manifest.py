@@ -1,0 +1,254 @@
+"""The manifest: one JSON line per picture, appended and synced, by which a run goes on where it stopped.
+
+A kill at any moment costs at most the lines that were being written; a torn last line is cut off. In memory
+a line takes 16 bytes. A later line of the same input replaces the earlier one; `compact` then drops that.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+
+from clearsr.errors import ClearSRError
+from clearsr.image.data import display_name
+
+logger = logging.getLogger(__name__)
+
+RowStatus = Literal["ok", "failed", "skipped"]
+_STATUSES: tuple[RowStatus, ...] = ("ok", "failed", "skipped")
+_STATUS_BITS = 3  # the low bits of an index entry; the others are of the input's version
+_START = b'{"input": '
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one input.
+
+    Attributes:
+        input: absolute path or URL.
+        output: absolute path or URL.
+        status: `ok`; `failed`, with an error; `skipped`, since the output was there before the manifest.
+        error: one line, if it failed or was skipped.
+        seconds: time that it took.
+        width: of the output, in pixels.
+        height: of the output, in pixels.
+        sha256: of the output's bytes.
+        seed: what `ClearSRPipeline` takes as `seed` to draw the same noise.
+        version: of the input when it was planned; it changes when the input does.
+        worker: machine and process that did it.
+    """
+
+    input: str
+    output: str
+    status: RowStatus
+    error: str | None = None
+    seconds: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    sha256: str | None = None
+    seed: int | None = None
+    version: str = ""
+    worker: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record in JSON's types."""
+        return dataclasses.asdict(self)
+
+    def as_line(self) -> str:
+        """The record as one line of JSON, without its end."""
+        return json.dumps(self.as_dict())
+
+    @classmethod
+    def from_line(cls, line: bytes | str) -> "Row":
+        """The record of a line.
+
+        Raises:
+            ValueError: it is none.
+        """
+        values = json.loads(line)
+        if not isinstance(values, dict) or values.get("status") not in _STATUSES:
+            raise ValueError("no row of a manifest")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+
+
+class Known(NamedTuple):
+    """What the manifest says of an input."""
+
+    status: RowStatus
+    is_current: bool  # the input is still what it was
+
+
+class Manifest:
+    """A manifest opened for appending. It is locked until `close`, so that two runs do not mix.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the file, cut off a torn end, and index its rows.
+
+        Raises:
+            ClearSRError: it cannot be opened or locked, or is something else than a manifest.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = path.open("a+b")
+        except OSError as error:
+            name = display_name(path)
+            raise ClearSRError(f"--manifest {name}: cannot be written: {error.strerror}") from None
+        try:
+            _lock(self._file, path)
+            self._keys, self._values = self._index()
+        except BaseException:
+            self._file.close()
+            raise
+        self._has_repeats = bool((self._keys[1:] == self._keys[:-1]).any())
+
+    def lookup(self, input: str, version: str) -> Known | None:
+        """The last row of an input that was there when the manifest was opened; None if there is none."""
+        key = hash_of(input)
+        position = int(np.searchsorted(self._keys, key, side="right")) - 1
+        if position < 0 or self._keys[position] != key:
+            return None
+        value = int(self._values[position])
+        return Known(_STATUSES[value & _STATUS_BITS], value | _STATUS_BITS == hash_of(version) | _STATUS_BITS)
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Write rows and have the disk hold them.
+
+        Raises:
+            ClearSRError: the disk is full, and the like.
+        """
+        try:
+            self._file.write("".join(f"{row.as_line()}\n" for row in rows).encode("ascii"))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            name = display_name(self.path)
+            raise ClearSRError(f"--manifest {name}: cannot be written: {error.strerror}") from error
+        self._has_repeats |= any(self.lookup(row.input, row.version) for row in rows)
+
+    def compact(self) -> None:
+        """Drop rows that a later one of the same input replaces; to be called once, before `close`."""
+        if not self._has_repeats:
+            return
+        keys = np.fromiter((hash_of(Row.from_line(line).input) for line in self._lines()), dtype=np.uint64)
+        last = _last_of_each(keys)
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with aside.open("xb") as file:
+                file.writelines(line for line, stays in zip(self._lines(), last, strict=True) if stays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._file.truncate(0)
+        self._keys, self._values = self._index()
+        self._has_repeats = False
+
+    def close(self) -> None:
+        """Let go of the file, which goes if it is empty."""
+        if self.path.stat().st_size == 0:
+            self.path.unlink()
+        self._file.close()
+
+    def _index(self) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes of the inputs, sorted and in the order of the rows where equal, with status and version.
+
+        What stands behind the last whole row is cut off.
+        """
+        entries = array("Q")
+        end = 0
+        for number, line in enumerate(self._lines(), start=1):
+            if not line.endswith(b"\n") and (end or _START.startswith(line[: len(_START)])):
+                logger.info("%s: its last line was torn off and is dropped", display_name(self.path))
+                break
+            row = _row_or_error(line, self.path, number)
+            entries.append(hash_of(row.input))
+            entries.append(hash_of(row.version) & ~_STATUS_BITS | _STATUSES.index(row.status))
+            end += len(line)
+        self._file.truncate(end)
+        table = np.frombuffer(entries, dtype=np.uint64).reshape(-1, 2)
+        order = np.argsort(table[:, 0], kind="stable")
+        return table[order, 0], table[order, 1]
+
+    def _lines(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            yield from file
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a manifest, in the order of writing; a torn last line is passed over.
+
+    Raises:
+        ClearSRError: it cannot be read, or a line before the last is no row.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                yield _row_or_error(line, path, number)
+    except OSError as error:
+        raise ClearSRError(f"{display_name(path)}: cannot be read: {error.strerror}") from None
+
+
+def _row_or_error(line: bytes, path: Path, number: int) -> Row:
+    try:
+        return Row.from_line(line)
+    except ValueError:
+        raise ClearSRError(
+            f"{display_name(path)}: line {number} is no row of a manifest; repair it or name another file"
+        ) from None
+
+
+def _last_of_each(keys: np.ndarray) -> np.ndarray:
+    """Which of the keys no later one equals."""
+    _, first_from_behind = np.unique(keys[::-1], return_index=True)
+    is_last = np.zeros(len(keys), dtype=bool)
+    is_last[len(keys) - 1 - first_from_behind] = True
+    return is_last
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Keep other runs out, where the system has such locks; they end with the process.
+
+    Raises:
+        ClearSRError: another run has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ClearSRError(
+            f"--manifest {display_name(path)}: another run is writing it; wait for it, or name another one"
+        ) from None
+    except OSError as error:  # a network filesystem without locks
+        logger.info("%s: cannot be locked (%s)", display_name(path), error.strerror)
+
+
+def hash_of(text: str) -> int:
+    """64 bits of a text; for a million of them, the odds that any two meet are 1 in 30 million."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")

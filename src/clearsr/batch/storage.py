@@ -1,0 +1,268 @@
+"""Files and folders by local path or by any URL that fsspec knows (s3://, gs://, file://, memory://, ...).
+
+Local paths go to the operating system directly. Elsewhere files are fetched and stored whole.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from clearsr.errors import ClearSRError
+from clearsr.image import IMAGE_SUFFIXES
+from clearsr.image.data import display_name
+
+# Here an object appears when its upload is complete, so writing aside first would only cost a copy.
+_APPEARS_WHOLE = frozenset(
+    ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "ocilake", "r2", "b2", "hf", "memory")
+)
+_VERSION_KEYS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated")
+_CHUNK = 1 << 20
+
+
+class Listing(NamedTuple):
+    """What lies in a folder, by name and sorted, hidden things left out.
+
+    Attributes:
+        images: files with a suffix of `IMAGE_SUFFIXES`.
+        folders: folders.
+        versions: of the images, where listing them told it (see `version_of`).
+    """
+
+    images: list[str]
+    folders: list[str]
+    versions: dict[str, str]
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is a URL and no local path."""
+    return "://" in location
+
+
+def normalise(location: str) -> str:
+    """One spelling of a location: an absolute path, or a URL without a slash at its end."""
+    if location.startswith("file://"):
+        location = location.removeprefix("file://")
+    if not is_url(location):
+        return os.path.abspath(location)
+    protocol, _, rest = location.partition("://")
+    return f"{protocol}://{rest.rstrip('/')}"
+
+
+def join(folder: str, *parts: str) -> str:
+    """A location below a folder; empty parts are left out."""
+    parts = tuple(part for part in parts if part)
+    return "/".join([folder.rstrip("/"), *parts]) if is_url(folder) else os.path.join(folder, *parts)
+
+
+def split(location: str) -> tuple[str, str]:
+    """The folder that a file is in, and its name."""
+    if not is_url(location):
+        return os.path.split(location)
+    folder, _, name = location.rpartition("/")
+    return folder, name
+
+
+def real_location(location: str) -> str:
+    """A location by which two names of one folder are known to be the same."""
+    return location if is_url(location) else os.path.realpath(location)
+
+
+def contains(folder: str, location: str) -> bool:
+    """Whether a location is the folder or lies below it; both as `real_location` gives them."""
+    separator = "/" if is_url(folder) else os.sep
+    return location == folder or location.startswith(folder.rstrip(separator) + separator)
+
+
+def kind_of(location: str) -> Literal["file", "folder"] | None:
+    """What is there.
+
+    Raises:
+        ClearSRError: it cannot be told, as for want of a package or of rights.
+    """
+    with _explained(location):
+        if not is_url(location):
+            return "folder" if os.path.isdir(location) else "file" if os.path.exists(location) else None
+        fs, path = filesystem(location)
+        try:
+            return "folder" if fs.info(path)["type"] == "directory" else "file"
+        except FileNotFoundError:
+            return None
+
+
+def list_folder(folder: str) -> Listing:
+    """The images and folders in a folder.
+
+    Raises:
+        ClearSRError: it cannot be read.
+    """
+    with _explained(folder):
+        if not is_url(folder):
+            with os.scandir(folder) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+            images = [entry.name for entry in visible if _is_image(entry.name) and entry.is_file()]
+            return Listing(sorted(images), sorted(e.name for e in visible if e.is_dir()), {})
+        fs, path = filesystem(folder)
+        found: tuple[list[str], list[str]] = ([], [])
+        versions = {}
+        for info in fs.ls(path, detail=True):
+            name = info["name"].rstrip("/").rpartition("/")[2]
+            if name.startswith(".") or info["name"].strip("/") == path.strip("/"):  # a bucket's folder marker
+                continue
+            if info["type"] == "directory":
+                found[1].append(name)
+            elif _is_image(name):
+                found[0].append(name)
+                versions[name] = _version(info)
+        return Listing(sorted(found[0]), sorted(found[1]), versions)
+
+
+def names_in(folder: str) -> set[str]:
+    """Names of all that lies in a folder; nothing if there is none."""
+    with _explained(folder), suppress(FileNotFoundError, NotADirectoryError):
+        if not is_url(folder):
+            return set(os.listdir(folder))
+        fs, path = filesystem(folder)
+        return {name.rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False)}
+    return set()
+
+
+def version_of(file: str) -> str:
+    """A text that changes when the file does: its size with a checksum or the time of its last change."""
+    try:
+        if not is_url(file):
+            status = os.stat(file)
+            return f"{status.st_size}-{status.st_mtime_ns}"
+        fs, path = filesystem(file)
+        return _version(fs.info(path))
+    except OSError:
+        return "unknown"
+
+
+def changed_at(file: str) -> float | None:
+    """When a file was last written, in seconds since 1970; None where that is not told."""
+    try:
+        if not is_url(file):
+            return os.stat(file).st_mtime
+        fs, path = filesystem(file)
+        moment: Any = fs.modified(path)
+        return moment.timestamp() if isinstance(moment, datetime) else None
+    except (OSError, NotImplementedError):
+        return None
+
+
+def fetch(file: str, folder: Path) -> Path:
+    """The file as a local one of the same name: itself, or a copy in `folder`.
+
+    Raises:
+        ClearSRError: it cannot be fetched.
+    """
+    if not is_url(file):
+        return Path(file)
+    target = folder / split(file)[1]
+    with _explained(file):
+        fs, path = filesystem(file)
+        fs.get_file(path, str(target))
+    return target
+
+
+def store(source: Path, target: str) -> None:
+    """Put a local file to a URL, so that nobody sees half of it where the filesystem can do that.
+
+    Raises:
+        ClearSRError: it cannot be stored.
+    """
+    with _explained(target):
+        fs, path = filesystem(target)
+        protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
+        if _APPEARS_WHOLE.intersection(protocols):
+            fs.put_file(str(source), path)
+            return
+        folder = path.rpartition("/")[0]
+        aside = f"{folder}/.clearsr-{secrets.token_hex(8)}.tmp"
+        fs.makedirs(folder, exist_ok=True)
+        try:
+            fs.put_file(str(source), aside)
+            fs.mv(aside, path)
+        except BaseException:
+            with suppress(Exception):
+                fs.rm_file(aside)
+            raise
+
+
+def sha256_of(file: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """fsspec's filesystem of a URL, which looks anew each time it is asked, and the path on it."""
+    from fsspec.core import url_to_fs
+
+    fs, path = url_to_fs(url, use_listings_cache=False)
+    return fs, path
+
+
+def check_writable(folder: str) -> None:
+    """Refuse a local folder that cannot be written to or made. (Of a URL, the first write tells.)
+
+    Raises:
+        ClearSRError: it cannot.
+    """
+    if is_url(folder):
+        with _explained(folder):
+            filesystem(folder)
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ClearSRError(f"-o {shown(folder)}: cannot be made a folder: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ClearSRError(f"-o {shown(folder)}: no permission to write there")
+
+
+def shown(location: str) -> str:
+    """A location for a one-line message."""
+    return location if is_url(location) else display_name(Path(location))
+
+
+@contextmanager
+def _explained(location: str) -> Iterator[None]:
+    """Turn what filesystems raise into one line; a missing file stays a `FileNotFoundError` inside."""
+    try:
+        yield
+    except ClearSRError:
+        raise
+    except ImportError as error:
+        raise ClearSRError(f"{shown(location)}: needs another package ({first_line(error)})") from None
+    except ValueError as error:
+        raise ClearSRError(
+            f"{shown(location)}: is no location that can be used ({first_line(error)})"
+        ) from None
+    except FileNotFoundError:
+        raise ClearSRError(f"{shown(location)}: does not exist") from None
+    except Exception as error:  # each filesystem has errors of its own: botocore's, google.auth's, ...
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
+        raise ClearSRError(f"{shown(location)}: cannot be reached: {reason}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for a one-line message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def _version(info: dict[str, Any]) -> str:
+    mark: Sequence[Any] = [info[key] for key in _VERSION_KEYS if info.get(key)]
+    return f"{info.get('size')}-{str(mark[0]).strip(chr(34)) if mark else info.get('created', '')}"
