@@ -4,7 +4,7 @@ import logging
 import multiprocessing
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -50,16 +50,24 @@ def run_alone(items: Iterable[Item], work: WorkConfig, share: Share) -> Iterator
 
 
 def run_processes(
-    items: Iterable[Item], work: WorkConfig, share: Share, max_attempts: int
+    items: Iterable[Item],
+    work: WorkConfig,
+    share: Share,
+    max_attempts: int,
+    serve: Callable[[Connection, WorkConfig, int, str | None], None] | None = None,
 ) -> Iterator[list[Row]]:
     """Rows of the items as they are done by several processes, in no particular order.
 
     An item whose process dies is given to another one, up to `max_attempts` times.
 
+    Args:
+        max_attempts: processes that an item may cost before it is recorded as failed.
+        serve: what a process runs; unset: a `Worker`.
+
     Raises:
         ClearSRError: the model cannot be loaded.
     """
-    pool = _Pool(work, share)
+    pool = _Pool(work, share, serve or _serve)
     waiting = iter(items)
     again: deque[_Task] = deque()
     deaths_loading = 0
@@ -125,8 +133,8 @@ class _Member:
 class _Pool:
     """A fixed number of worker processes."""
 
-    def __init__(self, work: WorkConfig, share: Share) -> None:
-        self._work, self._share = work, share
+    def __init__(self, work: WorkConfig, share: Share, serve: Callable[..., None]) -> None:
+        self._work, self._share, self._serve = work, share, serve
         self._context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and CUDA
         self._members = [self._start(number) for number in range(share.workers)]
 
@@ -176,7 +184,7 @@ class _Pool:
         if self._share.gpus > 0:
             device = f"cuda:{int(number * self._share.gpus) % max(1, torch.cuda.device_count())}"
         arguments = (theirs, self._work, self._share.threads, device)
-        process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        process = self._context.Process(target=self._serve, args=arguments, daemon=True)
         process.start()
         theirs.close()  # else the end of the process would not close the pipe
         return _Member(process, ours, number)

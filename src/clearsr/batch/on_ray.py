@@ -161,6 +161,7 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
         ClearSRError: there is no such cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ side writes to stderr
     import ray
 
     if ray.is_initialized():

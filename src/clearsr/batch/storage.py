@@ -6,7 +6,7 @@ Local paths go to the operating system directly. Elsewhere files are fetched and
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,17 @@ from clearsr.image.data import display_name
 _APPEARS_WHOLE = frozenset(
     ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "ocilake", "r2", "b2", "hf", "memory")
 )
-_VERSION_KEYS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated")
+_VERSION_KEYS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "checksum",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "created",
+)
 _CHUNK = 1 << 20
 
 
@@ -264,5 +274,9 @@ def _is_image(name: str) -> bool:
 
 
 def _version(info: dict[str, Any]) -> str:
-    mark: Sequence[Any] = [info[key] for key in _VERSION_KEYS if info.get(key)]
-    return f"{info.get('size')}-{str(mark[0]).strip(chr(34)) if mark else info.get('created', '')}"
+    mark = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
+    if isinstance(
+        mark, datetime
+    ):  # which some filesystems give in a listing, and a number when asked for one
+        mark = mark.timestamp()
+    return f"{info.get('size')}-{str(mark).strip(chr(34))}"

@@ -1,0 +1,129 @@
+"""The manifest: what a kill leaves is always good to go on from, and nothing else's file is touched."""
+
+import dataclasses
+import json
+
+import pytest
+
+from clearsr.batch.manifest import Known, Manifest, Row, read_rows
+from clearsr.batch.parquet import check_parquet, write_parquet
+from clearsr.errors import ClearSRError
+
+ROWS = [
+    Row("/in/a.png", "/out/a.png", "ok", None, 1.5, 64, 48, "ab" * 32, 2**62 + 1, "10-1", "host:1"),
+    Row("/in/b.png", "/out/b.png", "failed", "b.png: is empty (0 bytes)", version="0-1"),
+    Row("/in/\u00fc\u4e2d.png", "/out/\u00fc\u4e2d.png", "skipped", "was there", version="12-1"),
+]
+
+
+def write(path, rows):
+    manifest = Manifest(path)
+    manifest.append(rows)
+    manifest.close()
+
+
+def test_rows_are_json_lines_and_come_back(tmp_path):
+    path = tmp_path / "new" / "manifest.jsonl"
+    write(path, ROWS)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [r.as_dict() for r in ROWS]
+    assert list(read_rows(path)) == ROWS
+
+
+def test_lookup_tells_status_and_whether_the_input_is_the_same(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    write(path, [*ROWS, dataclasses.replace(ROWS[1], status="ok", error=None, version="7-2")])
+    manifest = Manifest(path)
+    assert manifest.lookup("/in/a.png", "10-1") == Known("ok", True)
+    assert manifest.lookup("/in/a.png", "10-2") == Known("ok", False)
+    assert manifest.lookup("/in/b.png", "7-2") == Known("ok", True)  # the last row counts
+    assert manifest.lookup("/in/b.png", "0-1") == Known("ok", False)
+    assert manifest.lookup(ROWS[2].input, "12-1") == Known("skipped", True)
+    assert manifest.lookup("/in/c.png", "10-1") is None
+    manifest.close()
+
+
+def test_a_kill_at_any_byte_costs_the_torn_row_alone(tmp_path):
+    whole = "".join(f"{row.as_line()}\n" for row in ROWS).encode()
+    path = tmp_path / "manifest.jsonl"
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        manifest = Manifest(path)
+        kept = whole[:cut].count(b"\n")
+        known = [manifest.lookup(row.input, row.version) is not None for row in ROWS]
+        assert known == [i < kept for i in range(3)]
+        manifest.append(ROWS[kept:])
+        manifest.close()
+        assert list(read_rows(path)) == ROWS
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x89PNG\r\n\x1a\nIHDR", b"notes", b"notes\n", b"{}\n", b'{"input": 3}\n']
+)
+def test_another_file_is_refused_and_left_as_it_is(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(ClearSRError, match=r"notes\.txt: line 1 is no row of a manifest"):
+        Manifest(path)
+    assert path.read_bytes() == content
+
+
+def test_damage_in_the_middle_is_named(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    write(path, ROWS)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + b"\0" * 20 + b"\n" + lines[2])
+    with pytest.raises(ClearSRError, match="line 2 is no row"):
+        Manifest(path)
+
+
+def test_two_runs_cannot_write_it_at_once(tmp_path):
+    first = Manifest(tmp_path / "manifest.jsonl")
+    first.append(ROWS[:1])
+    with pytest.raises(ClearSRError, match="another run is writing it"):
+        Manifest(tmp_path / "manifest.jsonl")
+    first.close()
+    Manifest(tmp_path / "manifest.jsonl").close()
+
+
+def test_nothing_is_left_of_a_run_that_wrote_nothing(tmp_path):
+    Manifest(tmp_path / "manifest.jsonl").close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compact_keeps_the_last_row_of_each_input(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    newer = [dataclasses.replace(ROWS[0], seconds=number) for number in (7.0, 8.0)]
+    write(path, ROWS)
+    manifest = Manifest(path)
+    manifest.append(newer)
+    manifest.compact()
+    manifest.close()
+    assert list(read_rows(path)) == [ROWS[1], ROWS[2], newer[1]]
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.jsonl"]
+
+
+def test_repeats_of_a_killed_run_are_dropped_by_the_next(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    write(path, [*ROWS, dataclasses.replace(ROWS[1], error="again")])
+    manifest = Manifest(path)
+    manifest.compact()
+    manifest.close()
+    assert [row.error for row in read_rows(path)] == [None, "was there", "again"]
+
+
+def test_a_name_that_is_no_unicode(tmp_path):
+    name = b"/in/\xff.png".decode("utf-8", "surrogateescape")
+    write(tmp_path / "m.jsonl", [Row(name, "/out/x.png", "ok", version="1-1")])
+    manifest = Manifest(tmp_path / "m.jsonl")
+    assert manifest.lookup(name, "1-1") == Known("ok", True)
+    manifest.close()
+
+
+def test_parquet_holds_the_same_rows(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write(tmp_path / "m.jsonl", ROWS)
+    write_parquet(tmp_path / "m.jsonl", str(tmp_path / "table.parquet"))
+    assert parquet.read_table(tmp_path / "table.parquet").to_pylist() == [row.as_dict() for row in ROWS]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.jsonl", "table.parquet"]
+    with pytest.raises(ClearSRError, match=r"expected a name that ends in \.parquet"):
+        check_parquet("table.csv")
