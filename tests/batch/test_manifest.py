@@ -45,7 +45,9 @@ def test_lookup_tells_status_and_whether_the_input_is_the_same(tmp_path):
 def test_a_kill_at_any_byte_costs_the_torn_row_alone(tmp_path):
     whole = "".join(f"{row.as_line()}\n" for row in ROWS).encode()
     path = tmp_path / "manifest.jsonl"
-    for cut in range(len(whole)):
+    ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
+    near_ends = {end + step for end in ends for step in (-1, 0, 1)} - {len(whole)}
+    for cut in sorted({*range(0, len(whole), 29), *range(12), *near_ends}):
         path.write_bytes(whole[:cut])
         manifest = Manifest(path)
         kept = whole[:cut].count(b"\n")

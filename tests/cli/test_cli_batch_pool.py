@@ -1,4 +1,4 @@
-"""`clearsr batch` with workers that are killed by their pid, on Ray and without: nothing is lost or done twice."""
+"""`clearsr batch` with workers that are killed by their pid: nothing is lost or done twice."""
 
 import json
 import os

@@ -275,8 +275,6 @@ def _is_image(name: str) -> bool:
 
 def _version(info: dict[str, Any]) -> str:
     mark = next((info[key] for key in _VERSION_KEYS if info.get(key)), "")
-    if isinstance(
-        mark, datetime
-    ):  # which some filesystems give in a listing, and a number when asked for one
+    if isinstance(mark, datetime):  # given in listings by some, where info gives a number
         mark = mark.timestamp()
     return f"{info.get('size')}-{str(mark).strip(chr(34))}"
