@@ -38,9 +38,9 @@ _PREFIXES = {
     "null_prompt": "null_prompt",
 }
 
-# Li et al., "ClearSR: Latent Low-Resolution Image Embeddings Help Diffusion-Based Real-World Super Resolution
-# Models See Clearer", ICLR 2025, appendix E, Table 5, column ClearSR. In millions; what its total counts is
-# not listed, and no plain choice of parts gives both numbers.
+# Wan et al., "ClearSR: Latent Low-Resolution Image Embeddings Help Diffusion-Based Real-World Super
+# Resolution Models See Clearer", appendix E of the submitted version, Table 5, column ClearSR. In millions;
+# what its total counts is not listed, and no plain choice of parts gives both numbers.
 PAPER_TABLE_5 = {"trainable": 525, "total": 2511}
 
 

@@ -127,13 +127,9 @@ def write_numbers(numbers: Mapping[str, Any], path: Path) -> None:
     Raises:
         ClearSRError: the file cannot be written.
     """
-    aside = _aside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(_rounded(numbers), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
+    from clearsr.evaluation.results import write_text
+
+    write_text(path, json.dumps(_rounded(numbers), indent=1, allow_nan=False) + "\n")
 
 
 def _aside(path: Path) -> Path:

@@ -70,6 +70,8 @@ def _draw_split(axis: Any, points: SplitPoints) -> None:
     ela_end = None if points.ela_end is None else points.peak + 0.5
     lla_start = None if points.below is None else points.below - 0.5
     low, high = axis.get_xlim()
+    bottom, top = axis.get_ylim()
+    axis.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for the names of the parts
     if ela_end is not None:
         axis.axvspan(low, ela_end, color=COLORS["sky"], alpha=0.18, linewidth=0)
         axis.text(

@@ -48,6 +48,9 @@ COMMANDS = {
     "calibrate": Command(
         "clearsr.cli.calibrate:run", "find where Latent Space Adjustment acts in a model's run"
     ),
+    "complexity": Command(
+        "clearsr.cli.complexity:run", "print the paper's Table 5 with our models beside it"
+    ),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
 }
 

@@ -1,0 +1,112 @@
+"""`clearsr complexity`: the paper's Table 5 with our models beside the published rows."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clearsr.cli.parser import UsageError
+from clearsr.cli.terminal import busy, write_line
+from clearsr.cli.upscale import PRECISIONS, pipeline_options
+
+if TYPE_CHECKING:
+    from clearsr.analysis.complexity_table import Complexity
+    from clearsr.config.sampling import SamplingConfig
+    from clearsr.pipeline import ClearSRPipeline
+
+FORMATS = ("markdown", "latex", "html")
+_EPILOG = """\
+MODEL is sd21 (the paper's network, counted without weights), compact, a folder or a hub id.
+MACs are counted twice: convolutions and linear layers alone, as the published numbers are, and with
+attention; the latter also as this implementation runs, where both halves of guidance share what they can.
+Time is measured with --time alone, of models whose weights are at hand (not of sd21: that is what
+`clearsr bench` does, with random weights).
+
+examples:
+  clearsr complexity
+  clearsr complexity compact --time --device cpu
+  clearsr complexity sd21 runs/sd21/export --time --format latex -o table5.tex
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="what to count (default: sd21 compact)")
+    parser.add_argument(
+        "--size", type=int, default=512, metavar="N", help="sides of the output (default: 512)"
+    )
+    parser.add_argument("--steps", type=int, metavar="N", help="unset: each model's own; sd21: 50")
+    parser.add_argument("--time", action="store_true", help="measure the time of an image on this machine")
+    parser.add_argument("--format", choices=FORMATS, default="markdown", help="(default: markdown)")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here, not to stdout")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
+    parser.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+
+
+def run(args: Namespace) -> int:
+    """Count, measure if asked to, and print."""
+    if not 32 <= args.size <= 8192:
+        raise UsageError(f"--size {args.size}: must be from 32 to 8192")
+    if args.steps is not None and not 0 <= args.steps <= 1000:
+        raise UsageError(f"--steps {args.steps}: must be from 0 to 1000")
+    for flag, path in (("-o", args.output), ("--json", args.json)):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
+
+    with busy("starting", args.quiet):
+        from clearsr.analysis.complexity_table import (
+            DEFAULT_SUBJECTS,
+            PRESET,
+            complexity_table,
+            describe,
+            published,
+        )
+        from clearsr.evaluation.results import write_text
+        from clearsr.evaluation.tables import render
+        from clearsr.plots import write_numbers
+
+    ours: list[Complexity] = []
+    machine = ""
+    for subject in args.models or DEFAULT_SUBJECTS:
+        with busy(f"counting {subject}", args.quiet):
+            counted, sampling = describe(subject, args.size, args.steps)
+        if args.time and subject != PRESET:
+            counted, machine = _timed(args, subject, counted, sampling)
+        ours.append(counted)
+    text = render(complexity_table(ours, args.size, machine), args.format)
+    if args.output is None:
+        write_line(text.rstrip("\n"))
+    else:
+        write_text(args.output, text)
+    if args.json is not None:
+        columns = {"published": [asdict(c) for c in published()], "ours": [asdict(c) for c in ours]}
+        write_numbers({"size": args.size, "timed_on": machine or None, **columns}, args.json)
+    return 0
+
+
+def _timed(
+    args: Namespace, subject: str, counted: "Complexity", sampling: "SamplingConfig"
+) -> "tuple[Complexity, str]":
+    """The column with its time, and what that was measured on."""
+    from clearsr.analysis.complexity_table import time_image
+    from clearsr.pipeline import ClearSRPipeline
+
+    with busy(f"timing {subject}", args.quiet):
+        pipeline = ClearSRPipeline.from_pretrained(subject, **pipeline_options(args))
+        seconds = time_image(pipeline, sampling, args.size)
+    return counted.timed(seconds), _machine(pipeline)
+
+
+def _machine(pipeline: "ClearSRPipeline") -> str:
+    """The device and precision that a time belongs to."""
+    import platform
+
+    import torch
+
+    device, precision = pipeline.device, str(pipeline.precision).removeprefix("torch.")
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {precision}"
+    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads), {precision}"
