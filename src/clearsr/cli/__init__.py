@@ -41,6 +41,7 @@ COMMANDS = {
     ),
     "evaluate": Command("clearsr.cli.evaluate:run", "measure pictures against their originals"),
     "report": Command("clearsr.cli.report:run", "print Table 1: the published rows beside ours"),
+    "ablate": Command("clearsr.cli.ablate:run", "Tables 2, 3, 6, 7, 8: train and measure every row"),
     "sweep-lsa": Command("clearsr.cli.sweep_lsa:run", "Table 4 and Figure 7: measures over alpha and beta"),
     "fit-niqe": Command("clearsr.cli.fit_niqe:run", "fit the pristine model of our NIQE to photographs"),
     "train": Command("clearsr.cli.train:run", "train one stage of a model from a YAML recipe"),
