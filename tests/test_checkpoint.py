@@ -15,7 +15,7 @@ from clearsr.checkpoint import (
     read_description,
     save_network,
     set_scaling_factor,
-    stage_of,
+    stages_of,
     start_from,
 )
 from clearsr.errors import ClearSRError
@@ -125,18 +125,40 @@ def test_a_stage_takes_over_what_earlier_stages_trained(make_network, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "stage"),
+    ("name", "stages"),
     [
-        ("latents.vae.encoder.conv_in.weight", "autoencoder"),
-        ("latents.vae.encoder.conv_in.base_layer.weight", "autoencoder"),
-        ("latents.vae.encoder.conv_in.lora_A.clearsr.weight", "clearsr"),
-        ("latents.lr_encoder.conv_in.weight", "lr_encoder"),
-        ("unet.conv_in.weight", "clearsr"),
-        ("null_prompt", "clearsr"),
+        ("latents.vae.encoder.conv_in.weight", ["autoencoder"]),
+        ("latents.vae.encoder.conv_in.base_layer.weight", ["autoencoder"]),
+        ("latents.vae.encoder.conv_in.lora_A.clearsr.weight", ["clearsr"]),
+        ("latents.lr_encoder.conv_in.weight", ["lr_encoder"]),
+        ("unet.conv_in.weight", ["prior", "clearsr"]),
+        ("unet.up_blocks.0.lora_A.clearsr.weight", ["clearsr"]),
+        ("detail_preserving.conv_in.weight", ["clearsr"]),
+        ("null_prompt", ["prior", "clearsr"]),
     ],
 )
-def test_every_tensor_belongs_to_the_stage_that_trains_it(name, stage):
-    assert stage_of(name) == stage
+def test_every_tensor_belongs_to_the_stages_that_train_it(name, stages):
+    assert list(stages_of(name)) == stages
+
+
+def test_a_layer_that_gets_a_lora_takes_its_weight_over(make_network, tmp_path):
+    plain = make_network(seed=1, unet_lora_rank=0, prediction="epsilon")
+    save_network(plain, tmp_path, ["autoencoder", "prior"])
+    changes = {"lr_encoder": {"kind": "lora", "lora_rank": 2}, "prediction": "epsilon"}
+    wrapped = make_network(seed=2, unet_lora_rank=2, **changes)
+    assert start_from(wrapped, tmp_path) == ["autoencoder", "prior"]
+    after, given = wrapped.state_dict(), plain.state_dict()
+    taken = [n for n in after if n.startswith(("latents.vae.", "unet.", "null")) and "lora_" not in n]
+    assert any(".base_layer." in n and n.startswith("unet.") for n in taken)
+    assert any(".base_layer." in n and n.startswith("latents.vae.encoder.") for n in taken)
+    assert all(torch.equal(after[n], given[n.replace(".base_layer.", ".")]) for n in taken)
+
+
+@pytest.mark.parametrize("stage", ["prior", "clearsr"])
+def test_a_unet_that_predicts_something_else_is_refused(make_network, tmp_path, stage):
+    save_network(make_network(prediction="epsilon"), tmp_path, ["autoencoder", stage])
+    with pytest.raises(ClearSRError, match="model.prediction: v_prediction.*set it to epsilon"):
+        start_from(make_network(prediction="v_prediction"), tmp_path)
 
 
 def test_on_a_frozen_base_only_what_was_trained_is_stored(make_config, randomise, tmp_path):

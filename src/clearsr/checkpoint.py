@@ -29,8 +29,13 @@ FORMAT = 1
 EMBEDDED_MODELS = ("compact",)
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 
-# What each training stage fills; a tensor belongs to the first stage whose prefix it has.
-STAGE_PREFIXES = {"autoencoder": "latents.vae.", "lr_encoder": "latents.lr_encoder.", "clearsr": ""}
+# The training stages that fill a tensor, by the beginning of its name; all else is clearsr's.
+_FILLED_BY = {
+    "latents.vae.": ("autoencoder",),
+    "latents.lr_encoder.": ("lr_encoder",),
+    "unet.": ("prior", "clearsr"),
+    "null_prompt": ("prior", "clearsr"),
+}
 
 
 def save_network(
@@ -140,14 +145,27 @@ def load_network(source: str | Path, base_model: str | None = None) -> LoadedNet
 def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
     """Load what an earlier training stage left in `source`; returns the stages that it has been through.
 
+    A part that had no LoRA in `source` may have one in `network`, and the other way round if it is untrained.
+
     Raises:
-        ClearSRError: as `load_network`.
+        ClearSRError: as `load_network`; or the U-Net in `source` predicts something else than this one.
     """
     description = read_description(source)
     stages = list(description["stages"])
-    tensors = {name: value for name, value in read_tensors(source).items() if stage_of(name) in stages}
-    expected = {name for name in network.state_dict() if stage_of(name) in stages}
-    load_tensors(network, tensors, source, expected)
+    predicts = description["model"].get("prediction")
+    if {"prior", "clearsr"} & set(stages) and predicts != network.config.prediction:
+        raise ClearSRError(
+            f"model.prediction: {network.config.prediction}, but the U-Net of {source} predicts {predicts}; "
+            f"set it to {predicts}"
+        )
+    filled = {name for name in network.state_dict() if set(stages_of(name)) & set(stages)}
+    names = {_without_lora(name): name for name in filled}
+    tensors = {
+        names.get(_without_lora(name), name): value
+        for name, value in read_tensors(source).items()
+        if set(stages_of(name)) & set(stages)
+    }
+    load_tensors(network, tensors, source, filled)
     if "autoencoder" in stages:
         set_scaling_factor(network, description["model"]["autoencoder"]["scaling_factor"])
     return stages
@@ -160,11 +178,16 @@ def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:
     network.config = network.config.model_copy(update={"autoencoder": autoencoder})
 
 
-def stage_of(name: str) -> str:
-    """The training stage that a tensor belongs to; every LoRA, the VAE encoder's too, to `clearsr`."""
+def stages_of(name: str) -> tuple[str, ...]:
+    """The training stages that fill a tensor; every LoRA, the VAE encoder's too, only `clearsr` does."""
     if "lora_" in name:
-        return "clearsr"
-    return next(stage for stage, prefix in STAGE_PREFIXES.items() if name.startswith(prefix))
+        return ("clearsr",)
+    return next((stages for prefix, stages in _FILLED_BY.items() if name.startswith(prefix)), ("clearsr",))
+
+
+def _without_lora(name: str) -> str:
+    """What a tensor is called where no LoRA is wrapped around its layer."""
+    return name.replace(".base_layer.", ".")
 
 
 def is_stored(name: str, config: ModelConfig) -> bool:

@@ -55,7 +55,10 @@ def test_recipe_overrides_and_resume_reach_the_engine(run, recipe, tmp_path, mon
     [
         (["--set", "steps=0"], "--set steps: must be greater than 0 (got 0)"),
         (["--set", "model.contorl={}"], "--set model.contorl: unknown key; did you mean control?"),
-        (["--set", "stage=vae"], "--set stage: must be 'autoencoder', 'lr_encoder' or 'clearsr' (got 'vae')"),
+        (
+            ["--set", "stage=vae"],
+            "--set stage: must be 'autoencoder', 'lr_encoder', 'prior' or 'clearsr' (got 'vae')",
+        ),
     ],
 )
 def test_mistakes_are_refused(run, recipe, arguments, says):

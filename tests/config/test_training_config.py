@@ -21,6 +21,8 @@ BASE = {"stage": "clearsr", "output": "run", "data": {"train": ["photographs"]}}
             "needs a frozen base",
         ),
         ({"model": {"preset": "compact"}, "loss": {"min_snr_gamma": 5}}, "min_snr_gamma needs"),
+        ({"stage": "prior"}, "model.base_model must be null"),
+        ({"stage": "prior", "model": {"preset": "compact"}}, "prediction must be epsilon or v_prediction"),
         ({"optimizer": {"betas": [0.9, 1.0]}}, "optimizer.betas"),
         ({"stage": "unet"}, "stage"),
         ({"optimzer": {}}, "did you mean optimizer"),

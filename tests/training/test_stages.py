@@ -39,6 +39,11 @@ OWN = ("unet.", "image_prompt.", "null_prompt")
 CASES = {
     "autoencoder": ("autoencoder", {}, lambda n: n.startswith("latents.vae.")),
     "lr_encoder": ("lr_encoder", {}, lambda n: n.startswith("latents.lr_encoder.")),
+    "prior": (
+        "prior",
+        {"prediction": "v_prediction"},  # on a U-Net whose decoder has a LoRA
+        lambda n: n.startswith(("unet.", "null_prompt")) and not is_lora(n),
+    ),
     "clearsr, full": ("clearsr", {}, lambda n: n.startswith((*CONTROL, *OWN))),
     "clearsr, lora": (
         "clearsr",
@@ -87,6 +92,8 @@ def test_the_lora_of_the_vae_gets_its_gradient_through_the_control_branches(batc
         ("lr_encoder", {}, 0.98),
         ("clearsr", {}, 0.98),
         ("clearsr", {"prediction": "v_prediction"}, 0.98),
+        ("prior", {"prediction": "v_prediction"}, 0.98),
+        ("prior", {"prediction": "epsilon"}, 0.98),
     ],
 )
 def test_a_stage_lowers_its_loss(name, changes, share, batch, make_run):

@@ -10,7 +10,7 @@ from clearsr.config.degradation import DegradationMix
 from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
 
-Stage = Literal["autoencoder", "lr_encoder", "clearsr"]
+Stage = Literal["autoencoder", "lr_encoder", "prior", "clearsr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -83,7 +83,8 @@ class LossConfig(FrozenConfig):
         0.1, description="clearsr: chance that the image prompt is replaced by the null prompt"
     )
     timestep_power: Annotated[float, Field(ge=1)] = Field(
-        1.0, description="clearsr: timesteps are 1000·u**power; 1 is uniform, more dwells on little noise"
+        1.0,
+        description="clearsr, prior: timesteps are 1000·u**power; 1 is uniform, more dwells on little noise",
     )
     residual_power: Annotated[float, Field(ge=0, le=1)] = Field(
         0.5,
@@ -91,7 +92,7 @@ class LossConfig(FrozenConfig):
     )
     min_snr_gamma: PositiveFloat | None = Field(
         None,
-        description="clearsr, epsilon and v: min-SNR weighting (Hang et al. 2023), 5 is usual; null is none",
+        description="clearsr, prior; epsilon, v: min-SNR weight (Hang et al. 2023), 5 is usual; null is none",
     )
 
 
@@ -124,7 +125,7 @@ class TrainConfig(FrozenConfig):
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="clearsr: recompute activations in the backward pass: less memory, about 1/3 slower",
+        description="clearsr, prior: recompute activations in the backward pass: less memory, 1/3 slower",
     )
     ema_decay: Decay = Field(0.999, description="weight averaging; 0 is none")
     seed: int = Field(0, description="every draw follows from it")
@@ -144,4 +145,11 @@ class TrainConfig(FrozenConfig):
                 raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
         if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
+        if self.stage == "prior":
+            if self.model.base_model is not None:
+                raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")
+            if self.model.prediction == "lr_anchored":
+                raise ValueError(
+                    "stage prior sees no LR image: model.prediction must be epsilon or v_prediction"
+                )
         return self

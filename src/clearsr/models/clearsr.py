@@ -60,11 +60,7 @@ class ClearSRNetwork(nn.Module):
         self.config = config
         self.latents = LatentLREmbedding(parts.vae, parts.lr_encoder)
         self.unet: Any = parts.unet
-        head_dim = head_dimension(parts.unet)
-        self.detail_preserving = DetailPreservingModule(parts.unet, config.control, head_dim)
-        self.structure_preserving = (
-            StructurePreservingModule(parts.unet) if config.control.structure_preserving else None
-        )
+        self.copy_encoder()
         self.image_prompt = ImagePrompt(parts.image_encoder, config.image_prompt.mode)
         self.null_prompt = nn.Parameter(parts.null_prompt)
         self.alpha_bars: torch.Tensor
@@ -74,6 +70,14 @@ class ClearSRNetwork(nn.Module):
         if config.unet_lora_rank:
             add_lora(self.unet, UNET_DECODER_TARGETS, config.unet_lora_rank)
         shorten_attention(self.unet)
+
+    def copy_encoder(self) -> None:
+        """Begin DPM and SPM as copies of the U-Net's encoder as it now is (section 3.2), the rest fresh."""
+        control = self.config.control
+        self.detail_preserving = DetailPreservingModule(self.unet, control, head_dimension(self.unet))
+        self.structure_preserving = (
+            StructurePreservingModule(self.unet) if control.structure_preserving else None
+        )
         shorten_attention(self.detail_preserving)
 
     def set_trainable(self) -> None:

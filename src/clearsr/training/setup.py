@@ -2,13 +2,24 @@
 
 import logging
 
+import torch
+
 from clearsr.checkpoint import start_from
-from clearsr.config.training import TrainConfig
+from clearsr.config.training import Stage, TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
+
+# `prior` is not asked for: a compact model trains its U-Net together with the control branches.
+_STAGES_BEFORE: dict[Stage, tuple[Stage, ...]] = {
+    "autoencoder": (),
+    "lr_encoder": ("autoencoder",),
+    "prior": ("autoencoder",),
+    "clearsr": ("autoencoder", "lr_encoder"),
+}
 
 
 def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
@@ -21,6 +32,16 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
     stages: list[str] = []
     for source in config.init_from:
         stages += start_from(network, source)
+    if config.stage == "prior" and "clearsr" in stages:
+        raise ClearSRError(
+            "init_from: has been through stage clearsr, whose control branches belong to its U-Net; stage "
+            "prior comes before it"
+        )
+    if "prior" in stages and "clearsr" not in stages:
+        # DPM and SPM were copied from the untrained U-Net, before the prior was there.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("control", config.seed))
+            network.copy_encoder()
     for missing in missing_stages(config, stages):
         logger.warning("init_from: brings no stage %s; training on that part as it is built", missing)
     if config.stage == "lr_encoder" and "lr_encoder" not in stages:
@@ -34,10 +55,9 @@ def missing_stages(config: TrainConfig, stages: list[str]) -> list[str]:
     """Stages that a network of our own should have been through before this one."""
     if config.model.base_model is not None:
         return []
-    order = ["autoencoder", "lr_encoder", "clearsr"]
-    if config.model.lr_encoder.kind == "lora":
-        order.remove("lr_encoder")
-    before = order[: order.index(config.stage)] if config.stage in order else []
+    before = list(_STAGES_BEFORE[config.stage])
+    if config.model.lr_encoder.kind == "lora" and "lr_encoder" in before:
+        before.remove("lr_encoder")
     return [stage for stage in before if stage not in stages]
 
 

@@ -1,7 +1,7 @@
 """What each stage learns: a module whose forward pass is the loss of a batch (Eq. 1, and our own).
 
-Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a restoring E'), `clearsr` (DPM,
-SPM, U-Net). Stable Diffusion 2.1 needs the last one only.
+Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a restoring E'), then, if one likes,
+`prior` (the U-Net alone), `clearsr` (DPM, SPM, U-Net). Stable Diffusion 2.1 needs the last one only.
 """
 
 from collections.abc import Iterable
@@ -45,6 +45,7 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
     stages: dict[str, type[StageModule]] = {
         "autoencoder": AutoencoderStage,
         "lr_encoder": LREncoderStage,
+        "prior": PriorStage,
         "clearsr": ClearSRStage,
     }
     return stages[config.stage](network, config.loss)
@@ -112,6 +113,38 @@ class LREncoderStage(StageModule):
         return {"loss": total, **logs}
 
 
+class PriorStage(StageModule):
+    """A U-Net of our own on HR crops alone: what Stable Diffusion would have brought.
+
+    Denoising under the null prompt, without LR image and without control branches, on epsilon or v.
+    """
+
+    needs_lr = False
+
+    def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
+        super().__init__(network, loss)
+        network.null_prompt.requires_grad_(True)
+        for name, parameter in network.unet.named_parameters():
+            parameter.requires_grad_("lora_" not in name)  # a LoRA is what the clearsr stage adds
+
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        network, prediction = self.network, self.network.config.prediction
+        with torch.no_grad():
+            z_0 = network.latents.encode_hr(to_signed(batch.hr)).float()
+        noise = sample_noise(z_0.shape, seed, batch.sample_ids).to(z_0)
+        timestep, _ = step_draws(seed, batch.sample_ids, self.loss, z_0.device)
+        alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
+        z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
+        text = network.null_prompt.expand(len(z_t), -1, -1)
+        output = network.unet(z_t, timestep, text).sample.float()
+        unknown = LatentLR(torch.zeros_like(z_0), torch.ones_like(z_0))  # neither epsilon nor v looks at x_lr
+        squared = (output - training_target(prediction, z_0, noise, alpha_bar, unknown)) ** 2
+        if self.loss.min_snr_gamma is not None:
+            squared = squared * min_snr_weight(prediction, alpha_bar, self.loss.min_snr_gamma)
+        predicted = predicted_z_0(prediction, output.detach(), z_t, alpha_bar, unknown)
+        return {"loss": squared.mean(), "z_0_mse": F.mse_loss(predicted, z_0)}
+
+
 class ClearSRStage(StageModule):
     """DPM, SPM and the U-Net on degraded crops: Eq. 1, on the target that the prediction type names."""
 
@@ -130,7 +163,7 @@ class ClearSRStage(StageModule):
         with torch.set_grad_enabled(self.trains_lr_encoder and torch.is_grad_enabled()):
             embedding = LatentLR(*(part.float() for part in network.latents.embed_lr(lr_image)))
         noise = sample_noise(z_0.shape, seed, batch.sample_ids).to(z_0)
-        timestep, dropped = self._draws(seed, batch.sample_ids, z_0.device)
+        timestep, dropped = step_draws(seed, batch.sample_ids, self.loss, z_0.device)
         alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
         z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
         prompt = network.image_prompt(lr_image)
@@ -150,15 +183,16 @@ class ClearSRStage(StageModule):
             "anchor_mse": F.mse_loss(embedding.mean.detach(), z_0),
         }
 
-    def _draws(
-        self, seed: int, sample_ids: list[int], device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Timestep and whether the prompt is dropped (None: never), for each sample."""
-        rows = torch.stack([torch.rand(2, generator=make_generator("timestep", seed, i)) for i in sample_ids])
-        timestep = (TRAIN_TIMESTEPS * rows[:, 0] ** self.loss.timestep_power).long()
-        if self.loss.prompt_dropout == 0:
-            return timestep.to(device), None
-        return timestep.to(device), (rows[:, 1] < self.loss.prompt_dropout).to(device)
+
+def step_draws(
+    seed: int, sample_ids: list[int], loss: LossConfig, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Timestep and whether the prompt is dropped (None: never), for each sample."""
+    rows = torch.stack([torch.rand(2, generator=make_generator("timestep", seed, i)) for i in sample_ids])
+    timestep = (TRAIN_TIMESTEPS * rows[:, 0] ** loss.timestep_power).long()
+    if loss.prompt_dropout == 0:
+        return timestep.to(device), None
+    return timestep.to(device), (rows[:, 1] < loss.prompt_dropout).to(device)
 
 
 def sample_noise(shape: torch.Size, seed: int, sample_ids: list[int]) -> torch.Tensor:

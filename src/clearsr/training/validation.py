@@ -4,10 +4,11 @@ The crops and their degradation depend on the run's seed alone, so every validat
 images.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
+from clearsr.config.sampling import LSAConfig
 from clearsr.config.training import TrainConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
@@ -16,7 +17,10 @@ from clearsr.evaluation.metrics import psnr, ssim
 from clearsr.evaluation.niqe import niqe
 from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.pipeline import ClearSRPipeline
+from clearsr.sampling import Conditioning, denoise
+from clearsr.schedule import TRAIN_TIMESTEPS
 from clearsr.seeds import make_generator
 
 _NIQE_SIDE = 192  # below, a picture has too few blocks for the measure to mean anything
@@ -27,7 +31,8 @@ class Seen(NamedTuple):
 
     Attributes:
         scores: means of PSNR-Y, SSIM-Y and NIQE (of crops of 192 pixels and more), ours and bicubic's.
-        picture: 3×H×W in [0, 1], one row per image: LR | bicubic | ours | HR.
+        picture: 3×H×W in [0, 1], one row per image: LR | bicubic | ours | HR. Of a prior: drawn from noise
+            alone | denoised from where validation.sampling starts | HR.
     """
 
     scores: dict[str, float]
@@ -59,15 +64,22 @@ class Validation:
     def run(self, network: ClearSRNetwork) -> Seen:
         """Measure a network; it is left as it was."""
         ours = self._reconstruct(network)
-        rows, scores = [], []
+        drawn = self._denoised(network, "noise") if self._config.stage == "prior" else []
+        rows: list[torch.Tensor] = []
+        scores: list[dict[str, float]] = []
         widest = max(hr.shape[2] for hr in self.hr)
         for sr, lr, hr in zip(ours, self.lr, self.hr, strict=True):
             size = (hr.shape[-2], hr.shape[-1])
             bicubic = resize(lr[None], size)[0]
             enlarged = torch.nn.functional.interpolate(lr[None], size)[0]
-            row = [torch.nn.functional.pad(p, (0, widest - size[1])) for p in (enlarged, bicubic, sr, hr)]
+            shown, score = [enlarged, bicubic, sr, hr], _measure(sr, hr)
+            if drawn:
+                shown = [drawn[len(rows)], sr, hr]
+            else:
+                score |= {f"bicubic_{k}": v for k, v in _measure(bicubic, hr).items()}
+            row = [torch.nn.functional.pad(p, (0, widest - size[1])) for p in shown]
             rows.append(torch.cat(row, dim=2))
-            scores.append(_measure(sr, hr) | {f"bicubic_{k}": v for k, v in _measure(bicubic, hr).items()})
+            scores.append(score)
         names = [name for name in scores[0] if all(name in row for row in scores)]
         means = {name: sum(row[name] for row in scores) / len(scores) for name in names}
         return Seen(means, torch.cat(rows, dim=1))
@@ -78,6 +90,8 @@ class Validation:
             device = next(network.parameters()).device
             latents = [network.latents.encode_hr(to_signed(hr[None].to(device))) for hr in self.hr]
             return [to_unit(network.latents.decode(z)).float().cpu()[0] for z in latents]
+        if self._config.stage == "prior":
+            return self._denoised(network, "lr")
         sampling = self._config.validation.sampling.model_copy(update={"upscale": self._config.data.upscale})
         if self._config.stage == "lr_encoder":
             sampling = sampling.model_copy(update={"steps": 0})
@@ -88,6 +102,25 @@ class Validation:
             precision=self._config.precision,
         )
         return [result.color for result in pipeline.upscale([ImageData(lr) for lr in self.lr])]
+
+    def _denoised(self, network: ClearSRNetwork, start: Literal["lr", "noise"]) -> list[torch.Tensor]:
+        """What a prior makes of noise alone, or of the crops themselves under noise in place of LR images.
+
+        Its control branches are untrained: their zero convolutions keep the crops from it.
+        """
+        changes = {"start": start, "lsa": LSAConfig(preset="off"), "guidance_scale": 1.0}
+        sampling = self._config.validation.sampling.model_copy(update=changes)
+        if start == "noise":
+            sampling = sampling.model_copy(update={"start_timestep": TRAIN_TIMESTEPS - 1})
+        device = next(network.parameters()).device
+        pictures = []
+        for number, hr in enumerate(self.hr):
+            z_hr = network.latents.encode_hr(to_signed(hr[None].to(device)))
+            conditioning = Conditioning(LatentLR(z_hr, torch.zeros_like(z_hr)), network.null_prompt)
+            generator = make_generator("validation", self._config.seed, number)
+            z_0 = denoise(network, conditioning, sampling, [generator])
+            pictures.append(to_unit(network.latents.decode(z_0)).float().cpu()[0])
+        return pictures
 
 
 def _centre(image: torch.Tensor, config: TrainConfig, name: str) -> torch.Tensor:
