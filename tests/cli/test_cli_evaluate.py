@@ -93,6 +93,14 @@ def test_the_pictures_are_those_of_upscale(evaluate, upscale, testset, tmp_path)
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_baselines_without_a_model(run, testset):
+    arguments = ["evaluate", "--testset", testset, "--model", "none", "--measures", "psnr"]
+    outcome = run(*arguments, "--baselines", "bicubic")
+    assert outcome.code == 0 and outcome.out.count("| bicubic |") == 1 and "compact" not in outcome.out
+    refused = run(*arguments)
+    assert refused.code == 2 and "--model none: leaves nothing to measure" in refused.errors[0]
+
+
 def test_a_border_and_a_limit(run, testset):
     outputs = testset / "test_HR"
     outcome = run(

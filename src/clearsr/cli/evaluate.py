@@ -22,6 +22,8 @@ from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
+    from torch import device
+
     from clearsr.evaluation.evaluate import Evaluation
     from clearsr.evaluation.measures import Scorer
     from clearsr.evaluation.methods import Method
@@ -39,6 +41,7 @@ what is measured:
   --sr DIR --hr DIR   a folder of outputs, whoever made them
   --lr DIR --hr DIR   what --model (default: compact) makes of the LR images
   --testset DIR       the same for StableSR's layout: test_LR and test_HR (or LR and HR, lq and gt)
+  --model none        only what it would be compared with
 Pictures are matched by stem; --hr may be left out, then only measures without an original remain.
 
 PSNR and SSIM are of the luma: BT.601 in studio range (16-235) of 8-bit RGB. The default leaves no border out,
@@ -148,8 +151,28 @@ def _check(args: Namespace, baselines: list[str]) -> None:
 
 def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Method]":
     """ClearSR first, then everything that it is compared with."""
-    from clearsr.evaluation.methods import baseline, clearsr_method
+    from clearsr.evaluation.methods import baseline
     from clearsr.evaluation.other_networks import diffusers_method, spandrel_method
+    from clearsr.pipeline import choose_device
+
+    methods: list[Method] = []
+    if args.model == "none":
+        device = choose_device(args.device)
+    else:
+        methods, device = _own_methods(args, own)
+    methods += [baseline(chosen) for chosen in BASELINES if chosen in baselines]
+    methods += [spandrel_method(file, device) for file in args.spandrel]
+    methods += [diffusers_method(source, device) for source in args.diffusers]
+    if not methods:
+        raise UsageError(
+            "--model none: leaves nothing to measure; give --baselines, --spandrel or --diffusers"
+        )
+    return methods
+
+
+def _own_methods(args: Namespace, own: Overrides) -> "tuple[list[Method], device]":
+    """ClearSR under the settings that were given, and under the others that `--also` names."""
+    from clearsr.evaluation.methods import clearsr_method
 
     pipeline, sampling = load_pipeline(args, own)
     name = args.name or (args.model if args.model == "compact" else Path(args.model).name)
@@ -160,9 +183,7 @@ def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Met
             changed = merge(changed, parse_override(part))
         settings = resolve_sampling(args, Overrides(merge(own.values, changed), own.origins))
         methods.append(clearsr_method(f"{name} {text}", pipeline, settings))
-    methods += [baseline(chosen) for chosen in BASELINES if chosen in baselines]
-    methods += [spandrel_method(file, pipeline.device) for file in args.spandrel]
-    return methods + [diffusers_method(source, pipeline.device) for source in args.diffusers]
+    return methods, pipeline.device
 
 
 def _measure(
