@@ -52,6 +52,7 @@ COMMANDS = {
     "complexity": Command(
         "clearsr.cli.complexity:run", "print the paper's Table 5 with our models beside it"
     ),
+    "bench": Command("clearsr.cli.bench:run", "measure speed, memory and work, as ratios within one run"),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
 }
 

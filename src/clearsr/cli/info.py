@@ -53,7 +53,7 @@ def run(args: Namespace) -> int:
     from rich.console import Console
 
     if args.json is not None:
-        _check_writable(args.json)
+        check_writable(args.json)
     console = Console()  # on stdout: this is the result
     overrides = collect(args, {})
     if args.model is not None:
@@ -67,7 +67,7 @@ def run(args: Namespace) -> int:
     else:
         report = _describe_installation(console)
     if args.json is not None:
-        _write_json(report, args.json)
+        write_json(report, args.json)
     return 0
 
 
@@ -222,14 +222,14 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Refuse a --json that cannot be written, before the work."""
     if path.is_dir() or not path.absolute().parent.is_dir():
         what = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
         raise UsageError(f"--json {path}: {what}; expected the name of a file")
 
 
-def _write_json(report: dict[str, Any], path: Path) -> None:
+def write_json(report: dict[str, Any], path: Path) -> None:
     """Write aside, then rename into place."""
     aside = path.with_name(f".{os.getpid()}.{path.name}")
     try:

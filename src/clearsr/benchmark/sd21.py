@@ -1,0 +1,152 @@
+"""Stable Diffusion 2.1's size with random weights: seconds per step and per image, peak memory, and how far
+from what the machine could do at best.
+"""
+
+import statistics
+import time
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from clearsr.benchmark.child import peak_bytes
+from clearsr.benchmark.timing import interleave
+from clearsr.benchmark.workload import SIDE, low_precision, make_picture
+from clearsr.config.base import build_config
+from clearsr.config.benchmark import BenchmarkConfig
+from clearsr.config.model import preset_model_config
+from clearsr.config.sampling import SamplingConfig
+from clearsr.image import resize, to_signed
+from clearsr.macs import count_macs
+from clearsr.models.build import meta_network
+from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.sd21 import PAPER_SAMPLING
+from clearsr.pipeline import ClearSRPipeline, choose_device, choose_precision
+from clearsr.sampling import Conditioning, StepCallback, denoise
+from clearsr.schedule import alpha_bars
+from clearsr.seeds import make_generator
+from clearsr.training.memory import shrink_frozen
+
+
+def measure_sd21(config: BenchmarkConfig) -> dict[str, Any]:
+    """For each batch size: seconds per step and image, peak memory, and the floors of this device.
+
+    Raises:
+        ClearSRError: the device or precision is not to be had.
+    """
+    device = choose_device(config.device)
+    dtype = choose_precision(config.precision, device)
+    network = random_network(device, dtype)
+    settings = {**PAPER_SAMPLING, "steps": config.steps}
+    pipeline = ClearSRPipeline(network, build_config(SamplingConfig, settings), str(device), config.precision)
+    rates = device_rates(device, dtype)
+    step_macs = count_macs(preset_model_config("sd21")).per_step.values()
+    macs = sum(part.total for part in step_macs)
+    weights = _bytes_per_step(network)
+    runs: dict[str, dict[str, Any]] = {}
+    modes = ["eager", "compiled"] if config.compile else ["eager"]
+    for mode in modes:
+        if mode == "compiled":
+            compile_blocks(network)
+        for batch in config.batches:
+            row = _measure_batch(pipeline, batch)
+            row["arithmetic_floor"] = macs * batch / rates["macs_per_second"]
+            row["bandwidth_floor"] = weights / rates["bytes_per_second"]
+            runs[f"{mode}, batch {batch}"] = row
+    name = str(dtype).removeprefix("torch.")
+    return {"steps": config.steps, "dtype": name, "rates": rates, "weights_per_step": weights, "runs": runs}
+
+
+def random_network(device: torch.device, dtype: torch.dtype) -> ClearSRNetwork:
+    """The whole network with random weights, convolutions and linear layers in `dtype`, LoRAs merged."""
+    network = meta_network(preset_model_config("sd21")).requires_grad_(False).eval()
+    network.merge_adapters()
+    if dtype != torch.float32:
+        shrink_frozen(network, dtype)
+    network.to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    for module in network.modules():
+        is_norm = isinstance(module, nn.GroupNorm | nn.LayerNorm)
+        for parameter in module.parameters(recurse=False):
+            if is_norm:
+                parameter.fill_(1)
+            else:
+                parameter.normal_(0, 0.02, generator=generator)
+        for name, buffer in module.named_buffers(recurse=False):  # made at construction, lost on meta
+            if name == "position_ids":
+                buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
+    network.alpha_bars = alpha_bars().to(device)
+    return network
+
+
+def compile_blocks(network: ClearSRNetwork) -> None:
+    """torch.compile for the blocks that every step goes through, in place."""
+    unet, control = network.unet, network.detail_preserving
+    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks, *control.down_blocks, control.mid_block]
+    for block in blocks:
+        block.compile()
+
+
+def device_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+    """What the device reaches at best: MACs per second in a large matrix product, bytes per second read."""
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.ones(n, n, device=device, dtype=dtype)
+    block = torch.ones(2**30 // 4 if device.type == "cuda" else 2**28 // 4, device=device)
+    runs = {"product": lambda: a @ a, "sum": lambda: block.sum()}
+    timings = interleave(runs, 5, device)
+    return {
+        "macs_per_second": n**3 / min(timings["product"].seconds),
+        "bytes_per_second": block.numel() * 4 / min(timings["sum"].seconds),
+    }
+
+
+def _measure_batch(pipeline: ClearSRPipeline, batch: int) -> dict[str, Any]:
+    """A batch of pictures from x_lr to pixels: two steps to warm up on a GPU, then once, step by step."""
+    device = pipeline.device
+    picture = resize(make_picture(SIDE // 4, SIDE // 4).color[None], (SIDE, SIDE))
+    pixels = to_signed(picture).expand(batch, -1, -1, -1).to(device, memory_format=torch.channels_last)
+    marks: list[float] = []
+
+    def mark(*_: object) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        marks.append(time.perf_counter())
+
+    if device.type == "cuda":
+        _upscale(pipeline, pixels, pipeline.configure(steps=2), mark)
+        torch.cuda.reset_peak_memory_stats(device)
+        marks.clear()
+    start = time.perf_counter()
+    _upscale(pipeline, pixels, pipeline.defaults, mark)
+    seconds = time.perf_counter() - start
+    steps = [after - before for before, after in pairwise(marks)]
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
+    return {
+        "seconds_per_step": statistics.median(steps) if steps else None,
+        "seconds_per_image": seconds / batch,
+        "peak_bytes": peak,
+    }
+
+
+@torch.no_grad()
+def _upscale(
+    pipeline: ClearSRPipeline, pixels: torch.Tensor, config: SamplingConfig, on_step: StepCallback
+) -> torch.Tensor:
+    """The five steps of the pipeline without files and colours, the whole batch at once."""
+    network = pipeline.network
+    with low_precision(pipeline):
+        embedding, prompt = network.latents.embed_lr(pixels), network.image_prompt(pixels)
+        conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
+        generators = [make_generator("benchmark", index) for index in range(len(pixels))]
+        return network.latents.decode(denoise(network, conditioning, config, generators, on_step)).cpu()
+
+
+def _bytes_per_step(network: ClearSRNetwork) -> int:
+    """Weights that a guided step reads: U-Net and DPM, the decoder once for each branch."""
+
+    def size(module: nn.Module) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+    return size(network.unet) + size(network.unet.up_blocks) + size(network.detail_preserving)

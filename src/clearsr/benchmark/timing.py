@@ -1,0 +1,89 @@
+"""Times that can be compared: what is compared runs in turn, A B A B, so that both meet the same machine."""
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Timing(NamedTuple):
+    """One entry per round.
+
+    Attributes:
+        seconds: by the clock on the wall.
+        cpu_seconds: of this process on all its threads; on a busy machine the truer measure of work.
+    """
+
+    seconds: list[float]
+    cpu_seconds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def median_cpu(self) -> float:
+        return statistics.median(self.cpu_seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"median": self.median, "median_cpu": self.median_cpu, **self._asdict()}
+
+
+def interleave(
+    runs: Mapping[str, Callable[[], object]], rounds: int, device: torch.device, warm_ups: int = 1
+) -> dict[str, Timing]:
+    """Each of `runs` in turn, `rounds` times, after `warm_ups` rounds that do not count."""
+    timings = {name: Timing([], []) for name in runs}
+    for index in range(warm_ups + rounds):
+        for name, run in runs.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if index >= warm_ups:
+                timings[name].seconds.append(time.perf_counter() - start)
+                timings[name].cpu_seconds.append(time.process_time() - cpu_start)
+    return timings
+
+
+def ratio(above: Timing, below: Timing, of_cpu: bool = False) -> float:
+    """How many times longer `above` takes: the median over the rounds of each round's quotient."""
+    pairs = zip(above[of_cpu], below[of_cpu], strict=True)
+    return statistics.median(a / b for a, b in pairs)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What the figures belong to; the load is that of the moment."""
+    description: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    if hasattr(os, "getloadavg"):
+        description["load_average"] = round(os.getloadavg()[0], 2)
+    if device.type == "cuda":
+        description["device"] = torch.cuda.get_device_name(device)
+    return description
+
+
+def _processor() -> str:
+    """The processor's name, with the instruction sets that decide how fast bf16 is."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            first = file.read().split("\n\n")[0]
+    except OSError:
+        return platform.processor() or platform.machine()
+    pairs = [line.split(":", 1) for line in first.splitlines() if ":" in line]
+    facts = {key.strip(): value.strip() for key, value in pairs}
+    flags = facts.get("flags", "").split()
+    known = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    name = facts.get("model name", platform.machine())
+    family = f", family {facts['cpu family']} model {facts['model']}" if "cpu family" in facts else ""
+    return f"{name}{family}" + (f" ({', '.join(known)})" if known else "")
