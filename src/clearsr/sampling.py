@@ -3,14 +3,15 @@
 All images of a batch are independent: each brings its own generator.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
 from clearsr.config.sampling import SamplingConfig
+from clearsr.control_ahead import ControlAhead, chunk_length
 from clearsr.latent_space_adjustment import adjust
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, ControlSignals
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
 from clearsr.schedule import generator_argument, make_scheduler
@@ -74,11 +75,15 @@ def denoise(
         window: Tile.cut(network, conditioning, window, keep=len(windows) <= KEPT_TILES) for window in windows
     }
     drawing = generator_argument(scheduler, generators)
+    ahead = control_ahead(network, tiles, timesteps)
     for step, t in enumerate(timesteps):
         scaled = scheduler.scale_model_input(z_t, t)
 
-        def predict(window: Window, latent: torch.Tensor = scaled, t: torch.Tensor = t) -> torch.Tensor:
-            return guided_z_0(network, tiles[window], window.of(latent), t, config)
+        def predict(
+            window: Window, latent: torch.Tensor = scaled, t: torch.Tensor = t, step: int = step
+        ) -> torch.Tensor:
+            control = None if ahead is None else ahead.at(step)
+            return guided_z_0(network, tiles[window], window.of(latent), t, config, control)
 
         z_0 = blend_tiles(predict, z_t, windows)
         if config.lsa.target == "z_0":
@@ -91,38 +96,63 @@ def denoise(
     return z_t
 
 
+def control_ahead(
+    network: ClearSRNetwork, tiles: Mapping[Window, Tile], timesteps: torch.Tensor
+) -> ControlAhead | None:
+    """x_c of several timesteps at a time, where the picture is one small tile; else None."""
+    if len(tiles) != 1 or len(timesteps) == 1:
+        return None
+    (tile,) = tiles.values()
+    z_lr = tile.conditioning.embedding.mean
+    length = chunk_length(*z_lr.shape[-2:])
+    return ControlAhead(network, z_lr, tile.structure, timesteps, length) if length > 1 else None
+
+
 def guided_z_0(
-    network: ClearSRNetwork, tile: Tile, z_t: torch.Tensor, t: torch.Tensor, config: SamplingConfig
+    network: ClearSRNetwork,
+    tile: Tile,
+    z_t: torch.Tensor,
+    t: torch.Tensor,
+    config: SamplingConfig,
+    control: ControlSignals | None = None,
 ) -> torch.Tensor:
     """z_0 as predicted at timestep `t`, with classifier-free guidance (Ho & Salimans 2022) if it is on.
 
     Both branches of guidance share the U-Net encoder, the DPM and the SPM, because the image prompt enters in
     the decoder only: exact, and nearly a third less work. A non-empty negative prompt needs its own full
     pass.
+
+    Args:
+        control: x_c of the null prompt at `t`; unset: it is computed.
     """
     embedding, prompt, negative = tile.conditioning
-    structure = tile.structure or network.structure_features(embedding.mean)
+    structure = tile.structure
+    if structure is None and (control is None or negative is not None):
+        structure = network.structure_features(embedding.mean)
     prediction = network.config.prediction
     batch = len(z_t)
     timestep = t.to(z_t.device).round().long().expand(batch)
     alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
     latent = network_input(prediction, z_t, alpha_bar, embedding)
 
-    def decode(text: torch.Tensor, prompts: list[torch.Tensor]) -> list[torch.Tensor]:
+    def decode(
+        text: torch.Tensor, prompts: list[torch.Tensor], control: ControlSignals | None = None
+    ) -> list[torch.Tensor]:
         """Outputs for several decoder prompts under one text in the encoder and the DPM."""
         text = text.expand(batch, -1, -1).to(latent.dtype)
-        control = network.control_signals(embedding.mean, timestep, text, structure)
+        if control is None:
+            control = network.control_signals(embedding.mean, timestep, text, structure)
         encoded = network.unet_encode(latent, timestep, text)
         return [network.unet_decode(encoded, control, p.to(latent.dtype)) for p in prompts]
 
     null = network.null_prompt.expand(batch, -1, -1)
     if config.guidance_scale == 1:
-        (output,) = decode(network.null_prompt, [prompt])
+        (output,) = decode(network.null_prompt, [prompt], control)
     else:
         if negative is None:
-            conditional, unconditional = decode(network.null_prompt, [prompt, null])
+            conditional, unconditional = decode(network.null_prompt, [prompt, null], control)
         else:
-            (conditional,) = decode(network.null_prompt, [prompt])
+            (conditional,) = decode(network.null_prompt, [prompt], control)
             (unconditional,) = decode(negative, [negative.expand(batch, -1, -1)])
         output = unconditional + config.guidance_scale * (conditional - unconditional)
     return predicted_z_0(prediction, output.to(z_t.dtype), z_t, alpha_bar, embedding)
