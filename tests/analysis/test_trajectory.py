@@ -35,5 +35,9 @@ def test_means_leave_out_images_without_a_value(sampling):
     study = TrajectoryStudy([1, 0], sampling, courses)
     assert study.mean("niqe") == [2, 4]
     assert study.of_hr("niqe") == 4
+    assert study.error("niqe") == pytest.approx([0, 0])  # both rise by two, from different levels
+    bent = TrajectoryStudy([1, 0], sampling, [course("a", [1.0, 3.0]), course("b", [3.0, 9.0])])
+    assert bent.error("niqe") == pytest.approx([1, 1])  # deviations of 1 and 3 about their means, N = 2
+    assert TrajectoryStudy([1, 0], sampling, courses[:1]).error("niqe") == [0, 0]
     nowhere = TrajectoryStudy([1, 0], sampling, courses[2:])
     assert nowhere.mean("niqe") == [] and math.isnan(nowhere.of_hr("niqe"))

@@ -20,10 +20,11 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if "stage" in read_yaml(path))
 ABLATIONS = sorted((CONFIGS / "ablations").glob("*.yaml"))
 SHARED = ("section-4-3", "appendix-f")
+FIGURE_2 = "controlnet"  # no row of a table: what Figures 2 and 8 compare with
 
 
 def test_there_is_an_overlay_for_every_row_of_the_papers_tables():
-    names = {path.stem for path in ABLATIONS} - set(SHARED)
+    names = {path.stem for path in ABLATIONS} - {*SHARED, FIGURE_2}
     sizes = {f"{what}-{n}" for what in ("vae-lora-rank", "unet-lora-rank", "window") for n in (8, 16, 32)}
     without = {f"without-{what}" for what in ("spm", "cross-attention", "window-partition")}
     assert names == without | sizes | {f"lora-{which}" for which in ("none", "vae-only", "unet-only", "both")}
@@ -120,7 +121,8 @@ def distinct_models():
     by_model = {}
     for path in ABLATIONS:
         by_model.setdefault(load_config(TrainConfig, [path]).model.model_dump_json(), path)
-    assert len(by_model) == 13  # the full model, 3 + 3 without something, 2 other values of each of 3 sizes
+    # The full model, 3 + 3 without something, the ControlNet, 2 other values of each of 3 sizes.
+    assert len(by_model) == 14
     return list(by_model.values())
 
 

@@ -1,8 +1,10 @@
 """Figure 5: measures over the steps of sampling, the parts that they split the run into, and the pictures."""
 
-import math
+from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from clearsr.analysis.calibration import SplitPoints
 from clearsr.analysis.trajectory import Course, TrajectoryStudy
@@ -42,20 +44,14 @@ def shown_steps(steps: int, count: int) -> list[int]:
 
 
 def _draw_curves(figure: Any, study: TrajectoryStudy, points: SplitPoints | None) -> None:
-    """One panel per measure: mean curve, its standard error, the originals' level.
-
-    The error is that of the course: what the images differ in at all steps alike is taken off before.
-    """
+    """One panel per measure: mean curve, its standard error, the originals' level."""
     drawn = [measure for measure in study.measures if study.defined(measure)]
     steps = range(1, len(study.timesteps) + 1)
     axes = figure.subplots(1, len(drawn), squeeze=False)[0]
-    for axis, measure, color in zip(axes, drawn, _CURVE_COLORS, strict=False):
-        curves = study.curves(measure)
-        mean = curves.mean(dim=0)
+    for axis, measure, color in zip(axes, drawn, cycle(_CURVE_COLORS), strict=False):
+        mean, error = np.array(study.mean(measure)), np.array(study.error(measure))
         axis.plot(steps, mean, color=color, marker="o" if len(steps) <= 12 else "", markersize=2.5)
-        if len(curves) > 1:
-            error = (curves - curves.mean(dim=1, keepdim=True)).std(dim=0) / math.sqrt(len(curves))
-            axis.fill_between(steps, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
+        axis.fill_between(steps, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
         if not MEASURES[measure].needs_hr:
             mark_level(axis, study.of_hr(measure), "HR")
         if points is not None:

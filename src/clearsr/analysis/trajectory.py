@@ -72,6 +72,18 @@ class TrajectoryStudy:
         curves = self.curves(measure)
         return curves.mean(dim=0).tolist() if len(curves) else []
 
+    def error(self, measure: str) -> list[float]:
+        """Standard error of the curve's course; zeros for a single image, empty for none.
+
+        What the images differ in at all steps alike is taken off before: it moves the curve, but bends it
+        nowhere.
+        """
+        curves = self.curves(measure)
+        if len(curves) < 2:
+            return [0.0] * (len(self.timesteps) if len(curves) else 0)
+        course = curves - curves.mean(dim=1, keepdim=True)
+        return (course.std(dim=0) / len(curves) ** 0.5).tolist()
+
     def of_hr(self, measure: str) -> float:
         """The HR images' mean; NaN if no image has the measure."""
         values = [course.of_hr[measure] for course in self.defined(measure)]
@@ -84,6 +96,7 @@ class TrajectoryStudy:
             "sampling": self.sampling.model_dump(mode="json"),
             "images": [course.image for course in self.courses],
             "mean": {measure: self.mean(measure) for measure in self.measures},
+            "standard_error": {measure: self.error(measure) for measure in self.measures},
             "mean_of_hr": {measure: self.of_hr(measure) for measure in self.measures},
             "per_image": {course.image: course.values for course in self.courses},
             "of_hr": {course.image: course.of_hr for course in self.courses},

@@ -41,7 +41,8 @@ Each is written as PNG and PDF, with every number that it shows as JSON. The pap
 
 Without a second model, "without the constraint" is the model itself with its cross-attentions and its SPM
 switched off. The paper compares with a ControlNet that was trained without them: give one with --against
-(configs/ablations has recipes). `trajectory` samples without LSA unless --lsa, --alpha or --beta is given.
+(configs/ablations/controlnet.yaml is its recipe). `trajectory` samples without LSA unless --lsa, --alpha or
+--beta is given.
 
 examples:
   clearsr analyze photographs/ -o figures/

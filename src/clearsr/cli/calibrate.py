@@ -141,8 +141,13 @@ def _say(study: "TrajectoryStudy", points: "SplitPoints") -> None:
     curve = study.mean("niqe")
     write_line(f"NIQE by step: {' '.join(f'{value:.2f}' for value in curve)}; HR {study.of_hr('niqe'):.2f}")
     unset: Any = SamplingConfig().lsa
+    least = curve[points.peak - 1] - study.error("niqe")[points.peak - 1]
+    level = [step for step, value in enumerate(curve, start=1) if value >= least]
+    peak = f"NIQE is highest at step {points.peak} of {points.steps}"
+    if len(level) > 1:
+        peak += f"; {len(level)} steps from {level[0]} to {level[-1]} are within a standard error of it"
     for name, found, missing in (
-        ("ela_end", f"NIQE is highest at step {points.peak} of {points.steps}", "rises to the last step"),
+        ("ela_end", peak, "rises to the last step"),
         ("lla_start", f"NIQE is below HR from step {points.below}", "never falls below HR after its peak"),
     ):
         value = getattr(points, name)
