@@ -26,7 +26,7 @@ def principal_components(features: Tensor, count: int = 3) -> Components:
     Where there are fewer than `count`, the rest is zero. The sign of a component is arbitrary.
     """
     channels, height, width = features.shape
-    samples = features.detach().double().cpu().reshape(channels, -1).T
+    samples = features.detach().cpu().double().reshape(channels, -1).T
     samples = samples - samples.mean(dim=0)
     left, strengths, _ = torch.linalg.svd(samples, full_matrices=False)
     maps = torch.zeros(count, height * width, dtype=torch.float64)
@@ -43,7 +43,8 @@ def component_picture(components: Components, guide: Tensor) -> Tensor:
 
     Without that, two pictures of like features could differ by inverted colours.
     """
-    deviation = guide.double().cpu() - guide.double().mean().cpu()
+    shade = guide.detach().cpu().double()
+    deviation = shade - shade.mean()
     signs = torch.sign((components.maps * deviation).sum(dim=(-2, -1))).masked_fill_(
         components.explained == 0, 1
     )

@@ -36,7 +36,8 @@ def kl_divergence(p: Tensor, q: Tensor) -> float:
 
 def activity(features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
     """Where C×H×W features are lively, as a distribution over `grid` (unset: their own H×W), float64."""
-    deviation = features.double() - features.double().mean(dim=(-2, -1), keepdim=True)
+    values = features.detach().cpu().double()
+    deviation = values - values.mean(dim=(-2, -1), keepdim=True)
     energy = deviation.square().mean(dim=0, keepdim=True)
     if grid is not None:
         energy = F.adaptive_avg_pool2d(energy, grid)
@@ -53,10 +54,10 @@ def value_histogram(features: Tensor) -> Tensor:
 
     A channel that is constant counts as zeros.
     """
-    values = features.double()
+    values = features.detach().cpu().double()
     deviation = values - values.mean(dim=(-2, -1), keepdim=True)
     spread = deviation.square().mean(dim=(-2, -1), keepdim=True).sqrt()
     standard = torch.where(spread > 0, deviation / spread.clamp_min(1e-300), 0.0)
-    inside = standard.flatten().cpu().clamp(-REACH, REACH)
+    inside = standard.flatten().clamp(-REACH, REACH)
     counts = torch.histc(inside, BINS, -REACH, REACH) + 0.5
     return counts / counts.sum()

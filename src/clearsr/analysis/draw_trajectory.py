@@ -53,7 +53,9 @@ def _draw_curves(figure: Any, study: TrajectoryStudy, points: SplitPoints | None
         axis.plot(steps, mean, color=color, marker="o" if len(steps) <= 12 else "", markersize=2.5)
         axis.fill_between(steps, mean - error, mean + error, color=color, alpha=0.15, linewidth=0)
         if not MEASURES[measure].needs_hr:
-            mark_level(axis, study.of_hr(measure), "HR")
+            of_hr = study.of_hr(measure)
+            is_left_free = abs(mean[0] - of_hr) > abs(mean[-1] - of_hr)
+            mark_level(axis, of_hr, "HR", at_left=is_left_free)
         if points is not None:
             _draw_split(axis, points)
         axis.set_title(MEASURES[measure].label + _UNITS.get(measure, ""))

@@ -26,7 +26,7 @@ class Profile(NamedTuple):
 
 def power_spectrum(features: Tensor) -> Tensor:
     """|FFT|² of C×h×w features, mean over the channels: h×w float64 on the CPU, frequency 0 at h//2, w//2."""
-    values = features.detach().double().cpu()
+    values = features.detach().cpu().double()
     height, width = values.shape[-2:]
     window = hann(height, values)[:, None] * hann(width, values)
     mean = (values * window).sum(dim=(-2, -1), keepdim=True) / window.sum()
