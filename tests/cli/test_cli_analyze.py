@@ -85,6 +85,7 @@ def test_the_same_model_against_itself_differs_by_its_constraint_alone(analyze, 
     ("arguments", "says"),
     [
         (["--figure", "spectra", "--against", "compact"], "--against: belongs to --figure control"),
+        (["--precision", "bf16"], "--precision bf16: control signals and spectra are read in fp32"),
         (["--upscale", "2.5"], "--upscale 2.5: must be a whole number here"),
         (["--degradation", "heavy"], "--degradation: must be 'full', 'light', 'camera' or 'bicubic'"),
     ],

@@ -66,6 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="where the signals are lively, or which values they have (default: spatial; JSON has both)",
     )  # fmt: skip
     add_study_arguments(parser, _FLAGS)
+    parser.set_defaults(precision="fp32")  # in 16 bits a spectrum's faint end would be rounding
 
 
 def run(args: Namespace) -> int:
@@ -74,6 +75,11 @@ def run(args: Namespace) -> int:
     figures = args.figure or FIGURES
     if args.against is not None and "control" not in figures:
         raise UsageError("--against: belongs to --figure control")
+    if args.precision != "fp32" and figures != ["trajectory"]:
+        raise UsageError(
+            f"--precision {args.precision}: control signals and spectra are read in fp32; leave it out, or "
+            "give --figure trajectory alone"
+        )
 
     with busy("starting", args.quiet):
         from clearsr.pipeline import ClearSRPipeline
