@@ -61,6 +61,32 @@ def test_the_command_fails_if_an_image_cannot_be_read(folder, capsys):
     assert report["shorter_side"] == {"min": 9, "median": 32, "max": 32}
 
 
+def test_what_leads_to_no_image_is_reported_and_the_rest_is_checked(folder, capsys):
+    (folder / "broken.tar").write_bytes(b"no archive" * 100)
+    (folder / "dead.jpg").symlink_to(folder / "nowhere.jpg")
+    for name in ("photo.NEF", "inner/photo.nef", "README", ".hidden"):
+        (folder / name).write_bytes(b"something")
+    (folder / "list.txt").write_text("a.png\ngone.png\n")
+    assert main(["data", "check", str(folder), str(folder / "list.txt"), "--json", "-q"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["images"], report["readable"]) == (6, 4)
+    assert report["other_files"] == {".nef": 2, "no suffix": 1, ".txt": 1}
+    reasons = dict(line.split(": ", 1) for line in report["unreadable"])
+    assert reasons.keys() == {
+        str(folder / name) for name in ("empty.jpg", "half.png", "broken.tar", "gone.png", "dead.jpg")
+    }
+    assert "uncompressed tar" in reasons[str(folder / "broken.tar")]
+    assert "link" in reasons[str(folder / "dead.jpg")]
+    assert main(["data", "check", str(folder), "-q"]) == 1
+    assert "4 files of other kinds, not looked at: 2 .nef, 1 .txt, 1 no suffix" in capsys.readouterr().out
+
+
+def test_training_stops_at_what_the_check_only_reports(folder):
+    (folder / "broken.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(ClearSRError, match="broken.tar"):
+        list_items([folder])
+
+
 def test_shards_hold_every_pixel_row_once_and_no_duplicates(folder, tmp_path, capsys):
     shards = tmp_path / "shards"
     assert main(["data", "check", str(folder), "--shards", str(shards), "--crop", "16", "--json", "-q"]) == 1

@@ -78,9 +78,33 @@ def test_no_weight_decay_is_adam():
 
 
 def test_eight_bits_without_bitsandbytes_say_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ClearSRError, match="pip install bitsandbytes"):
+    for name in ("bitsandbytes", "bitsandbytes.optim"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ClearSRError, match=r"pip install 'clearsr\[adamw8bit\]'"):
         make_optimizer([nn.Parameter(torch.zeros(1))], OptimizerConfig(kind="adamw8bit"))
+
+
+def test_eight_bit_moments_follow_adamw_and_come_back_bit_for_bit(normal):
+    pytest.importorskip("bitsandbytes")  # the extra adamw8bit
+    config = OptimizerConfig(kind="adamw8bit", learning_rate=1e-2)
+    start = normal(128, 128)  # smaller tensors keep 32 bits
+
+    def begin(kind):
+        parameter = nn.Parameter(start.clone())
+        optimizer = make_optimizer([parameter], config.model_copy(update={"kind": kind}))
+        return TrainingState({"a": parameter}, {}, optimizer)
+
+    def advance(state, steps):
+        for step in steps:
+            state.parameters["a"].grad = normal(128, 128, seed=step) + state.parameters["a"].detach()
+            state.optimizer.step()
+        return state.parameters["a"].detach()
+
+    whole, exact, resumed = begin("adamw8bit"), begin("adamw"), begin("adamw8bit")
+    half = advance(whole, range(3)).clone()
+    assert (half - advance(exact, range(3))).norm() < 0.03 * (half - start).norm()
+    resumed.load({group: {n: v.clone() for n, v in ts.items()} for group, ts in whole.tensors().items()})
+    assert torch.equal(advance(whole, range(3, 6)), advance(resumed, range(3, 6)))
 
 
 class CountingOptimizer(torch.optim.Optimizer):

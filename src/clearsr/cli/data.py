@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 _LISTED = 20
 _EPILOG = """\
-Every image is decoded whole. The exit code is 1 if any cannot be. Images are the same if their pixels are.
+Every image is decoded whole. The exit code is 1 if any cannot be, or if a shard, a link or a line of a list
+leads to none. (Damage inside a JPEG that its decoder covers up cannot be seen.) Images are the same if their
+pixels are.
 An INPUT is an image, a folder (recursive), a .txt list with a path per line, or a .tar shard.
 
 --shards cuts every image that is readable, large enough and not there twice into crops of N pixels, as PNG in
@@ -67,11 +69,12 @@ def run(args: Namespace) -> int:
 
     from rich.progress import Progress
 
-    from clearsr.data.check import check_images
+    from clearsr.data.check import add_listing, check_images
     from clearsr.data.shards import ShardWriter
     from clearsr.data.sources import list_items
 
-    items = list_items(args.inputs)
+    problems: list[str] = []
+    items = list_items(args.inputs, problems)
     crops = None
     with Progress(transient=True, disable=args.quiet) as progress:
         task = progress.add_task("decoding", total=len(items))
@@ -85,6 +88,7 @@ def run(args: Namespace) -> int:
             with ShardWriter(args.shards, args.crop) as writer:
                 report = check_images(items, args.crop, on_image, writer.add)
             crops = writer.crops
+    add_listing(report, args.inputs, items, problems)
     if args.json:
         values = report.as_dict() | ({} if crops is None else {"crops": crops})
         write_line(json.dumps(values, indent=2))
@@ -112,6 +116,9 @@ def _lines(report: "DataReport", crop: int | None) -> list[str]:
     if report.small:
         lines.append(f"{len(report.small)} with a side below {crop} pixels:")
         lines += _listed(report.small)
+    if report.other:
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(report.other.items()))
+        lines.append(f"{sum(report.other.values())} files of other kinds, not looked at: {counts}")
     if report.unreadable:
         lines.append(f"{len(report.unreadable)} cannot be read:")
         lines += [f"  {line}" for line in report.unreadable]  # all: each needs a hand

@@ -52,7 +52,7 @@ class OptimizerConfig(FrozenConfig):
     """AdamW (Adam at weight_decay 0, the paper's) and its learning-rate schedule."""
 
     kind: Literal["adamw", "adamw8bit"] = Field(
-        "adamw", description="adamw8bit keeps the moments in 8 bits; needs the package bitsandbytes"
+        "adamw", description="adamw8bit keeps the moments in 8 bits; needs pip install 'clearsr[adamw8bit]'"
     )
     learning_rate: PositiveFloat = Field(5e-5, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")

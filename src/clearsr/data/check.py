@@ -5,13 +5,14 @@ Two images are the same if their decoded pixels are, whatever their names, forma
 
 import hashlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from clearsr.data.sources import ImageItem, decode
+from clearsr.data.sources import ImageItem, decode, other_files
 from clearsr.errors import ClearSRError
 
 OnImage = Callable[[int, int], None]  # images looked at, of how many
@@ -25,9 +26,11 @@ class DataReport:
         images: all that were named.
         bytes: of the encoded images.
         sizes: (width, height) of each readable image.
-        unreadable: one line for each image that cannot be decoded whole.
+        unreadable: one line for each image that cannot be decoded whole, and for each shard, link or line of
+            a list that leads to none.
         duplicates: groups of names of the same picture; the first of each is the one to keep.
         small: names of images with a side below the crop size that was asked about.
+        other: files in the folders that are not looked at, counted by suffix.
     """
 
     images: int = 0
@@ -36,6 +39,7 @@ class DataReport:
     unreadable: list[str] = field(default_factory=list)
     duplicates: list[list[str]] = field(default_factory=list)
     small: list[str] = field(default_factory=list)
+    other: dict[str, int] = field(default_factory=dict)
 
     @property
     def pixels(self) -> int:
@@ -58,6 +62,7 @@ class DataReport:
             "unreadable": self.unreadable,
             "duplicates": self.duplicates,
             "small": self.small,
+            "other_files": self.other,
         }
 
 
@@ -89,6 +94,19 @@ def check_images(
             on_image(number, len(items))
     report.duplicates = [names for names in groups.values() if len(names) > 1]
     return report
+
+
+def add_listing(
+    report: DataReport, inputs: Sequence[Path], items: list[ImageItem], problems: list[str]
+) -> None:
+    """Report what led to no image: `problems` of `list_items`, dead links, and files of other kinds."""
+    report.unreadable += problems
+    for path in other_files(inputs, items):
+        if path.exists():
+            suffix = path.suffix.lower() or "no suffix"
+            report.other[suffix] = report.other.get(suffix, 0) + 1
+        else:
+            report.unreadable.append(f"{path}: is a link to something that is not there")
 
 
 def _decoded(items: list[ImageItem], report: DataReport) -> Iterator[tuple[ImageItem, torch.Tensor | None]]:

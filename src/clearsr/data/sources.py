@@ -9,7 +9,7 @@ import json
 import os
 import tarfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,18 +66,22 @@ class ImageItem(NamedTuple):
         return content
 
 
-def list_items(inputs: Sequence[Path]) -> list[ImageItem]:
+def list_items(inputs: Sequence[Path], problems: list[str] | None = None) -> list[ImageItem]:
     """The images that files, folders, `.txt` lists and `.tar` shards stand for, each once, in their order.
 
     A folder stands for its images (recursive) followed by the shards that lie in it. A list has one path per
     line, relative to the list; empty lines and lines that begin with # are passed over.
+
+    Args:
+        problems: takes what is wrong with single shards, lines of lists and links, which are then left out;
+            unset: the first such thing is an error.
 
     Raises:
         ClearSRError: something named is missing, empty or no list or shard.
     """
     found: dict[tuple[str, int | None], ImageItem] = {}
     for given in inputs:
-        for item in _expand(Path(given)):
+        for item in _expand(Path(given), problems):
             found.setdefault((os.path.abspath(item.path), item.offset), item)
     return list(found.values())
 
@@ -122,13 +126,25 @@ def write_index(shard: Path) -> None:
     shard.with_name(shard.name + INDEX_SUFFIX).write_text(json.dumps(index), encoding="utf-8")
 
 
-def _expand(given: Path) -> Iterator[ImageItem]:
+def other_files(inputs: Sequence[Path], items: Sequence[ImageItem]) -> list[Path]:
+    """What lies in the folders among `inputs`, is not hidden and stands for none of the items."""
+    known = {os.path.abspath(item.path) for item in items}
+    files = [path for given in inputs if given.is_dir() for path in sorted(given.rglob("*"))]
+    return [
+        path
+        for path in dict.fromkeys(files)
+        if not (path.is_dir() or path.name.startswith(".") or os.path.abspath(path) in known)
+        and not path.name.endswith((".tar", INDEX_SUFFIX))
+    ]
+
+
+def _expand(given: Path, problems: list[str] | None) -> Iterator[ImageItem]:
     suffix = given.suffix.lower()
     if suffix == ".txt" and given.is_file():
         for line in _read_list(given):
-            yield from _expand(given.parent / line)
+            yield from _tolerated(lambda line=line: _expand(given.parent / line, problems), problems)
     elif suffix == ".tar" and given.is_file():
-        yield from _shard_items(given)
+        yield from _tolerated(lambda: _shard_items(given), problems)
     elif given.is_dir():
         shards = sorted(path for path in given.rglob("*.tar") if path.is_file())
         try:
@@ -137,9 +153,20 @@ def _expand(given: Path) -> Iterator[ImageItem]:
             if not shards:
                 raise
         for shard in shards:
-            yield from _shard_items(shard)
+            yield from _tolerated(lambda shard=shard: _shard_items(shard), problems)
     else:
         yield from _file_items(given)
+
+
+def _tolerated(find: Callable[..., Iterable[ImageItem]], problems: list[str] | None) -> list[ImageItem]:
+    """What is found; nothing and a line more in `problems`, if there are such, where that fails."""
+    try:
+        return list(find())
+    except ClearSRError as error:
+        if problems is None:
+            raise
+        problems.append(str(error))
+        return []
 
 
 def _file_items(given: Path) -> Iterator[ImageItem]:

@@ -27,8 +27,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
         optimizers: Any = import_module("bitsandbytes.optim")
     except ImportError:
         raise ClearSRError(
-            "optimizer.kind: adamw8bit needs the package bitsandbytes (pip install bitsandbytes); "
-            "accepted without it: adamw"
+            "optimizer.kind: adamw8bit needs bitsandbytes, pip install 'clearsr[adamw8bit]'; accepted "
+            "without it: adamw"
         ) from None
     except (OSError, RuntimeError) as error:  # a build that does not fit the accelerator's libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
