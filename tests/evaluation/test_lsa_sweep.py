@@ -10,7 +10,15 @@ from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.evaluation.evaluate import Evaluation, Row
 from clearsr.evaluation.lsa_figure import draw_curves, draw_pictures
-from clearsr.evaluation.lsa_sweep import Sweep, findings, grid_table, is_monotonic, sweep_lsa, table_4
+from clearsr.evaluation.lsa_sweep import (
+    Sweep,
+    SweepPlan,
+    findings,
+    grid_table,
+    is_monotonic,
+    sweep_lsa,
+    table_4,
+)
 from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.pairs import match_folders, to_8_bit
 from clearsr.evaluation.tables import render
@@ -18,7 +26,7 @@ from clearsr.image import ImageData, read_image, resize, write_image
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.seeds import file_seed
 
-GRID = ((0.03, 0.0), (0.0, 0.01))
+PLAN = SweepPlan((0.03, 0.0), (0.0, 0.01), seeds=(5,), example="1")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +46,7 @@ def swept(network, pairs):
     config = SamplingConfig(steps=4)
     scorer = Scorer(EvaluationConfig(measures=("psnr", "ssim_rounded", "sharpness")))
     seen = []
-    sweep = sweep_lsa(pipeline, config, pairs, scorer, GRID, (5,), "1", seen.append)
+    sweep = sweep_lsa(pipeline, config, pairs, scorer, PLAN, seen.append)
     return pipeline, config, scorer, sweep, seen
 
 

@@ -59,9 +59,7 @@ def run(args: Namespace) -> int:
         raise UsageError("--alpha, --beta: sweep-lsa sets them itself; give --alphas and --betas")
     build(SamplingConfig, own)
     config = build(EvaluationConfig, evaluation)
-    grid = tuple(
-        _strengths(text, flag) for flag, text in (("--alphas", args.alphas), ("--betas", args.betas))
-    )
+    alphas, betas = _strengths(args.alphas, "--alphas"), _strengths(args.betas, "--betas")
     seeds = numbers_of(args.seeds, "--seeds", int)
     if args.testset is None and (args.lr is None or args.hr is None):
         raise UsageError("sweep-lsa: needs --testset DIR, or --lr DIR and --hr DIR")
@@ -69,7 +67,7 @@ def run(args: Namespace) -> int:
     with busy("starting", args.quiet):
         from rich.progress import Progress
 
-        from clearsr.evaluation.lsa_sweep import sweep_lsa
+        from clearsr.evaluation.lsa_sweep import SweepPlan, sweep_lsa
         from clearsr.evaluation.measures import Scorer
         from clearsr.plots import require_matplotlib
 
@@ -82,9 +80,10 @@ def run(args: Namespace) -> int:
     pipeline, sampling = load_pipeline(args, own)
     scorer = Scorer(config, has_hr=pairs[0].hr is not None, device=pipeline.device)
     with Progress(transient=True, disable=args.quiet) as progress:
-        task = progress.add_task("sweeping", total=len(pairs) * len(seeds) * len(grid[0]) * len(grid[1]))
+        task = progress.add_task("sweeping", total=len(pairs) * len(seeds) * len(alphas) * len(betas))
+        plan = SweepPlan(alphas, betas, seeds, example)
         sweep = sweep_lsa(
-            pipeline, sampling, pairs, scorer, (grid[0], grid[1]), seeds, example,
+            pipeline, sampling, pairs, scorer, plan,
             lambda name: progress.update(task, advance=1, description=name),
         )  # fmt: skip
     for measured in sweep.evaluations.values():

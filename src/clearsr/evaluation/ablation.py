@@ -17,7 +17,7 @@ from clearsr.config.base import build_config, merge, read_yaml
 from clearsr.config.sampling import SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.evaluate import Evaluation, OnImage, evaluate_method
+from clearsr.evaluation.evaluate import Evaluation, evaluate_method
 from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.methods import clearsr_method
 from clearsr.evaluation.pairs import ImagePair
@@ -112,7 +112,6 @@ def run_row(
     pairs: Sequence[ImagePair],
     scorer: Scorer,
     seeds: Sequence[int] = (0,),
-    on_image: OnImage | None = None,
 ) -> Evaluation:
     """Train (or go on training, or take what is there) and evaluate one row.
 
@@ -141,7 +140,7 @@ def run_row(
     export = fit(config, resume="latest")
     pipeline = ClearSRPipeline.from_pretrained(export, precision=config.precision)
     method = clearsr_method(row.overlay, pipeline, sampling)
-    evaluation = evaluate_method(method, pairs, scorer, seeds, on_image=on_image)
+    evaluation = evaluate_method(method, pairs, scorer, seeds)
     evaluation.settings = settings
     write_text(folder / RESULT, to_json(as_document([evaluation], scorer)))
     return evaluation

@@ -5,6 +5,7 @@ a measure (FID) judges folders.
 """
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,20 +74,24 @@ class Evaluation:
         if all(name not in row.values for row in self.rows):
             values = [means[name] for means in self.of_folders.values() if name in means]
             return Interval(sum(values) / len(values), math.nan, math.nan) if values else None
-        per_image = [_mean([r.values[name] for r in self.rows if r.image == image]) for image in self.images]
-        return mean_interval(per_image, self.config.confidence)
+        per_image = self._grouped(name, lambda row: row.image)
+        return mean_interval([_mean(values) for values in per_image.values()], self.config.confidence)
 
     def over_seeds(self, name: str) -> Interval | None:
         """Mean and confidence interval over the seeds, each the mean over its pictures; None for one seed."""
         if len(self.seeds) < 2:
             return None
-        per_seed = [
-            self.of_folders.get(seed, {}).get(
-                name, _mean([r.values.get(name, math.nan) for r in self.rows if r.seed == seed])
-            )
-            for seed in self.seeds
-        ]
-        return mean_interval(per_seed, self.config.confidence)
+        per_seed = {seed: _mean(values) for seed, values in self._grouped(name, lambda r: r.seed).items()}
+        per_seed |= {seed: means[name] for seed, means in self.of_folders.items() if name in means}
+        return mean_interval(list(per_seed.values()), self.config.confidence)
+
+    def _grouped(self, name: str, key: Callable[[Row], Any]) -> dict[Any, list[float]]:
+        """The values of a measure by picture, or by seed."""
+        groups: dict[Any, list[float]] = {}
+        for row in self.rows:
+            if name in row.values:
+                groups.setdefault(key(row), []).append(row.values[name])
+        return groups
 
     def undefined(self, name: str) -> int:
         """Rows for which the measure is not defined."""
@@ -207,6 +212,10 @@ def _linked(files: Sequence[Path | None]) -> Iterator[Path]:
     """A temporary folder that holds exactly these files, for measures that take whatever a folder holds."""
     with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:
         for index, file in enumerate(files):
-            assert file is not None
-            (Path(folder) / f"{index:06d}{file.suffix}").symlink_to(file.resolve())
+            assert file is not None, "measures of folders are taken where there are originals"
+            link = Path(folder) / f"{index:06d}{file.suffix}"
+            try:
+                link.symlink_to(file.resolve())
+            except OSError:  # Windows may not allow it
+                shutil.copyfile(file, link)
         yield Path(folder)

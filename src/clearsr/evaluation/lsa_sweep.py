@@ -25,6 +25,21 @@ Setting = tuple[float, float]  # alpha, beta
 QUALITY = ("maniqa", "niqe_pyiqa", "niqe")  # what shows generation, the paper's choice first
 
 
+@dataclass(frozen=True)
+class SweepPlan:
+    """What is run.
+
+    Attributes:
+        seeds: each setting is run with each.
+        example: name of the picture to keep at every setting, from the first seed; None keeps none.
+    """
+
+    alphas: Sequence[float]
+    betas: Sequence[float]
+    seeds: Sequence[int] = (0,)
+    example: str | None = None
+
+
 @dataclass
 class Sweep:
     """A grid of settings, measured.
@@ -59,23 +74,19 @@ def sweep_lsa(
     config: SamplingConfig,
     pairs: Sequence[ImagePair],
     scorer: Scorer,
-    grid: tuple[Sequence[float], Sequence[float]],
-    seeds: Sequence[int] = (0,),
-    example: str | None = None,
+    plan: SweepPlan,
     on_picture: Callable[[str], None] | None = None,
 ) -> Sweep:
     """Run every setting on every picture and seed.
 
     Args:
         config: everything but alpha, beta, the factor (which follows from the sizes) and the seed.
-        grid: the alphas and the betas.
-        example: name of the picture to keep at every setting, from the first seed.
         on_picture: called with the picture's name after each setting.
 
     Raises:
         ClearSRError: a picture cannot be read, or the sizes of a pair do not fit.
     """
-    alphas, betas = (tuple(sorted(values)) for values in grid)
+    alphas, betas = tuple(sorted(plan.alphas)), tuple(sorted(plan.betas))
     names = tuple(scorer.per_image)
     evaluations = {
         (alpha, beta): Evaluation(f"alpha {alpha:g}, beta {beta:g}", names, scorer.config)
@@ -87,7 +98,7 @@ def sweep_lsa(
         assert pair.lr is not None and pair.hr is not None, "pairs to sweep over have both images"
         lr = read_image(pair.lr)
         hr = fitting_hr(read_8_bit(pair.hr), lr, pair.name)
-        for seed in seeds:
+        for seed in plan.seeds:
             own = config.model_copy(
                 update={
                     "upscale": factor_of(lr, (hr.shape[1], hr.shape[2])),
@@ -98,7 +109,7 @@ def sweep_lsa(
             for (alpha, beta), evaluation in evaluations.items():
                 picture = to_8_bit(run(alpha, beta))
                 evaluation.rows.append(Row(pair.name, seed, scorer.score(picture, hr)))
-                if pair.name == example and seed == seeds[0]:
+                if pair.name == plan.example and seed == plan.seeds[0]:
                     sweep.pictures[alpha, beta] = picture
                 if on_picture is not None:
                     on_picture(pair.name)

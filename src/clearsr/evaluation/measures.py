@@ -166,7 +166,8 @@ class Scorer:
             except ClearSRError:
                 return float("nan")  # too small or too flat
         if MEASURES[name].pyiqa_name:
-            with torch.random.fork_rng(devices=[]):
+            devices = [self._device] if self._device.type == "cuda" else []
+            with torch.random.fork_rng(devices):
                 torch.manual_seed(0)  # MANIQA of older versions averages random crops
                 inputs = [sr] if hr is None or not MEASURES[name].needs_hr else [sr, hr]
                 return float(self._networks[name](*(image[None].to(self._device) for image in inputs)))
