@@ -1,9 +1,13 @@
 """`clearsr batch` in one process: results as `clearsr upscale` has them, a manifest, and runs that go on."""
 
+import dataclasses
 import hashlib
 import json
 import os
+import re
+import shlex
 import uuid
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -11,9 +15,13 @@ import pytest
 from PIL import Image
 
 from clearsr.batch import on_ray
+from clearsr.batch.manifest import Row
 from clearsr.batch.worker import Worker
+from clearsr.cli import batch as command
+from clearsr.cli.parser import Parser
 from clearsr.pipeline import ClearSRPipeline
 
+DOCS = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
 NOISY = ("--start", "noise", "--color", "none", "--steps", "2", "--seed", "7")
 
 
@@ -208,3 +216,16 @@ def test_mistakes_are_said_before_a_model_is_loaded(batch, tree, tmp_path, monke
     assert outcome.errors == [
         'clearsr: error: --engine ray: Ray is not installed; pip install "clearsr[batch]"'
     ]
+
+
+def test_docs_name_every_field_and_only_flags_that_there_are():
+    table = DOCS[DOCS.index("## The manifest") : DOCS.index("## In Python")]
+    fields = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)))
+    assert fields == [field.name for field in dataclasses.fields(Row)]
+    parser = Parser("clearsr batch", "x")
+    command.add_arguments(parser)
+    lines = re.findall(r"^clearsr batch (.*)$", DOCS, flags=re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        parser.parse_args(shlex.split(line))
+    assert set(re.findall(r"--[a-z][a-z-]+", DOCS)) <= {*parser._option_string_actions, "--head"}

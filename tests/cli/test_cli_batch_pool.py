@@ -131,3 +131,30 @@ def test_a_killed_run_goes_on_where_it_was(pictures, model, tmp_path):
     assert sorted(row["input"] for row in rows) == sorted(map(str, pictures.rglob("*.png")))
     assert {path: os.stat(path).st_mtime_ns for path in times} == times
     assert not list(out.rglob(".clearsr-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_machine_of_a_cluster_is_lost(pictures, model, tmp_path):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "out"
+    size = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    cluster = Cluster(initialize_head=True, head_node_args=size)
+    try:
+        lost = cluster.add_node(**size)
+        pool = ("--address", cluster.address, "--threads-per-worker", "1")
+        command = [sys.executable, "-m", "clearsr", "batch", pictures, "-o", out, "--model", model, *pool]
+        process = subprocess.Popen([*command, *SETTINGS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while len({row["worker"] for row in rows_so_far(out / "manifest.jsonl")}) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        cluster.remove_node(lost, allow_graceful=False)
+        assert len(rows_so_far(out / "manifest.jsonl")) < PICTURES
+        process.communicate()
+    finally:
+        cluster.shutdown()
+    rows = rows_so_far(out / "manifest.jsonl")
+    assert sorted(row["input"] for row in rows) == sorted(map(str, pictures.rglob("*.png")))
+    assert sum(row["status"] == "ok" for row in rows) == PICTURES - len(CORRUPT)

@@ -142,8 +142,9 @@ class Manifest:
         self._has_repeats |= any(self.lookup(row.input, row.version) for row in rows)
 
     def compact(self) -> None:
-        """Drop rows that a later one of the same input replaces; to be called once, before `close`."""
+        """Drop rows that a later one of the same input replaces, and close."""
         if not self._has_repeats:
+            self.close()
             return
         keys = np.fromiter((hash_of(Row.from_line(line).input) for line in self._lines()), dtype=np.uint64)
         last = _last_of_each(keys)
@@ -153,6 +154,7 @@ class Manifest:
                 file.writelines(line for line, stays in zip(self._lines(), last, strict=True) if stays)
                 file.flush()
                 os.fsync(file.fileno())
+            self._file.close()  # Windows replaces no open file
             os.replace(aside, self.path)
         except BaseException:
             aside.unlink(missing_ok=True)
@@ -166,8 +168,10 @@ class Manifest:
 
     def close(self) -> None:
         """Let go of the file, which goes if it is empty."""
-        if self.path.stat().st_size == 0:
-            self.path.unlink()
+        if self._file.closed:
+            return
+        if os.fstat(self._file.fileno()).st_size == 0:
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def _index(self) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ work are done and how many workers an item has cost, so that none is done twice 
 import json
 import logging
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -161,7 +162,6 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
         ClearSRError: there is no such cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its C++ side writes to stderr
     import ray
 
     if ray.is_initialized():
@@ -176,8 +176,11 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
             "include_dashboard": False,
             "object_store_memory": _OBJECT_STORE_BYTES,
         }
+    if not is_verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side warns of what Ray Data does
     try:
-        ray.init(address=address, **options)
+        with _closed_stderr():
+            ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise ClearSRError(
             f"--address {address}: no Ray cluster can be reached there ({first_line(error)})"
@@ -186,6 +189,21 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
         yield None if address == "local" else _size()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _closed_stderr() -> Iterator[None]:
+    """Within the block nothing gets to stderr, not even from C++, which says there what its log level is."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def _size() -> tuple[int, int]:
