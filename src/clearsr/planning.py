@@ -158,7 +158,9 @@ def output_names(names: Sequence[str], ends: str, folder: Path | str = "") -> li
     Raises:
         ClearSRError: two would become one even so.
     """
-    results = [f"{Path(name).stem}{ends}" for name in names]
+    # Not pathlib, which keeps every name that it has seen: there may be millions.
+    stems = (name[:dot] if 0 < (dot := name.rfind(".")) < len(name) - 1 else name for name in names)
+    results = [f"{stem}{ends}" for stem in stems]
     count = Counter(results)
     results = [
         f"{name}{ends}" if count[result] > 1 else result for name, result in zip(names, results, strict=True)

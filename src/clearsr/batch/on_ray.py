@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from clearsr.batch.local import Share
@@ -186,7 +186,8 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
             f"--address {address}: no Ray cluster can be reached there ({first_line(error)})"
         ) from None
     try:
-        yield None if address == "local" else _size()
+        with redirect_stdout(sys.stderr):  # Ray prints there when a worker dies
+            yield None if address == "local" else _size()
     finally:
         ray.shutdown()
 

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import rich
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,6 +34,7 @@ class Reporter:
         self._errors: list[str] = []
         self._console = rich.get_console()
         self._bar: Progress | None = None
+        self._out: TextIO | None = None
 
     @contextmanager
     def working(self, total: int) -> Iterator[None]:
@@ -49,9 +50,10 @@ class Reporter:
         self._bar = bar
         try:
             with bar:
+                self._out = sys.stdout  # others in this process may send their prints elsewhere
                 yield
         finally:
-            self._bar = None
+            self._bar, self._out = None, None
 
     def start(self, job: Job) -> Callable[[int, int, Any], None]:
         """Name the file that is being worked on; returns what takes the progress of its steps."""
@@ -83,7 +85,7 @@ class Reporter:
         if self._as_json or self._quiet or result.status in ("failed", "skipped"):
             return
         size = f"{result.width}x{result.height}"
-        write_line(f"{result.input} -> {result.output} ({size}, {result.seconds:.1f} s)")
+        write_line(f"{result.input} -> {result.output} ({size}, {result.seconds:.1f} s)", self._out)
 
     def close(self) -> int:
         """The failures and the summary; returns the exit code."""
@@ -110,4 +112,4 @@ class Reporter:
         if result.status == "failed" and result.error is not None and len(self._errors) < _MAX_ERROR_LINES:
             self._errors.append(result.error)
         if self._as_json:
-            print(json.dumps(result.as_dict()), flush=True)
+            print(json.dumps(result.as_dict()), flush=True, file=self._out)

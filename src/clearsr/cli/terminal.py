@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import rich
 from rich.console import Console
@@ -98,7 +99,7 @@ def counting(what: str, total: int, quiet: bool = False) -> Iterator[Callable[[s
         yield begin
 
 
-def write_line(line: str) -> None:
-    """One line of results on stdout, whatever characters a file name holds."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(line.encode(encoding, "backslashreplace").decode(encoding))
+def write_line(line: str, file: TextIO | None = None) -> None:
+    """One line of results on stdout (or `file`), whatever characters a file name holds."""
+    encoding = (file or sys.stdout).encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=file)
