@@ -6,7 +6,9 @@ import torch
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.training.plan import _LiveMemory, plan_run
+from clearsr.training.setup import prepare_stage
 from clearsr.training.stages import build_stage
+from clearsr.training.step import to_device
 
 
 def test_counts_are_those_of_the_run(make_run, photos):
@@ -55,9 +57,10 @@ def test_the_estimate_is_what_a_real_step_holds(make_run, make_picture):
     from clearsr.data.crops import TrainingBatch
 
     config = make_run(batch_size=2, data={"crop_size": 32}, loss={"prompt_dropout": 0.0})
-    stage = build_stage(config, build_network(config.model))
+    device = torch.device("cpu")
+    stage = prepare_stage(config, build_network(config.model), device)
     hr = torch.stack([make_picture(32, 32, seed) for seed in range(2)])
-    batch = TrainingBatch(hr, torch.nn.functional.avg_pool2d(hr, 4), [0, 1])
+    batch = to_device(TrainingBatch(hr, torch.nn.functional.avg_pool2d(hr, 4), [0, 1]), device)
     with _LiveMemory() as memory:
         stage(batch, 0)["loss"].backward()
     assert plan_run(config).memory["step"] == pytest.approx(memory.peak, rel=0.02)

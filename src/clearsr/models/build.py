@@ -23,7 +23,7 @@ from clearsr.models.base_model import (
 from clearsr.models.clearsr import ClearSRNetwork, Components
 from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
 from clearsr.models.pretrained import PART_CLASSES, encode_text, load_part
-from clearsr.models.sd21 import PART_CONFIGS, meta_components
+from clearsr.models.sd21 import PART_CONFIGS, untrained_components
 from clearsr.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -165,10 +165,27 @@ def meta_network(config: ModelConfig) -> ClearSRNetwork:
         ClearSRError: the base cannot be found, or the configuration cannot be built.
     """
     with torch.device("meta"):
-        if config.base_model is None:
-            return ClearSRNetwork(config, own_components(config))
-        configs = base_configs(config)
-        return ClearSRNetwork(config, meta_components(configs, config.null_prompt_tokens))
+        return ClearSRNetwork(config, _untrained_parts(config))
+
+
+def random_network(config: ModelConfig, seed: int = 0) -> ClearSRNetwork:
+    """The network at its size with random weights, those of a base too: to measure time and memory with.
+
+    Of a base on the hub only `config.json` files are fetched.
+
+    Raises:
+        ClearSRError: the base cannot be found, or the configuration cannot be built.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("weights", seed))
+        return ClearSRNetwork(config, _untrained_parts(config))
+
+
+def _untrained_parts(config: ModelConfig) -> Components:
+    """All parts with random weights, on torch's default device."""
+    if config.base_model is None:
+        return own_components(config)
+    return untrained_components(base_configs(config), config.null_prompt_tokens)
 
 
 def base_configs(config: ModelConfig) -> dict[str, dict[str, Any]]:

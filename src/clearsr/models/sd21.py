@@ -1,7 +1,7 @@
 """The architecture of Stable Diffusion 2.1-base and of CLIP ViT-H/14, from their `config.json`.
 
 From these the network can be built on the meta device (shapes without memory), to count parameters or to
-check a configuration before gigabytes are fetched. No weights here.
+check a configuration before gigabytes are fetched, or with random weights, to measure it. No trained weights.
 """
 
 from collections.abc import Mapping
@@ -78,20 +78,21 @@ PART_CONFIGS: dict[str, dict[str, Any]] = {
 PAPER_SAMPLING: dict[str, Any] = {"steps": 50, "guidance_scale": 5.5}
 
 
-def meta_components(
+def untrained_components(
     configs: Mapping[str, Mapping[str, Any]] = PART_CONFIGS, null_prompt_tokens: int = 77
 ) -> Components:
-    """The frozen parts of a base as shapes only; wrap `ClearSRNetwork(config, ...)` in the same meta device.
+    """The frozen parts of a base with random weights, of torch's global generator, on its default device.
+
+    On the meta device (`with torch.device("meta")`) they are shapes only.
 
     Args:
         configs: `unet`, `vae` and `image_encoder` in the words of their `config.json`.
     """
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(dict(configs["unet"]))
-        vae = AutoencoderKL.from_config(dict(configs["vae"]))
-        image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
-        null_prompt = torch.empty(1, null_prompt_tokens, unet.config.cross_attention_dim)
-    return Components(vae, None, unet, image_encoder, null_prompt)
+    unet = UNet2DConditionModel.from_config(dict(configs["unet"]))
+    vae = AutoencoderKL.from_config(dict(configs["vae"]))
+    image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
+    null_prompt = torch.randn(1, null_prompt_tokens, unet.config.cross_attention_dim)
+    return Components(vae.eval(), None, unet.eval(), image_encoder.eval(), null_prompt)
 
 
 def meta_text_encoder(configs: Mapping[str, Mapping[str, Any]] = PART_CONFIGS) -> CLIPTextModel:

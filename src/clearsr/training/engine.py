@@ -16,10 +16,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 
 from clearsr.checkpoint import save_network
 from clearsr.config.training import TrainConfig
-from clearsr.data.crops import CropDataset, iterate, make_loader
 from clearsr.errors import ClearSRError
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.training.memory import save_memory
 from clearsr.training.optimizer import learning_rate_at
 from clearsr.training.report import Report
 from clearsr.training.resume import find_checkpoint, record_config, require_same_data, require_same_run
@@ -31,11 +29,11 @@ from clearsr.training.run_folder import (
     save_best,
     save_checkpoint,
 )
-from clearsr.training.setup import prepare_network, require_crop_fits
+from clearsr.training.setup import prepare_network, prepare_stage
 from clearsr.training.signals import stop_signals
-from clearsr.training.stages import StageModule, build_stage
+from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState
-from clearsr.training.step import Losses, Stepper, agree, mean_over_processes
+from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
 from clearsr.training.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -54,7 +52,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         ClearSRError: the configuration, the data or a checkpoint is unusable, the disk is full, or the loss
             is not finite.
     """
-    accelerator = _start_processes(config)
+    accelerator = start_processes(config)
     run = config.output
     try:
         if accelerator.is_main_process:
@@ -67,11 +65,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
     if checkpoint is not None:
         require_same_run(config, checkpoint)
     network, stages = prepare_network(config)
-    require_crop_fits(config, network)
-    stage = build_stage(config, network)
-    save_memory(network, config)
-    stage = stage.to(accelerator.device)
-    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    stage = prepare_stage(config, network, accelerator.device)
     trainer = _Trainer(config, accelerator, stage, network, [*stages, config.stage], checkpoint)
     step = trainer.train()
     accelerator.wait_for_everyone()
@@ -98,9 +92,8 @@ class _Trainer:
         config, run = self.config, self.config.output
         self.is_main = self.accelerator.is_main_process
         self.state = TrainingState.of(self.stage, config)
-        self.scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=config.precision == "fp16")
-        shard = (self.accelerator.process_index, self.accelerator.num_processes)
-        self.dataset = self._open_data(shard)
+        self.scaler = make_scaler(config, self.accelerator.device)
+        self.dataset = open_data(config, self.accelerator, self.stage)
         self.fingerprint = self.dataset.photographs.fingerprint()
         notes = self._restore()
         self.first_step = int(notes.get("step", 0))
@@ -124,7 +117,9 @@ class _Trainer:
         config, step = self.config, self.first_step
         report = Report(config.output, config.steps, step, self.is_main)
         with report, stop_signals() as stopped:
-            stepper = self._stepper()
+            stepper = Stepper.start(
+                config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step
+            )
             while step < config.steps:
                 self.meter.append(stepper.step(step))
                 step += 1
@@ -144,12 +139,6 @@ class _Trainer:
                 self._export(config.output / "export")
         return step
 
-    def _open_data(self, shard: tuple[int, int]) -> CropDataset:
-        config = self.config
-        degradation = config.degradation if self.stage.needs_lr else None
-        micro_batch = config.batch_size // config.accumulation
-        return CropDataset(config.data, degradation, micro_batch, config.seed, shard)
-
     def _restore(self) -> dict[str, Any]:
         """Take over the checkpoint, if there is one; returns its notes."""
         if self.checkpoint is None:
@@ -160,14 +149,6 @@ class _Trainer:
         if self.scaler.is_enabled() and notes.get("scaler"):
             self.scaler.load_state_dict(notes["scaler"])
         return notes
-
-    def _stepper(self) -> Stepper:
-        """What the steps work on; starts the workers."""
-        config = self.config
-        micro_steps = range(self.first_step * config.accumulation, config.steps * config.accumulation)
-        batches = iterate(make_loader(self.dataset, micro_steps, config.data.workers))
-        trained = self.accelerator.prepare(self.stage)
-        return Stepper(config, self.accelerator, trained, self.state, self.dataset, batches, self.scaler)
 
     def _scalars(self, step: int, unreadable: dict[str, int]) -> dict[str, float]:
         """Loss terms averaged over the steps since the last line and over the processes."""
@@ -202,7 +183,7 @@ class _Trainer:
             yield self.dataset.batch(list(range(first, first + FINISH_BATCH)))
 
 
-def _start_processes(config: TrainConfig) -> Accelerator:
+def start_processes(config: TrainConfig) -> Accelerator:
     """Join the other processes, if torchrun has started several.
 
     Raises:

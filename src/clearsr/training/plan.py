@@ -20,9 +20,10 @@ from clearsr.config.training import TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.data.photographs import Photographs
 from clearsr.models.build import meta_network
-from clearsr.training.memory import DTYPES, save_memory
-from clearsr.training.setup import require_crop_fits
-from clearsr.training.stages import StageModule, build_stage
+from clearsr.training.memory import DTYPES
+from clearsr.training.setup import prepare_stage
+from clearsr.training.stages import StageModule
+from clearsr.training.step import to_device
 
 _GIB = 2**30
 
@@ -88,9 +89,7 @@ def plan_run(config: TrainConfig, processes: int | None = None) -> TrainingPlan:
     micro_batch = max(1, config.batch_size // (config.accumulation * processes))
     photographs = Photographs(config.data.train)
     network = meta_network(config.model)
-    require_crop_fits(config, network)
-    stage = build_stage(config, network)
-    save_memory(network, config)
+    stage = prepare_stage(config, network, torch.device("meta"))
     parameters = list(network.named_parameters())
     trainable: Counter[str] = Counter()
     for name, parameter in parameters:
@@ -130,7 +129,7 @@ def peak_of_step(stage: StageModule, config: TrainConfig, micro_batch: int) -> i
         stage.to_empty(device="cpu")
         hr = torch.empty(micro_batch, 3, size, size)
         lr = torch.empty(micro_batch, 3, lr_size, lr_size) if stage.needs_lr else None
-        batch = TrainingBatch(hr, lr, list(range(micro_batch)))
+        batch = to_device(TrainingBatch(hr, lr, list(range(micro_batch))), torch.device("cpu"))
         with _LiveMemory() as memory:
             with torch.autocast("cpu", DTYPES[config.precision], enabled=config.precision != "fp32"):
                 loss = stage(batch, config.seed)["loss"]

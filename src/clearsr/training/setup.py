@@ -10,6 +10,8 @@ from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.seeds import derive_seed
+from clearsr.training.memory import save_memory
+from clearsr.training.stages import StageModule, build_stage
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,20 @@ def missing_stages(config: TrainConfig, stages: list[str]) -> list[str]:
     if config.model.lr_encoder.kind == "lora" and "lr_encoder" in before:
         before.remove("lr_encoder")
     return [stage for stage in before if stage not in stages]
+
+
+def prepare_stage(config: TrainConfig, network: ClearSRNetwork, device: torch.device) -> StageModule:
+    """The stage as it is trained: what is frozen is set, memory is saved, and it is on its device.
+
+    Raises:
+        ClearSRError: crops do not fit the network.
+    """
+    require_crop_fits(config, network)
+    stage = build_stage(config, network)
+    save_memory(network, config)
+    stage = stage.to(device)
+    stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return stage
 
 
 def require_crop_fits(config: TrainConfig, network: ClearSRNetwork) -> None:

@@ -11,15 +11,14 @@ from accelerate import Accelerator
 from torch import nn
 
 from clearsr.config.training import TrainConfig
-from clearsr.data.crops import CropDataset, TrainingBatch
+from clearsr.data.crops import CropDataset, TrainingBatch, iterate, make_loader
 from clearsr.errors import ClearSRError
 from clearsr.training.memory import DTYPES
 from clearsr.training.optimizer import learning_rate_at
+from clearsr.training.stages import Losses, StageModule
 from clearsr.training.state import TrainingState, average_decay
 
 logger = logging.getLogger(__name__)
-
-Losses = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,22 @@ class Stepper:
     batches: Iterator[TrainingBatch]
     scaler: torch.amp.GradScaler
     unreadable: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def start(
+        cls,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        stage: StageModule,
+        state: TrainingState,
+        dataset: CropDataset,
+        scaler: torch.amp.GradScaler,
+        first_step: int = 0,
+    ) -> "Stepper":
+        """What the steps from `first_step` on work on; starts the workers."""
+        micro_steps = range(first_step * config.accumulation, config.steps * config.accumulation)
+        batches = iterate(make_loader(dataset, micro_steps, config.data.workers))
+        return cls(config, accelerator, accelerator.prepare(stage), state, dataset, batches, scaler)
 
     def step(self, step: int) -> Losses:
         """Take step `step` (0-based); returns the loss terms, averaged over its micro-batches.
@@ -120,6 +135,23 @@ class Stepper:
         if self.config.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.accelerator.device.type, DTYPES[self.config.precision])
+
+
+def open_data(config: TrainConfig, accelerator: Accelerator, stage: StageModule) -> CropDataset:
+    """The share of this process in the samples that the stage is trained on.
+
+    Raises:
+        ClearSRError: a source in `data.train` is missing or holds no image.
+    """
+    degradation = config.degradation if stage.needs_lr else None
+    shard = (accelerator.process_index, accelerator.num_processes)
+    micro_batch = config.batch_size // config.accumulation
+    return CropDataset(config.data, degradation, micro_batch, config.seed, shard)
+
+
+def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:
+    """The scaler of fp16 losses; it does nothing at other precisions."""
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
