@@ -72,9 +72,9 @@ def run_batch(
     try:
         settings = find_settings(path, work, config.overwrite)
         plan = plan_batch(inputs, output, work.suffix, book, settings.since, config)
-        save_settings(path, settings)
         if config.overwrite:
-            book.clear()
+            book.clear()  # first, so that no row is ever beside settings that it was not made with
+        save_settings(path, settings)
         if on_plan is not None:
             on_plan(plan)
         for rows in _all_rows(plan, work, config, engine):
