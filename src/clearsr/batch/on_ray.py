@@ -185,11 +185,11 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
         raise ClearSRError(
             f"--address {address}: no Ray cluster can be reached there ({first_line(error)})"
         ) from None
-    try:
-        with redirect_stdout(sys.stderr):  # Ray prints there when a worker dies
+    with redirect_stdout(sys.stderr):  # when a worker dies Ray prints, and once more as it shuts down
+        try:
             yield None if address == "local" else _size()
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
