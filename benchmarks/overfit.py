@@ -100,7 +100,7 @@ def main() -> int:
     parser.add_argument(
         "--prediction", default="lr_anchored", choices=("lr_anchored", "epsilon", "v_prediction")
     )
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting")
     args = parser.parse_args()
     pictures = prepare(args.output)
