@@ -1,11 +1,16 @@
 """Table 5: the paper's columns as published, ours as counted, and the two countings at the paper's size."""
 
+import argparse
 import json
 
 import pytest
+import torch
 
+import clearsr.benchmark.sd21
+import clearsr.pipeline
 from clearsr.analysis.complexity_table import complexity_table, describe, published, time_image
 from clearsr.checkpoint import locate, save_network
+from clearsr.cli import complexity, main
 from clearsr.complexity import stored_parts
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
@@ -67,8 +72,6 @@ def test_speed_is_steps_over_time(sd21):
 
 
 def test_the_command_prints_and_writes_the_same(capsys, tmp_path):
-    from clearsr.cli import main
-
     file = tmp_path / "c.json"
     assert (
         main(["complexity", "compact", "--size", "64", "--time", "--device", "cpu", "--json", str(file)]) == 0
@@ -80,7 +83,35 @@ def test_the_command_prints_and_writes_the_same(capsys, tmp_path):
     assert ours["seconds"] > 0 and ours["steps_per_second"] == pytest.approx(
         ours["steps"] / ours["seconds"], rel=1e-3
     )
-    assert "Times without guidance; ours on cpu" in out
+    assert "Times without guidance; ours on " in out and " threads, " in out
+
+
+class Elsewhere:
+    """An accelerator in name only: a pipeline that is sent there finds the CPU."""
+
+    type = "cuda"
+
+    def __str__(self):
+        return "cpu"
+
+
+def test_the_papers_network_is_timed_with_random_weights_and_not_on_a_cpu(sd21, network, monkeypatch, caplog):
+    args = argparse.Namespace(device="cpu", precision="fp32", size=64, base_model=None)
+    sampling = build_config(SamplingConfig, {"steps": 1})
+    assert complexity._timed(args, "sd21", sd21, sampling) == (sd21, "")
+    assert "sd21 is not timed on a CPU" in caplog.text
+
+    cpu, asked = torch.device("cpu"), []
+    monkeypatch.setattr(
+        clearsr.pipeline, "choose_device", lambda name: Elsewhere() if name == "auto" else cpu
+    )
+    monkeypatch.setattr(clearsr.pipeline, "choose_precision", lambda name, device: torch.float32)
+    monkeypatch.setattr(
+        clearsr.benchmark.sd21, "random_network", lambda device, dtype: asked.append(dtype) or network
+    )
+    args.device = "auto"
+    timed, machine = complexity._timed(args, "sd21", sd21, sampling)
+    assert asked == [torch.float32] and timed.seconds > 0 and machine
 
 
 @pytest.mark.parametrize(
@@ -88,7 +119,5 @@ def test_the_command_prints_and_writes_the_same(capsys, tmp_path):
     [(["--size", "8"], "--size 8: must be from 32"), (["--steps", "-1"], "--steps -1: must be from 0")],
 )
 def test_wrong_flags(capsys, arguments, says):
-    from clearsr.cli import main
-
     assert main(["complexity", *arguments]) == 2
     assert capsys.readouterr().err.startswith(f"clearsr: error: {says}")

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
+from clearsr.benchmark.workload import make_picture
 from clearsr.checkpoint import EMBEDDED_MODELS, locate, read_description
 from clearsr.complexity import parameter_table
 from clearsr.config.base import build_config
@@ -21,11 +20,9 @@ from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.evaluation.published import published_table
 from clearsr.evaluation.tables import Table, TableRow
-from clearsr.image import ImageData
 from clearsr.macs import count_macs
 from clearsr.models.sd21 import PAPER_SAMPLING
 from clearsr.pipeline import ClearSRPipeline
-from clearsr.seeds import make_generator
 
 PRESET: Literal["sd21"] = "sd21"  # the paper's network, of which no trained weights are needed to be counted
 DEFAULT_SUBJECTS = (PRESET, *EMBEDDED_MODELS)
@@ -115,7 +112,7 @@ def time_image(pipeline: ClearSRPipeline, sampling: SamplingConfig, size: int, r
     Without guidance, as the paper's times are; from the LR image to the finished one, files not included.
     """
     side = max(1, round(size / sampling.upscale))
-    picture = ImageData(torch.rand(3, side, side, generator=make_generator("complexity", size)))
+    picture = make_picture(side, side)
     settings = sampling.model_copy(update={"guidance_scale": 1.0})
     fastest = math.inf
     for index in range(1 + rounds):

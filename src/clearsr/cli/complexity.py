@@ -1,5 +1,6 @@
 """`clearsr complexity`: the paper's Table 5 with our models beside the published rows."""
 
+import logging
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from pathlib import Path
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
     from clearsr.config.sampling import SamplingConfig
     from clearsr.pipeline import ClearSRPipeline
 
+logger = logging.getLogger(__name__)
+
 FORMATS = ("markdown", "latex", "html")
 _EPILOG = """\
 MODEL is sd21 (the paper's network, counted without weights), compact, a folder or a hub id.
 MACs are counted twice: convolutions and linear layers alone, as the published numbers are, and with
 attention; the latter also as this implementation runs, where both halves of guidance share what they can.
-Time is measured with --time alone, of models whose weights are at hand (not of sd21: that is what
-`clearsr bench` does, with random weights).
+Time is measured with --time alone, without guidance as in the paper; that of sd21 with random weights, and
+on an accelerator only.
 
 examples:
   clearsr complexity
@@ -59,7 +62,6 @@ def run(args: Namespace) -> int:
     with busy("starting", args.quiet):
         from clearsr.analysis.complexity_table import (
             DEFAULT_SUBJECTS,
-            PRESET,
             complexity_table,
             describe,
             published,
@@ -73,8 +75,10 @@ def run(args: Namespace) -> int:
     for subject in args.models or DEFAULT_SUBJECTS:
         with busy(f"counting {subject}", args.quiet):
             counted, sampling = describe(subject, args.size, args.steps)
-        if args.time and subject != PRESET:
-            counted, machine = _timed(args, subject, counted, sampling)
+        if args.time:
+            with busy(f"timing {subject}", args.quiet):
+                counted, timed_on = _timed(args, subject, counted, sampling)
+            machine = timed_on or machine
         ours.append(counted)
     text = render(complexity_table(ours, args.size, machine), args.format)
     if args.output is None:
@@ -91,22 +95,31 @@ def _timed(
     args: Namespace, subject: str, counted: "Complexity", sampling: "SamplingConfig"
 ) -> "tuple[Complexity, str]":
     """The column with its time, and what that was measured on."""
-    from clearsr.analysis.complexity_table import time_image
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.analysis.complexity_table import PRESET, time_image
+    from clearsr.benchmark.sd21 import random_network
+    from clearsr.pipeline import ClearSRPipeline, choose_device, choose_precision
 
-    with busy(f"timing {subject}", args.quiet):
+    device = choose_device(args.device)
+    if subject != PRESET:
         pipeline = ClearSRPipeline.from_pretrained(subject, **pipeline_options(args))
-        seconds = time_image(pipeline, sampling, args.size)
+    elif device.type == "cpu":
+        logger.warning(
+            "%s is not timed on a CPU, where an image of it takes the better part of an hour", PRESET
+        )
+        return counted, ""
+    else:  # the time does not depend on what the weights are
+        network = random_network(device, choose_precision(args.precision, device))
+        pipeline = ClearSRPipeline(network, sampling, str(device), args.precision)
+    seconds = time_image(pipeline, sampling, args.size)
     return counted.timed(seconds), _machine(pipeline)
 
 
 def _machine(pipeline: "ClearSRPipeline") -> str:
     """The device and precision that a time belongs to."""
-    import platform
+    from clearsr.benchmark.timing import describe_machine
 
-    import torch
-
-    device, precision = pipeline.device, str(pipeline.precision).removeprefix("torch.")
-    if device.type == "cuda":
-        return f"{torch.cuda.get_device_name(device)}, {precision}"
-    return f"{device.type} ({platform.machine()}, {torch.get_num_threads()} threads), {precision}"
+    found = describe_machine(pipeline.device)
+    precision = str(pipeline.precision).removeprefix("torch.")
+    if "device" in found:
+        return f"{found['device']}, {precision}"
+    return f"{found['processor']}, {found['threads']} threads, {precision}"
