@@ -143,20 +143,17 @@ class Scorer:
             return
         if measure.pyiqa_name:
             try:
-                self._networks[name] = self._network(measure.pyiqa_name)
-            except ImportError as error:
+                import pyiqa
+            except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision for another torch
                 self.missing[name] = f"{_EXTRA} ({_first_line(error)})"
                 return
+            self.versions["pyiqa"] = str(pyiqa.__version__)
+            try:
+                self._networks[name] = pyiqa.create_metric(measure.pyiqa_name, device=self._device)
             except Exception as error:  # whatever a download or another package throws: it is said, not lost
                 self.missing[name] = f"pyiqa cannot build it ({_first_line(error)})"
                 return
         self.names.append(name)
-
-    def _network(self, pyiqa_name: str) -> Any:
-        import pyiqa
-
-        self.versions["pyiqa"] = str(getattr(pyiqa, "__version__", "unknown"))
-        return pyiqa.create_metric(pyiqa_name, device=self._device)
 
     def _value(self, name: str, sr: torch.Tensor, hr: torch.Tensor | None) -> float:
         border = self.config.crop_border
