@@ -35,7 +35,14 @@ _DECODERS = {
     "unet": ("unet.up_blocks.", "unet.conv_out."),
     "vae": ("latents.vae.decoder.", "latents.vae.post_quant_conv."),
 }
-_DENOISING = ("detail_preserving", "cross_attention", "structure_preserving", "unet", "unet_decoder")
+_DENOISING = (
+    "detail_preserving",
+    "cross_attention",
+    "structure_preserving",
+    "unet_lora",
+    "unet",
+    "unet_decoder",
+)
 
 
 class Macs(NamedTuple):
@@ -83,9 +90,7 @@ class MacTable(NamedTuple):
     @property
     def denoising(self) -> Macs:
         """U-Net, DPM and SPM alone, without the VAE and the encoders of text and image."""
-        parts = self.parts
-        lora = ("unet_lora",)
-        return add(parts[name] for name in (*_DENOISING, *lora) if name in parts)
+        return add(macs for name, macs in self.parts.items() if name in _DENOISING)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything as plain numbers."""

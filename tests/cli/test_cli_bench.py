@@ -20,25 +20,28 @@ def bench(run, model, tmp_path):
 
 def test_speed_and_pixels(bench, monkeypatch):
     monkeypatch.setattr("clearsr.benchmark.speed.SIDE", 64)
+    monkeypatch.setattr("clearsr.benchmark.speed.SMALL_SIDE", 32)
     outcome, report = bench("--only", "speed,pixels", "--sides", "64,128", "--precision", "bf16")
     assert outcome.code == 0, outcome.err
     assert list(report) == ["config", "machine", "speed", "pixels"]
     assert report["machine"]["threads"] == 1
-    names = ["clearsr", "bicubic", "rrdbnet, fp32", "rrdbnet, bfloat16", "our loop", "naive loop"]
+    names = ["clearsr", "bicubic", "rrdbnet, fp32", "rrdbnet, bfloat16"]
+    names += [f"{whose} loop, {side}" for side in (64, 32) for whose in ("our", "naive")]
     timings = report["speed"]["timings"]
     assert list(timings) == names and all(len(timings[name]["seconds"]) == 2 for name in names)
     assert set(report["speed"]["ratios"]) == {
         "clearsr over bicubic",
         "clearsr over rrdbnet, fp32",
         "clearsr over rrdbnet, bfloat16",
-        "denoising: naive over ours",
+        "naive over our loop, 64",
+        "naive over our loop, 32",
     }
     ours, theirs = timings["clearsr"]["seconds"], timings["bicubic"]["seconds"]
     quotients = [a / b for a, b in zip(ours, theirs, strict=True)]
     assert report["speed"]["ratios"]["clearsr over bicubic"]["wall"] == pytest.approx(sum(quotients) / 2)
     sides = report["pixels"]["sides"]
     assert [row["megapixels"] for row in sides.values()] == [64**2 / 1e6, 128**2 / 1e6]
-    assert "naive over ours" in outcome.out and "time against pixels" in outcome.out
+    assert "naive over our loop" in outcome.out and "time against pixels" in outcome.out
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from clearsr.benchmark.child import peak_bytes
-from clearsr.benchmark.timing import interleave
+from clearsr.benchmark.timing import interleave, synchronize
 from clearsr.benchmark.workload import SIDE, low_precision, make_picture
 from clearsr.config.base import build_config
 from clearsr.config.benchmark import BenchmarkConfig
@@ -51,7 +51,7 @@ def measure_sd21(config: BenchmarkConfig) -> dict[str, Any]:
         if mode == "compiled":
             compile_blocks(network)
         for batch in config.batches:
-            row = _measure_batch(pipeline, batch)
+            row = _measure_batch(pipeline, batch, warm_up=mode == "compiled" or device.type != "cpu")
             row["arithmetic_floor"] = macs * batch / rates["macs_per_second"]
             row["bandwidth_floor"] = weights / rates["bytes_per_second"]
             runs[f"{mode}, batch {batch}"] = row
@@ -102,22 +102,22 @@ def device_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     }
 
 
-def _measure_batch(pipeline: ClearSRPipeline, batch: int) -> dict[str, Any]:
-    """A batch of pictures from x_lr to pixels: two steps to warm up on a GPU, then once, step by step."""
+def _measure_batch(pipeline: ClearSRPipeline, batch: int, warm_up: bool) -> dict[str, Any]:
+    """A batch of pictures from x_lr to pixels, each step timed; `warm_up`: after two steps that are not."""
     device = pipeline.device
     picture = resize(make_picture(SIDE // 4, SIDE // 4).color[None], (SIDE, SIDE))
     pixels = to_signed(picture).expand(batch, -1, -1, -1).to(device, memory_format=torch.channels_last)
     marks: list[float] = []
 
     def mark(*_: object) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         marks.append(time.perf_counter())
 
-    if device.type == "cuda":
+    if warm_up:
         _upscale(pipeline, pixels, pipeline.configure(steps=2), mark)
-        torch.cuda.reset_peak_memory_stats(device)
         marks.clear()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     _upscale(pipeline, pixels, pipeline.defaults, mark)
     seconds = time.perf_counter() - start

@@ -28,6 +28,7 @@ from clearsr.pipeline import ClearSRPipeline
 from clearsr.sampling import Conditioning, denoise
 from clearsr.seeds import make_generator
 
+SMALL_SIDE = 128  # where control signals of many timesteps are computed at once
 # A diffusion upscaler at work: where the model's own setting is a single step, nothing is there to be shared.
 MANY_STEPS = {"steps": 10, "scheduler": "dpm++", "guidance_scale": 2.0, "lsa": {"preset": "off"}}
 
@@ -40,23 +41,21 @@ def measure_speed(config: BenchmarkConfig) -> dict[str, Any]:
         "clearsr": lambda: upscale_once(pipeline, SIDE),
         "bicubic": lambda: resize(picture, (SIDE, SIDE)),
         **_rrdbnets(pipeline, picture),
-        **_loops(pipeline, picture),
+        **_loops(pipeline, SIDE),
+        **_loops(pipeline, SMALL_SIDE),
     }
     timings = interleave(runs, config.rounds, pipeline.device)
-    clearsr = timings["clearsr"]
-    pairs = {name: (clearsr, timings[name]) for name in timings if name.startswith(("bicubic", "rrdbnet"))}
-    pairs["denoising: naive over ours"] = (timings["naive loop"], timings["our loop"])
+    others = [name for name in timings if name.startswith(("bicubic", "rrdbnet"))]
+    pairs = {f"clearsr over {name}": (timings["clearsr"], timings[name]) for name in others}
+    for side in (SIDE, SMALL_SIDE):
+        pairs[f"naive over our loop, {side}"] = (timings[f"naive loop, {side}"], timings[f"our loop, {side}"])
     return {
         "side": SIDE,
         "precision": str(pipeline.precision).removeprefix("torch."),
         "loop": MANY_STEPS,
         "timings": {name: timing.as_dict() for name, timing in timings.items()},
         "ratios": {
-            (name if "over" in name else f"clearsr over {name}"): {
-                "wall": ratio(*pair),
-                "cpu": ratio(*pair, of_cpu=True),
-            }
-            for name, pair in pairs.items()
+            name: {"wall": ratio(*pair), "cpu": ratio(*pair, of_cpu=True)} for name, pair in pairs.items()
         },
     }
 
@@ -92,10 +91,10 @@ def _rrdbnets(pipeline: ClearSRPipeline, picture: torch.Tensor) -> dict[str, Cal
     return runs
 
 
-def _loops(pipeline: ClearSRPipeline, picture: torch.Tensor) -> dict[str, Callable[[], object]]:
+def _loops(pipeline: ClearSRPipeline, side: int) -> dict[str, Callable[[], object]]:
     """The denoising loop alone, ours and the naive one, on the same x_lr."""
     network, config = pipeline.network, build_config(SamplingConfig, MANY_STEPS)
-    signed = to_signed(resize(picture, (SIDE, SIDE)))
+    signed = to_signed(make_picture(side, side).color[None].to(pipeline.device))
     with torch.no_grad(), low_precision(pipeline):
         embedding, prompt = network.latents.embed_lr(signed), network.image_prompt(signed)
     conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
@@ -104,4 +103,4 @@ def _loops(pipeline: ClearSRPipeline, picture: torch.Tensor) -> dict[str, Callab
         with low_precision(pipeline):
             return loop(network, conditioning, config, [make_generator("benchmark", 0)])
 
-    return {"our loop": lambda: run(denoise), "naive loop": lambda: run(naive_denoise)}
+    return {f"our loop, {side}": lambda: run(denoise), f"naive loop, {side}": lambda: run(naive_denoise)}

@@ -42,12 +42,19 @@ def interleave(
         for name, run in runs.items():
             start, cpu_start = time.perf_counter(), time.process_time()
             run()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            synchronize(device)
             if index >= warm_ups:
                 timings[name].seconds.append(time.perf_counter() - start)
                 timings[name].cpu_seconds.append(time.process_time() - cpu_start)
     return timings
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def ratio(above: Timing, below: Timing, of_cpu: bool = False) -> float:

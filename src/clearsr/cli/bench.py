@@ -101,7 +101,8 @@ def _print_machine(console: "Console", figures: dict[str, Any]) -> None:
 
 def _print_speed(console: "Console", figures: dict[str, Any]) -> None:
     rows = [(n, _seconds(t["median"]), _seconds(t["median_cpu"])) for n, t in figures["timings"].items()]
-    title = f"speed: 128 -> {figures['side']}, {figures['precision']}; loops: 10 steps with guidance"
+    loop = figures["loop"]
+    title = f"speed: 128 -> {figures['side']}, {figures['precision']}; loops: {loop['steps']} steps, guided"
     _table(console, title, ("", "seconds", "CPU seconds"), rows)
     ratios = [(n, f"{r['wall']:.3g}", f"{r['cpu']:.3g}") for n, r in figures["ratios"].items()]
     _table(console, "", ("ratio", "wall", "CPU"), ratios)
