@@ -79,6 +79,8 @@ def test_models_baselines_and_seeds_in_one_table(evaluate, testset, tmp_path):
     assert len(list((tmp_path / "kept" / "bicubic").iterdir())) == 2
     assert len(list((tmp_path / "kept").rglob("seed-7/*.png"))) == 2
     assert "over 2 seeds" in outcome.out and "| bicubic |" in outcome.out
+    (line,) = [line for line in outcome.err.splitlines() if "draws nothing" in line]
+    assert line.endswith("steps=0")
 
 
 def test_the_pictures_are_those_of_upscale(evaluate, upscale, testset, tmp_path):

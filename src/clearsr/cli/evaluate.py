@@ -1,5 +1,6 @@
 """`clearsr evaluate`: measure pictures against their originals: ours, a baseline's, anyone's outputs."""
 
+import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from clearsr.evaluation.measures import Scorer
     from clearsr.evaluation.methods import Method
     from clearsr.evaluation.pairs import ImagePair
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_FLAGS = {
     "--measures": "measures",
@@ -199,6 +202,9 @@ def _measure(
     from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
 
     dataset = dataset_name(args)
+    fixed = [method.name for method in methods if not method.draws and "steps" in (method.settings or {})]
+    if len(seeds) > 1 and fixed:
+        logger.warning("draws nothing under its settings, so it is run once: %s", ", ".join(fixed))
     runs = sum(len(seeds) if method.draws else 1 for method in methods) or 1
     evaluations = []
     with Progress(transient=True, disable=args.quiet) as progress:
