@@ -4,6 +4,8 @@ The networks have random weights everywhere, also where training starts from zer
 projections, LoRA B): what such a layer hides at initialisation then shows up in a test.
 """
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.models.build import build_network, own_components
 from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.lora import merge_lora
 
 TINY = {
     "preset": "compact",
@@ -57,6 +60,35 @@ def _randomise(module, seed=0, spread=0.1):
 def _make_network(seed=0, **changes):
     network = _randomise(build_network(_make_config(**changes), seed), seed)
     return network.requires_grad_(False).eval()
+
+
+def _diffusers_unet(unet):
+    from diffusers import UNet2DConditionModel  # slow, and few tests need it
+
+    merged = copy.deepcopy(unet)
+    merge_lora(merged)
+    shape = unet.config
+    theirs = UNet2DConditionModel(
+        in_channels=shape.in_channels,
+        out_channels=shape.in_channels,
+        block_out_channels=shape.block_out_channels,
+        down_block_types=["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in shape.attention],
+        up_block_types=["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(shape.attention)],
+        layers_per_block=shape.layers_per_block,
+        attention_head_dim=shape.attention_head_dim,
+        cross_attention_dim=shape.cross_attention_dim,
+        norm_num_groups=shape.norm_num_groups,
+        norm_eps=shape.norm_eps,
+        use_linear_projection=True,
+    )
+    theirs.load_state_dict(merged.state_dict())
+    return theirs.eval()
+
+
+@pytest.fixture(scope="session")
+def diffusers_unet():
+    """`diffusers_unet(unet)`: diffusers' own class with the weights of a U-Net of ours, LoRA merged."""
+    return _diffusers_unet
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -173,8 +171,8 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
 
 def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:
     """Set the scaling factor of a VAE of our own, in the module and in the configuration."""
-    network.latents.vae.register_to_config(scaling_factor=factor)
     autoencoder = network.config.autoencoder.model_copy(update={"scaling_factor": factor})
+    network.latents.vae.config = autoencoder
     network.config = network.config.model_copy(update={"autoencoder": autoencoder})
 
 
@@ -216,6 +214,9 @@ def locate(source: str | Path) -> Path:
         if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
             raise ClearSRError(f"--model {source}: the folder needs {CONFIG_NAME} and {WEIGHTS_NAME}")
         return folder
+    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids alone
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -7,13 +7,12 @@ own generator, seeded by `SamplingConfig.seed`. (For files, `files.py` puts the 
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import torch
-from huggingface_hub import HfApi
 from PIL import Image
 
 from clearsr.checkpoint import load_network, save_network
@@ -21,6 +20,18 @@ from clearsr.color import match_color
 from clearsr.config.base import build_config, merge
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
+from clearsr.hardware import (
+    Precision,
+    check_compiler,
+    choose_device,
+    choose_precision,
+    compile_network,
+    denoising_parts,
+    mixed_precision,
+    on_device,
+    store_for_inference,
+    vae_precision,
+)
 from clearsr.image import (
     ImageData,
     crop,
@@ -33,13 +44,11 @@ from clearsr.image import (
     to_signed,
     to_unit,
 )
-from clearsr.models.build import encode_text
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.sampling import Conditioning, StepCallback, denoise
 from clearsr.seeds import make_generator
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_OUTPUT_PIXELS = 300_000_000
 BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 
@@ -58,11 +67,18 @@ class ClearSRPipeline:
         device: str = "auto",
         precision: Precision = "auto",
         stages: Sequence[str] = (),
+        offload: bool = False,
     ) -> None:
-        """`network` is moved to the device and otherwise left as it is (see `from_pretrained`)."""
+        """`network` is moved to the device and otherwise left as it is (see `from_pretrained`).
+
+        With `offload` its parts stay where they are and copies are on the device while they run.
+        """
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
-        self.network: ClearSRNetwork = network.to(self.device)
+        self.offload = offload
+        self.network: ClearSRNetwork = network if offload else network.to(self.device)
+        network.null_prompt.data = network.null_prompt.data.to(self.device)  # these are no part's, and small
+        network.alpha_bars = network.alpha_bars.to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.defaults = defaults or SamplingConfig()
         self.stages = list(stages)
@@ -76,6 +92,8 @@ class ClearSRPipeline:
         precision: Precision = "auto",
         base_model: str | None = None,
         merge_adapters: bool = True,
+        compile: bool = False,
+        offload: bool = False,
     ) -> "ClearSRPipeline":
         """A pipeline from `compact` (inside the package), a folder, or a hub id.
 
@@ -83,33 +101,49 @@ class ClearSRPipeline:
             device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
             precision: of the denoising network and the VAE's convolutions.
             base_model: folder or hub id used in place of the base that the checkpoint names.
-            merge_adapters: fold the LoRAs into the weights, which is faster and cannot be saved again.
+            merge_adapters: make the weights what inference needs, which is faster and cannot be saved again:
+                the LoRAs folded in, and on an accelerator those of the network in 16 bits, as the precision.
+            compile: have torch.compile translate the denoising network on its first use; takes a minute or
+                more, which many images of one size pay back.
+            offload: keep the parts in the computer's memory and on the accelerator only while they run.
 
         Raises:
             ClearSRError: the model cannot be found or loaded, or the device or precision is not to be had.
         """
-        choose_precision(precision, choose_device(device))  # refuse before anything is loaded
+        chosen = choose_device(device)
+        dtype = choose_precision(precision, chosen)  # refuse before anything is loaded
+        if offload and chosen.type == "cpu":
+            raise ClearSRError("--offload: is for accelerators, and this runs on the CPU; leave it out")
+        if compile:
+            check_compiler(chosen)
         network, sampling, stages = load_network(source, base_model)
         if merge_adapters:
             network.merge_adapters()
+            if chosen.type != "cpu":  # there it gains nothing
+                store_for_inference(network, dtype)
         defaults = build_config(SamplingConfig, sampling)
-        return cls(network, defaults, device=device, precision=precision, stages=stages)
+        pipeline = cls(network, defaults, device, precision, stages, offload)
+        if compile:
+            compile_network(network)
+        return pipeline
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model so that `from_pretrained` reads it back.
 
         Raises:
-            ClearSRError: the folder cannot be written, or the LoRA was merged on loading.
+            ClearSRError: the folder cannot be written, or the weights were changed on loading.
         """
-        if self.network.has_merged_adapters():
-            raise ClearSRError(
-                "save_pretrained: the LoRA is merged; load with merge_adapters=False to save again"
-            )
+        halved = any(parameter.dtype != torch.float32 for parameter in self.network.parameters())
+        if halved or self.network.has_merged_adapters():
+            what = "the weights are stored in 16 bits" if halved else "the LoRA is merged"
+            raise ClearSRError(f"save_pretrained: {what}; load with merge_adapters=False to save again")
         sampling = self.defaults.model_dump(mode="json", exclude_unset=True)
         save_network(self.network, Path(folder), self.stages, sampling, dtype)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns its address."""
+        from huggingface_hub import HfApi
+
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             api = HfApi(token=token)
@@ -199,8 +233,9 @@ class ClearSRPipeline:
         [0, 1].
         """
         signed = to_signed(pixels)
-        with self._autocast():
+        with self._running("latents"):
             embedding = self.network.latents.embed_lr(signed)
+        with self._running("image_prompt"):
             prompt = self.network.image_prompt(signed)
         negative = None
         if config.negative_prompt:
@@ -209,6 +244,8 @@ class ClearSRPipeline:
                 raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
             if config.guidance_scale == 1:
                 raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1")
+            from clearsr.models.pretrained import encode_text  # with diffusers and transformers
+
             negative = encode_text(base, config.negative_prompt, self.network.config.base_revision)
             negative = negative.to(self.device)
         return Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float(), negative)
@@ -219,12 +256,12 @@ class ClearSRPipeline:
         """3. The denoising loop: z_0, B×c×h×w."""
         batch = len(conditioning.embedding.mean)
         generators = [make_generator("image", config.seed) for _ in range(batch)]
-        with self._autocast():
+        with self._running("denoiser"):
             return denoise(self.network, conditioning, config, generators, on_step)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """4. Pixels B×3×H×W in [0, 1] on the CPU."""
-        with self._autocast():
+        with self._running("latents"):
             pixels = self.network.latents.decode(latents)
         return to_unit(pixels.float()).cpu()
 
@@ -237,11 +274,16 @@ class ClearSRPipeline:
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         return dataclasses.replace(image, color=crop(matched, *size).contiguous(), alpha=alpha)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """Mixed precision for the convolutions and matrix products, or nothing at fp32."""
-        if self.precision == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.precision)
+    @contextmanager
+    def _running(self, what: Literal["latents", "image_prompt", "denoiser"]) -> Iterator[None]:
+        """Within the block a part of the network is on the device, and computes in mixed precision."""
+        network, precision = self.network, self.precision
+        parts = denoising_parts(network) if what == "denoiser" else [getattr(network, what)]
+        if what == "latents":
+            precision = vae_precision(precision, self.device)
+        moved = on_device(parts, self.device) if self.offload else nullcontext()
+        with moved, mixed_precision(self.device, precision):
+            yield
 
 
 def output_size(image: ImageData, config: SamplingConfig) -> tuple[int, int]:
@@ -258,44 +300,6 @@ def output_size(image: ImageData, config: SamplingConfig) -> tuple[int, int]:
             f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted; choose a smaller --upscale"
         )
     return height, width
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first of CUDA, MPS, CPU that is there.
-
-    Raises:
-        ClearSRError: no such device here.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, here in available.items() if here))
-    kind, _, index = name.partition(":")
-    known = kind in available and (not index or (kind == "cuda" and index.isdigit()))
-    if not known or not available[kind] or (index and int(index) >= torch.cuda.device_count()):
-        here = ", ".join(["auto", *(kind for kind, present in available.items() if present)])
-        raise ClearSRError(f"--device {name}: not available here; accepted: {here}")
-    return torch.device(name)
-
-
-def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
-    """The dtype that a precision stands for; `auto` is bf16 where the hardware computes in it.
-
-    Raises:
-        ClearSRError: an unknown name, or fp16 on a CPU.
-    """
-    known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        has_bf16 = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.bfloat16 if has_bf16 else torch.float32
-    if name not in known:
-        raise ClearSRError(f"--precision {name}: accepted: auto, {', '.join(known)}")
-    if name == "fp16" and device.type == "cpu":
-        raise ClearSRError(
-            "--precision fp16: a CPU computes in bf16 or fp32; accepted here: auto, fp32, bf16"
-        )
-    return known[name]
 
 
 def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:

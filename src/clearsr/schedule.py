@@ -1,18 +1,16 @@
-"""Which diffusers scheduler, and which timesteps. Every scheduler is told that the network predicts z_0."""
+"""Which scheduler, and which timesteps. Every scheduler is told that the network predicts z_0.
+
+DDIM and DPM-Solver++ are our own (`solver.py`), so that the embedded model needs no diffusers.
+"""
 
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import (
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    UniPCMultistepScheduler,
-)
 
 from clearsr.config.sampling import SamplingConfig, SchedulerName
+from clearsr.solver import DPMSolver
 
 TRAIN_TIMESTEPS = 1000
 
@@ -24,30 +22,35 @@ _COMMON: dict[str, Any] = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "sample",
 }
-_CLASSES: dict[SchedulerName, tuple[Any, dict[str, Any]]] = {
-    "ddpm": (DDPMScheduler, {"clip_sample": False}),
-    # DDIM is first-order DPM-Solver++ (Lu et al. 2022). diffusers' own DDIM class goes 1000 // N timesteps on
-    # at each step, which misses the next timestep wherever the spacing is not uniform.
-    "ddim": (DPMSolverMultistepScheduler, {"solver_order": 1}),
-    "dpm++": (DPMSolverMultistepScheduler, {}),
-    "unipc": (UniPCMultistepScheduler, {}),
-    "euler": (EulerDiscreteScheduler, {}),
+# Order of our solver. DDIM is first-order DPM-Solver++; diffusers' own DDIM class goes 1000 // N timesteps on
+# at each step, which misses the next timestep wherever the spacing is not uniform.
+_SOLVER_ORDERS: dict[SchedulerName, int] = {"ddim": 1, "dpm++": 2}
+_DIFFUSERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
 }
-_CUSTOM_TIMESTEPS = ("ddpm", "ddim", "dpm++", "euler")
 
 
-def alpha_bars() -> torch.Tensor:
-    """alpha-bar(t) for t = 0..999, float32."""
-    return DDPMScheduler(**_COMMON).alphas_cumprod
+def alpha_bars(device: str | None = None) -> torch.Tensor:
+    """alpha-bar(t) for t = 0..999, float32, on torch's default device or another."""
+    first, last = _COMMON["beta_start"] ** 0.5, _COMMON["beta_end"] ** 0.5
+    betas = torch.linspace(first, last, TRAIN_TIMESTEPS, dtype=torch.float32, device=device) ** 2
+    return torch.cumprod(1 - betas, dim=0)
 
 
 def make_scheduler(config: SamplingConfig, device: torch.device) -> Any:
-    """A diffusers scheduler with its timesteps set."""
-    cls, extra = _CLASSES[config.scheduler]
+    """A scheduler with its timesteps set: our own solver, or one of diffusers'."""
     spacing = config.spacing or ("linspace" if config.scheduler == "ddpm" else "trailing")
-    if config.scheduler in _CUSTOM_TIMESTEPS:
+    timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
+    if config.scheduler in _SOLVER_ORDERS:
+        return DPMSolver(alpha_bars("cpu"), timesteps, _SOLVER_ORDERS[config.scheduler], device)
+    import diffusers
+
+    name, extra = _DIFFUSERS[config.scheduler]
+    cls = getattr(diffusers, name)
+    if config.scheduler != "unipc":
         scheduler = cls(**_COMMON, **extra)
-        timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
         scheduler.set_timesteps(timesteps=timesteps, device=device)
     else:
         scheduler = cls(**_COMMON, **extra, timestep_spacing=spacing)

@@ -17,9 +17,9 @@ def plain(make_network):
     return make_network(control={"cross_attention": False})
 
 
-def _controlnet_of(network):
+def _controlnet_of(network, unet):
     """diffusers' ControlNet with the module's weights; its hint convolution adds nothing."""
-    controlnet = ControlNetModel.from_unet(network.unet)
+    controlnet = ControlNetModel.from_unet(unet)
     renamed = {}
     for name, value in network.detail_preserving.state_dict().items():
         name = name.replace("mid_zero_conv", "controlnet_mid_block")
@@ -34,11 +34,12 @@ def _controlnet_of(network):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(16, 16), (10, 13)])
-def test_without_cross_attention_it_is_diffusers_controlnet(plain, normal, size):
+def test_without_cross_attention_it_is_diffusers_controlnet(plain, diffusers_unet, normal, size):
     z_lr, timestep = normal(2, 8, *size), torch.tensor([3, 700])
     text = plain.null_prompt.expand(2, -1, -1)
     hint = torch.zeros(2, 3, 8 * size[0], 8 * size[1])
-    expected, expected_middle = _controlnet_of(plain)(z_lr, timestep, text, hint, return_dict=False)
+    controlnet = _controlnet_of(plain, diffusers_unet(plain.unet))
+    expected, expected_middle = controlnet(z_lr, timestep, text, hint, return_dict=False)
     skips, middle = plain.detail_preserving.project(*plain.detail_preserving(z_lr, timestep, text))
     torch.testing.assert_close(skips, list(expected))
     torch.testing.assert_close(middle, expected_middle)

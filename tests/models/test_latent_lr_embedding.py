@@ -20,7 +20,7 @@ def pixels(make_picture):
 
 def _base_of(network):
     """The VAE as it was before the LoRA was put on."""
-    vae = PatchAutoencoderKL(**network.config.autoencoder.model_dump())
+    vae = PatchAutoencoderKL(network.config.autoencoder)
     state = network.latents.vae.state_dict()
     vae.load_state_dict({n.replace("base_layer.", ""): v for n, v in state.items() if "lora_" not in n})
     return vae.eval()

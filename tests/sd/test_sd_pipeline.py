@@ -8,7 +8,7 @@ from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clearsr import ClearSRError, ClearSRPipeline
-from clearsr.models.build import encode_text
+from clearsr.models.pretrained import encode_text
 
 QUICK = {"steps": 2, "color": "none"}
 

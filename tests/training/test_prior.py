@@ -24,7 +24,9 @@ def batch(make_picture):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("gamma", [None, 0.5])
-def test_the_loss_is_that_of_plain_denoising(prediction, gamma, batch, make_run, make_network):
+def test_the_loss_is_that_of_plain_denoising(
+    prediction, gamma, batch, make_run, make_network, diffusers_unet
+):
     network = make_network(prediction=prediction)
     config = make_run("prior", model={"prediction": prediction}, loss={"min_snr_gamma": gamma})
     losses = build_stage(config, network)(batch, 7)
@@ -39,7 +41,7 @@ def test_the_loss_is_that_of_plain_denoising(prediction, gamma, batch, make_run,
             t = int(1000 * drawn)
             a = math.prod(1 - beta for beta in betas[: t + 1].tolist())
             z_t = math.sqrt(a) * z_0 + math.sqrt(1 - a) * noise
-            output = network.unet(z_t, t, network.null_prompt).sample
+            output = diffusers_unet(network.unet)(z_t, t, network.null_prompt).sample
         if prediction == "epsilon":
             target, said = noise, (z_t - math.sqrt(1 - a) * output) / math.sqrt(a)
         else:

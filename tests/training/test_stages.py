@@ -7,8 +7,9 @@ import torch
 
 from clearsr.config.training import LossConfig
 from clearsr.data.crops import TrainingBatch
+from clearsr.hardware import store_in
 from clearsr.models.build import build_network
-from clearsr.training.memory import recompute_activations, shrink_frozen
+from clearsr.training.memory import recompute_activations
 from clearsr.training.stages import build_stage, frequency_distance, min_snr_weight, sample_noise
 
 
@@ -177,8 +178,8 @@ def test_shrinking_touches_what_is_frozen_and_nothing_that_is_trained(batch, mak
     network = make_network(**changes)
     stage = build_stage(make_run(model=changes), network)
     reference = copy.deepcopy(network)
-    shrink_frozen(network.unet, torch.bfloat16)
-    shrink_frozen(network.image_prompt, torch.bfloat16)
+    store_in(network.unet, torch.bfloat16)
+    store_in(network.image_prompt, torch.bfloat16)
     types = {n: p.dtype for n, p in network.unet.named_parameters()}
     assert types["conv_in.weight"] == torch.bfloat16
     assert types["conv_norm_out.weight"] == torch.float32

@@ -15,6 +15,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.one_token_attention import OneTokenProcessor
 from clearsr.models.prediction import network_input, predicted_z_0
+from clearsr.models.transformer import Attention
 from clearsr.sampling import Conditioning, draw_noise
 from clearsr.schedule import generator_argument, make_scheduler
 
@@ -85,17 +86,22 @@ def _branches(
 
 @contextmanager
 def stock_attention(module: nn.Module) -> Iterator[None]:
-    """Within the block every attention of diffusers' inside `module` is computed in full."""
+    """Within the block every attention inside `module`, diffusers' and ours, is computed in full."""
     shortened: list[Any] = [
         child
         for child in module.modules()
         if isinstance(getattr(child, "processor", None), OneTokenProcessor)
     ]
     before = [attention.processor for attention in shortened]
+    own = [child for child in module.modules() if isinstance(child, Attention) and child.takes_short_cut]
     try:
+        for child in own:
+            child.takes_short_cut = False
         for attention in shortened:
             attention.set_processor(attention.processor.stock)
         yield
     finally:
+        for child in own:
+            child.takes_short_cut = True
         for attention, processor in zip(shortened, before, strict=True):
             attention.set_processor(processor)

@@ -17,6 +17,7 @@ from clearsr.config.base import build_config
 from clearsr.config.benchmark import BenchmarkConfig
 from clearsr.config.model import preset_model_config
 from clearsr.config.sampling import SamplingConfig
+from clearsr.hardware import store_in
 from clearsr.image import resize, to_signed
 from clearsr.macs import count_macs
 from clearsr.models.build import meta_network
@@ -27,7 +28,6 @@ from clearsr.pipeline import ClearSRPipeline, choose_device, choose_precision
 from clearsr.sampling import Conditioning, StepCallback, denoise
 from clearsr.schedule import alpha_bars
 from clearsr.seeds import make_generator
-from clearsr.training.memory import shrink_frozen
 
 
 def measure_sd21(config: BenchmarkConfig) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def random_network(device: torch.device, dtype: torch.dtype) -> ClearSRNetwork:
     network = meta_network(preset_model_config("sd21")).requires_grad_(False).eval()
     network.merge_adapters()
     if dtype != torch.float32:
-        shrink_frozen(network, dtype)
+        store_in(network, dtype)
     network.to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
     for module in network.modules():

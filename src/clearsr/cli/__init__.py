@@ -59,6 +59,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0, 1 (something failed), 2 (wrong usage), 130 (Ctrl-C)."""
+    # torch reads this when it is imported: what Apple's GPUs cannot do yet is then done on the CPU.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
         code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()

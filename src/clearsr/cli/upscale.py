@@ -75,6 +75,12 @@ def add_work_arguments(parser: ArgumentParser) -> None:
     model.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     model.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    model.add_argument(
+        "--compile", action="store_true", help="torch.compile the network; pays for many images of one size"
+    )
+    model.add_argument(
+        "--offload", action="store_true", help="small GPUs: keep each part in main memory until it runs"
+    )
     settings = parser.add_argument_group("settings")
     add_config_flags(settings, SAMPLING_FLAGS, embedded_defaults())
     add_config_flags(settings, OUTPUT_FLAGS, OutputConfig(), "output")
@@ -136,7 +142,8 @@ def resolve_sampling(args: Namespace, given: Overrides) -> SamplingConfig:
 
 def pipeline_options(args: Namespace) -> dict[str, Any]:
     """What `ClearSRPipeline.from_pretrained` takes beside the model."""
-    return {"device": args.device, "precision": args.precision, "base_model": args.base_model}
+    names = ("device", "precision", "base_model", "compile", "offload")
+    return {name: getattr(args, name) for name in names if name in args}
 
 
 def embedded_defaults() -> SamplingConfig:

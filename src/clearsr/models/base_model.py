@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 from clearsr.config.model import SD21_BASE_MODELS
 from clearsr.errors import ClearSRError
 
@@ -29,6 +26,7 @@ _TOKENIZER_FILES = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
+PART_NAMES = ("unet", "vae", "text_encoder", "image_encoder")  # those with weights
 # Ways of conditioning a U-Net on more than time and text; text-to-image Stable Diffusion 2.x has none.
 _FOREIGN_INPUTS = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
 
@@ -183,6 +181,9 @@ def _locate(source: str, revision: str | None, patterns: list[str]) -> PartFolde
         return PartFolder(folder.resolve(), str(folder.resolve()), None)
     if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise ClearSRError("no such folder")
+    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids alone
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         snapshot = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -1,16 +1,18 @@
-"""Networks from a configuration: fresh parts of our own, or the frozen parts of a Stable Diffusion base."""
+"""Networks from a configuration: fresh parts of our own, or the frozen parts of a Stable Diffusion base.
+
+What a base needs is imported in the functions that need it: diffusers and transformers take seconds.
+"""
 
 import logging
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from clearsr.config.model import SD21_BASE_MODELS, SD21_IMAGE_ENCODER, ModelConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.base_model import (
+    PART_NAMES,
     PartFolder,
     check_unet_and_vae,
     check_widths,
@@ -22,8 +24,8 @@ from clearsr.models.base_model import (
 )
 from clearsr.models.clearsr import ClearSRNetwork, Components
 from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
-from clearsr.models.pretrained import PART_CLASSES, encode_text, load_part
-from clearsr.models.sd21 import PART_CONFIGS, untrained_components
+from clearsr.models.unet import UNet, UNetShape
+from clearsr.models.vision_tower import VisionShape, VisionTower
 from clearsr.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -55,32 +57,27 @@ def own_components(config: ModelConfig) -> Components:
     """Fresh parts of our own (compact preset), small enough for a laptop."""
     autoencoder, lr_encoder, unet = config.autoencoder, config.lr_encoder, config.unet
     _refuse_misfits(config, len(unet.block_out_channels))
-    vae = PatchAutoencoderKL(**autoencoder.model_dump())
+    vae = PatchAutoencoderKL(autoencoder)
     own_encoder = None
     if lr_encoder.kind == "separate":
         own_encoder = PatchEncoder(
             3, autoencoder.latent_channels, autoencoder.patch_size, lr_encoder.channels, lr_encoder.layers
         )
-    down = ["CrossAttnDownBlock2D" if attends else "DownBlock2D" for attends in unet.attention]
-    up = ["CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(unet.attention)]
-    denoiser = UNet2DConditionModel(
-        in_channels=autoencoder.latent_channels,
-        out_channels=autoencoder.latent_channels,
-        block_out_channels=unet.block_out_channels,
-        down_block_types=tuple(down),
-        up_block_types=tuple(up),
-        layers_per_block=unet.layers_per_block,
-        # diffusers' misnomer: this is the number of heads at each level.
-        attention_head_dim=tuple(width // unet.head_dim for width in unet.block_out_channels),
-        cross_attention_dim=unet.cross_attention_dim,
-        norm_num_groups=unet.norm_num_groups,
-        use_linear_projection=True,
+    denoiser = UNet(
+        UNetShape(
+            in_channels=autoencoder.latent_channels,
+            block_out_channels=unet.block_out_channels,
+            attention=unet.attention,
+            layers_per_block=unet.layers_per_block,
+            attention_head_dim=tuple(width // unet.head_dim for width in unet.block_out_channels),
+            cross_attention_dim=unet.cross_attention_dim,
+            norm_num_groups=unet.norm_num_groups,
+        )
     )
-    torch.nn.init.zeros_(denoiser.conv_out.weight)
-    torch.nn.init.zeros_(denoiser.conv_out.bias)
-    tower = CLIPVisionConfig(
+    for parameter in denoiser.conv_out.parameters():
+        torch.nn.init.zeros_(parameter)
+    tower = VisionShape(
         hidden_size=config.image_prompt.hidden_size,
-        intermediate_size=4 * config.image_prompt.hidden_size,
         num_hidden_layers=config.image_prompt.layers,
         num_attention_heads=max(1, config.image_prompt.hidden_size // 32),
         image_size=config.image_prompt.image_size,
@@ -88,7 +85,7 @@ def own_components(config: ModelConfig) -> Components:
         projection_dim=unet.cross_attention_dim,
     )
     null_prompt = 0.02 * torch.randn(1, config.null_prompt_tokens, unet.cross_attention_dim)
-    return Components(vae, own_encoder, denoiser, CLIPVisionModelWithProjection(tower), null_prompt)
+    return Components(vae, own_encoder, denoiser, VisionTower(tower), null_prompt)
 
 
 def base_components(config: ModelConfig, null_prompt: torch.Tensor | None = None) -> Components:
@@ -97,6 +94,8 @@ def base_components(config: ModelConfig, null_prompt: torch.Tensor | None = None
     Raises:
         ClearSRError: a part cannot be found or read, or the parts do not fit together or to `config`.
     """
+    from clearsr.models.pretrained import encode_text, load_part
+
     with_text = null_prompt is None
     base, image_encoder = _locate_parts(config, with_text)
     configs = _read_configs(base, image_encoder, with_text)
@@ -130,7 +129,7 @@ def resolve_base(config: ModelConfig, keep_image_encoder: bool = False) -> Model
         )
     if config.base_revision is not None and Path(config.base_model).is_dir():
         raise ClearSRError(f"--revision {config.base_revision}: {config.base_model} is a folder and has none")
-    parts = [*PART_CLASSES, "tokenizer", "scheduler"]
+    parts = [*PART_NAMES, "tokenizer", "scheduler"]
     if keep_image_encoder:
         parts.remove("image_encoder")
     base = locate_base(config.base_model, config.base_revision, parts)
@@ -185,6 +184,8 @@ def _untrained_parts(config: ModelConfig) -> Components:
     """All parts with random weights, on torch's default device."""
     if config.base_model is None:
         return own_components(config)
+    from clearsr.models.sd21 import untrained_components
+
     return untrained_components(base_configs(config), config.null_prompt_tokens)
 
 
@@ -194,6 +195,8 @@ def base_configs(config: ModelConfig) -> dict[str, dict[str, Any]]:
     Raises:
         ClearSRError: the base cannot be found or read, or it does not fit `config`.
     """
+    from clearsr.models.sd21 import PART_CONFIGS
+
     published = (config.image_encoder or "").partition("@")[0] == SD21_IMAGE_ENCODER
     if published and config.base_model in SD21_BASE_MODELS:
         configs = PART_CONFIGS

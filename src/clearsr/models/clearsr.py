@@ -8,7 +8,6 @@ and sampling go through the same methods.
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 
 from clearsr.config.model import ModelConfig
@@ -47,7 +46,7 @@ class Components(NamedTuple):
 
     vae: nn.Module
     lr_encoder: nn.Module | None
-    unet: UNet2DConditionModel
+    unet: Any  # diffusers' `UNet2DConditionModel`, or a `UNet` of our own
     image_encoder: nn.Module
     null_prompt: torch.Tensor  # 1×tokens×D
 
@@ -147,12 +146,17 @@ class ClearSRNetwork(nn.Module):
         return EncodedLatent(skips, middle, time)
 
     def unet_decode(
-        self, encoded: EncodedLatent, control: ControlSignals, prompt: torch.Tensor
+        self, encoded: EncodedLatent, control: ControlSignals | None, prompt: torch.Tensor
     ) -> torch.Tensor:
-        """Decoder of the U-Net: control is added where ControlNet adds it, p replaces the null text."""
+        """Decoder of the U-Net: control is added where ControlNet adds it, p replaces the null text.
+
+        Without control it is the base's own decoder.
+        """
         unet = self.unet
-        skips = [skip + signal for skip, signal in zip(encoded.skips, control.skips, strict=True)]
-        hidden = encoded.middle + control.middle
+        skips, hidden = encoded.skips, encoded.middle
+        if control is not None:
+            skips = [skip + signal for skip, signal in zip(skips, control.skips, strict=True)]
+            hidden = hidden + control.middle
         for block in unet.up_blocks:
             taken = len(block.resnets)
             given, skips = tuple(skips[-taken:]), skips[:-taken]
@@ -201,7 +205,7 @@ class ClearSRNetwork(nn.Module):
         return torch.where(dropped.view(-1, 1, 1, 1), unconditional, conditional)
 
 
-def head_dimension(unet: UNet2DConditionModel) -> int:
+def head_dimension(unet: Any) -> int:
     """Channels of an attention head of the base (64 in SD 2.1).
 
     diffusers' `attention_head_dim` holds the number of heads, per level or for all.

@@ -4,11 +4,10 @@ x_lr goes straight into conv_in (there is no hint convolution); after each text 
 ControlNet a window cross-attention to x_lr is added.
 """
 
+import copy
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from clearsr.config.model import ControlConfig
@@ -18,18 +17,20 @@ from clearsr.models.window_attention import WindowCrossAttention
 class DetailPreservingModule(nn.Module):
     """z_lr, timestep and null text -> features at every level of the U-Net's encoder, and its middle."""
 
-    def __init__(self, unet: UNet2DConditionModel, control: ControlConfig, head_dim: int) -> None:
+    def __init__(self, unet: Any, control: ControlConfig, head_dim: int) -> None:
         """A copy of the U-Net's encoder and middle, so that it starts with the base's prior."""
         super().__init__()
-        controlnet = ControlNetModel.from_unet(unet)
-        self.conv_in = controlnet.conv_in
-        self.time_proj = controlnet.time_proj
-        self.time_embedding = controlnet.time_embedding
-        self.down_blocks = controlnet.down_blocks
-        self.mid_block = controlnet.mid_block
+        names = ("conv_in", "time_proj", "time_embedding", "down_blocks", "mid_block")
+        copies = {name: copy.deepcopy(getattr(unet, name)).requires_grad_(True) for name in names}
+        self.conv_in, self.time_proj, self.time_embedding = (copies[name] for name in names[:3])
+        self.down_blocks, self.mid_block = copies["down_blocks"], copies["mid_block"]
         # The zero convolutions, which the Structure Preserving Module shares.
-        self.zero_convs = controlnet.controlnet_down_blocks
-        self.mid_zero_conv = controlnet.controlnet_mid_block
+        widths = unet.config.block_out_channels
+        skip_widths = [widths[0]]  # of conv_in, then of each ResBlock and downsampler
+        for block, width in zip(self.down_blocks, widths, strict=True):
+            skip_widths += [width] * (len(block.resnets) + len(block.downsamplers or []))
+        self.zero_convs: Any = nn.ModuleList(_zero_convolution(width) for width in skip_widths)
+        self.mid_zero_conv = _zero_convolution(widths[-1])
         if control.cross_attention:
             latent_channels = unet.config.in_channels
             levels = [(block, 2**level) for level, block in enumerate(self.down_blocks)]
@@ -91,10 +92,10 @@ class DetailPreservingModule(nn.Module):
 class LRTransformerBlock(nn.Module):
     """A transformer block of the base with a window cross-attention to x_lr after its text cross-attention.
 
-    x_lr arrives in `cross_attention_kwargs["z_lr"]`, which diffusers hands down unchanged.
+    x_lr arrives in `cross_attention_kwargs["z_lr"]`, which the block's parents hand down unchanged.
     """
 
-    def __init__(self, block: BasicTransformerBlock, lr_attention: WindowCrossAttention) -> None:
+    def __init__(self, block: Any, lr_attention: WindowCrossAttention) -> None:
         super().__init__()
         self.block, self.lr_attention = block, lr_attention
 
@@ -108,14 +109,19 @@ class LRTransformerBlock(nn.Module):
         cross_attention_kwargs: dict[str, Any] | None = None,
         class_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """B×L×C -> B×L×C; the arguments are those of diffusers' block."""
+        """B×L×C -> B×L×C; the arguments are those of diffusers' block, of which the masks are never given."""
         assert cross_attention_kwargs is not None, "z_lr must be given"
         block = self.block
-        hidden = hidden_states + block.attn1(block.norm1(hidden_states), attention_mask=attention_mask)
-        hidden = hidden + block.attn2(
-            block.norm2(hidden),
-            encoder_hidden_states=encoder_hidden_states,
-            attention_mask=encoder_attention_mask,
-        )
+        hidden = hidden_states + block.attn1(block.norm1(hidden_states))
+        hidden = hidden + block.attn2(block.norm2(hidden), encoder_hidden_states=encoder_hidden_states)
         hidden = hidden + self.lr_attention(hidden, cross_attention_kwargs["z_lr"])
         return hidden + block.ff(block.norm3(hidden))
+
+
+def _zero_convolution(width: int) -> nn.Conv2d:
+    """A 1x1 convolution that gives zero until it is trained."""
+    convolution = nn.Conv2d(width, width, 1)
+    nn.init.zeros_(convolution.weight)
+    assert convolution.bias is not None
+    nn.init.zeros_(convolution.bias)
+    return convolution

@@ -49,7 +49,7 @@ class LatentLREmbedding(nn.Module):
     def pixels_per_latent(self) -> int:
         """Pixels along a side of what one latent stands for: 8."""
         config = self.vae.config
-        if "patch_size" in config:
+        if hasattr(config, "patch_size"):
             return int(config.patch_size) * 2 ** (len(config.encoder_channels) - 1)
         return int(2 ** (len(config.block_out_channels) - 1))
 

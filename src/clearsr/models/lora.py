@@ -5,11 +5,13 @@ alpha always equals the rank, so that the adapter's scale is 1 and nothing but t
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+if TYPE_CHECKING:
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 # Every convolution and attention projection of the VAE encoder (section 3.1). A string is matched whole.
 VAE_ENCODER_TARGETS = (
@@ -30,6 +32,8 @@ def add_lora(module: nn.Module, targets: str, rank: int) -> None:
     Raises:
         ValueError: no layer matches.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few models have a LoRA
+
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian")
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     for name, parameter in module.named_parameters():
@@ -39,9 +43,10 @@ def add_lora(module: nn.Module, targets: str, rank: int) -> None:
             parameter.data = parameter.data.float()
 
 
-def lora_layers(module: nn.Module) -> list[BaseTunerLayer]:
+def lora_layers(module: nn.Module) -> "list[BaseTunerLayer]":
     """The LoRA layers inside `module`; empty if none were added or all were merged."""
-    return [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+    layers: list[Any] = [layer for layer in module.modules() if _is_lora(layer)]
+    return layers
 
 
 @contextmanager
@@ -65,11 +70,16 @@ def lora_enabled(module: nn.Module, enabled: bool) -> Iterator[None]:
 def merge_lora(module: nn.Module) -> None:
     """Fold every LoRA into its base weight, W + BA, in fp32, and strip the wrappers. Idempotent."""
     for name, child in list(module.named_children()):
-        if isinstance(child, BaseTunerLayer):
-            base = child.get_base_layer()
-            delta = child.get_delta_weight(ADAPTER)
+        if _is_lora(child):
+            layer: Any = child
+            base, delta = layer.get_base_layer(), layer.get_delta_weight(ADAPTER)
             with torch.no_grad():
                 base.weight.copy_((base.weight.float() + delta.float()).to(base.weight.dtype))
             setattr(module, name, base)
         else:
             merge_lora(child)
+
+
+def _is_lora(module: nn.Module) -> bool:
+    """Whether this is one of peft's layers around a layer (told without importing peft)."""
+    return hasattr(module, "lora_A") and hasattr(module, "get_base_layer")

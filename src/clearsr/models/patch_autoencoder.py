@@ -4,21 +4,19 @@ No convolution runs at full resolution, which is what makes it fast on a CPU. It
 attention either, so that an output pixel depends on a bounded neighbourhood only: a tiled pass equals the
 untiled one exactly, once tiles overlap by the receptive field. Encoder and decoder each have a linear path
 beside the convolutions, which starts as a truncated DCT: 30 dB before the first step, where training from
-random weights needs minutes to get to 22 dB. Same interface as diffusers' `AutoencoderKL`.
+random weights needs minutes to get to 22 dB. It is asked as diffusers' `AutoencoderKL` is.
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
-from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
-from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import nn
+
+from clearsr.config.model import AutoencoderConfig
 
 MIN_LOG_VARIANCE = -12.0  # keeps the posterior's standard deviation above 0.0025
 INITIAL_LOG_VARIANCE = -6.0
@@ -153,40 +151,60 @@ def dct_basis(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(patterns), gains.view(-1, 1, 1, 1)
 
 
-class PatchAutoencoderKL(ModelMixin, ConfigMixin):
+class Posterior(NamedTuple):
+    """A Gaussian over latents, B×C×h×w each; named as in diffusers."""
+
+    mean: torch.Tensor
+    logvar: torch.Tensor
+
+    @property
+    def std(self) -> torch.Tensor:
+        """The standard deviation."""
+        return torch.exp(0.5 * self.logvar)
+
+    @property
+    def var(self) -> torch.Tensor:
+        """The variance."""
+        return self.logvar.exp()
+
+    def mode(self) -> torch.Tensor:
+        """The most likely latent."""
+        return self.mean
+
+
+class Encoded(NamedTuple):
+    """What `encode` returns, as in diffusers."""
+
+    latent_dist: Posterior
+
+
+class Decoded(NamedTuple):
+    """What `decode` returns, as in diffusers."""
+
+    sample: torch.Tensor
+
+
+class PatchAutoencoderKL(nn.Module):
     """A small Kullback-Leibler autoencoder on pixel-unshuffled images.
 
-    `scaling_factor` plays the part it has in diffusers: latents times this factor have about unit variance.
+    `config.scaling_factor` plays the part it has in diffusers: latents times it have about unit variance.
     """
 
-    @register_to_config
-    def __init__(
-        self,
-        in_channels: int = 3,
-        latent_channels: int = 32,
-        patch_size: int = 4,
-        encoder_channels: Sequence[int] = (64, 128),
-        encoder_layers: Sequence[int] = (2, 2),
-        decoder_channels: Sequence[int] = (96, 160),
-        decoder_layers: Sequence[int] = (4, 3),
-        scaling_factor: float = 1.0,
-    ) -> None:
+    def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        self.encoder = PatchEncoder(
-            in_channels, latent_channels, patch_size, encoder_channels, encoder_layers
-        )
-        self.decoder = PatchDecoder(
-            in_channels, latent_channels, patch_size, decoder_channels, decoder_layers
-        )
+        self.config = config
+        sizes = (3, config.latent_channels, config.patch_size)
+        self.encoder = PatchEncoder(*sizes, config.encoder_channels, config.encoder_layers)
+        self.decoder = PatchDecoder(*sizes, config.decoder_channels, config.decoder_layers)
 
-    def encode(self, x: torch.Tensor) -> AutoencoderKLOutput:
+    def encode(self, pixels: torch.Tensor) -> Encoded:
         """The posterior over latents of pixels B×3×H×W in [-1, 1] (unscaled, as in diffusers)."""
-        return AutoencoderKLOutput(latent_dist=DiagonalGaussianDistribution(self.encoder(x)))
+        mean, log_variance = self.encoder(pixels).chunk(2, dim=1)
+        return Encoded(Posterior(mean, log_variance))
 
-    def decode(self, z: torch.Tensor, return_dict: bool = True) -> DecoderOutput | tuple[torch.Tensor]:
+    def decode(self, latents: torch.Tensor) -> Decoded:
         """Pixels B×3×H×W, about [-1, 1], of unscaled latents B×C×h×w."""
-        pixels = self.decoder(z)
-        return DecoderOutput(sample=pixels) if return_dict else (pixels,)
+        return Decoded(self.decoder(latents))
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:

@@ -5,26 +5,24 @@ They are added to the Detail Preserving Module's before the zero convolutions th
 """
 
 import copy
-from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 from torch import nn
 
+from clearsr.models.recomputing import Recomputing
 
-class StructurePreservingModule(nn.Module):
+
+class StructurePreservingModule(Recomputing):
     """z_lr -> features at every level of the U-Net's encoder."""
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: Any) -> None:
         """ResBlocks and downsamplers of the U-Net's encoder, weights copied, time projections left out."""
         super().__init__()
-        self.gradient_checkpointing = False  # these two as in diffusers' blocks
-        self._gradient_checkpointing_func: Callable[..., torch.Tensor] | None = None
         self.conv_in = _copy_of(unet.conv_in)
         self.levels = nn.ModuleList()
         for block in unet.down_blocks:
-            layers: list[nn.Module] = [_without_time(resnet, unet) for resnet in block.resnets]
+            layers: list[nn.Module] = [_without_time(resnet) for resnet in block.resnets]
             layers.extend(_copy_of(downsampler) for downsampler in block.downsamplers or [])
             self.levels.append(nn.ModuleList(layers))
 
@@ -34,36 +32,19 @@ class StructurePreservingModule(nn.Module):
         features = [hidden]
         for level in self.levels:
             for layer in level:  # type: ignore[attr-defined]
-                inputs = (hidden,) if isinstance(layer, Downsample2D) else (hidden, None)
-                if self.gradient_checkpointing and torch.is_grad_enabled():
-                    assert self._gradient_checkpointing_func is not None, "it is set with the switch"
-                    hidden = self._gradient_checkpointing_func(layer, *inputs)
-                else:
-                    hidden = layer(*inputs)
+                takes_time = hasattr(layer, "time_emb_proj")  # the ResBlocks; downsamplers do not
+                hidden = self.recompute(layer, hidden, None) if takes_time else self.recompute(layer, hidden)
                 features.append(hidden)
         return features
 
 
-def _without_time(resnet: ResnetBlock2D, unet: UNet2DConditionModel) -> ResnetBlock2D:
-    """A ResBlock of the same shape and weights that takes no time embedding."""
-    clone = ResnetBlock2D(
-        in_channels=resnet.in_channels,
-        out_channels=resnet.out_channels,
-        temb_channels=None,
-        groups=unet.config.norm_num_groups,
-        eps=unet.config.norm_eps,
-        non_linearity=unet.config.act_fn,
-    )
-    state = {k: v for k, v in resnet.state_dict().items() if not k.startswith("time_emb_proj")}
-    clone.load_state_dict(state, assign=_is_meta(resnet))
-    return clone.requires_grad_(True)
+def _without_time(resnet: nn.Module) -> nn.Module:
+    """A trainable copy of a ResBlock that takes no time embedding."""
+    clone = _copy_of(resnet)
+    clone.time_emb_proj = None  # type: ignore[assignment]
+    return clone
 
 
 def _copy_of(module: nn.Module) -> nn.Module:
     """A trainable deep copy."""
     return copy.deepcopy(module).requires_grad_(True)
-
-
-def _is_meta(module: nn.Module) -> bool:
-    """Whether the weights are shapes only (parameter counts without memory)."""
-    return next(module.parameters()).is_meta

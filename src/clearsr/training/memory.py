@@ -4,10 +4,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from clearsr.config.training import TrainConfig
+from clearsr.hardware import store_in
 from clearsr.models.clearsr import ClearSRNetwork
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -18,7 +18,7 @@ def save_memory(network: ClearSRNetwork, config: TrainConfig) -> None:
     if config.gradient_checkpointing:
         recompute_activations(network)
     if config.frozen_precision != "fp32":
-        shrink_frozen(network, DTYPES[config.frozen_precision])
+        store_in(network, DTYPES[config.frozen_precision])
 
 
 def recompute_activations(network: ClearSRNetwork) -> None:
@@ -34,13 +34,3 @@ def recompute_activations(network: ClearSRNetwork) -> None:
             if hasattr(module, "gradient_checkpointing"):
                 module.gradient_checkpointing = True
                 module._gradient_checkpointing_func = function
-
-
-def shrink_frozen(network: nn.Module, dtype: torch.dtype) -> None:
-    """Store the weights of frozen convolutions and linear layers in 16 bits, for use under autocast.
-
-    They are nearly all of a base. Norms, embeddings and all that is trained stay in fp32.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and not module.weight.requires_grad:
-            module.to(dtype)

@@ -136,7 +136,7 @@ class PriorStage(StageModule):
         alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
         z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
         text = network.null_prompt.expand(len(z_t), -1, -1)
-        output = network.unet(z_t, timestep, text).sample.float()
+        output = network.unet_decode(network.unet_encode(z_t, timestep, text), None, text).float()
         unknown = LatentLR(torch.zeros_like(z_0), torch.ones_like(z_0))  # neither epsilon nor v looks at x_lr
         squared = (output - training_target(prediction, z_0, noise, alpha_bar, unknown)) ** 2
         if self.loss.min_snr_gamma is not None:

@@ -1,0 +1,53 @@
+"""The U-Net of our own against diffusers', at the compact model's settings."""
+
+import pytest
+import torch
+
+from clearsr.config.model import preset_model_config
+from clearsr.models.build import own_components
+from clearsr.models.transformer import Attention
+from clearsr.models.unet import TimeProjection
+
+
+@pytest.fixture(scope="module")
+def compact_unet(randomise):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return randomise(own_components(preset_model_config("compact")).unet, spread=0.02)
+
+
+@torch.no_grad()
+def test_compact_unet_loads_into_diffusers_and_computes_the_same(
+    compact_unet, make_network, diffusers_unet, normal
+):
+    theirs = diffusers_unet(compact_unet)  # loads strictly: names and shapes are the same
+    inputs = normal(1, 32, 8, 12), torch.tensor([250]), normal(1, 1, 96)
+    network = make_network()
+    network.unet = compact_unet.eval()
+    encoded = network.unet_encode(*inputs)
+    none = encoded._replace(skips=[s * 0 for s in encoded.skips], middle=encoded.middle * 0)
+    output = network.unet_decode(encoded, none, inputs[2])
+    expected = theirs(*inputs).sample
+    assert expected.std() > 0.05
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_time_projection_is_diffusers():
+    from diffusers.models.embeddings import Timesteps
+
+    theirs = Timesteps(96, flip_sin_to_cos=True, downscale_freq_shift=0)
+    timestep = torch.tensor([0, 1, 37, 999])
+    torch.testing.assert_close(TimeProjection(96)(timestep), theirs(timestep))
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_attention_without_gradients_equals_attention_with_them(normal, tokens):
+    """Without gradients the attention to one token is taken as the constant that it is."""
+    attention = Attention(16, 2, 12)
+    hidden, prompt = normal(2, 9, 16), normal(2, tokens, 12)
+    with torch.no_grad():
+        short = attention(hidden, encoder_hidden_states=prompt)
+    full = attention(hidden, encoder_hidden_states=prompt)
+    torch.testing.assert_close(short, full.detach())
+    full.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in attention.parameters())

@@ -1,0 +1,202 @@
+"""Precision, offloading and compilation; what needs no accelerator to be seen is seen on the CPU."""
+
+import copy
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from clearsr import pipeline as pipeline_module
+from clearsr.config.base import build_config
+from clearsr.config.model import preset_model_config
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.hardware import (
+    check_compiler,
+    compile_network,
+    denoising_parts,
+    on_device,
+    store_for_inference,
+    vae_precision,
+)
+from clearsr.image import ImageData
+from clearsr.models.build import meta_network
+from clearsr.pipeline import ClearSRPipeline
+
+CPU = torch.device("cpu")
+CONFIG = build_config(SamplingConfig, {"steps": 2, "scheduler": "dpm++"})
+
+
+@pytest.fixture
+def image(make_picture):
+    return ImageData(make_picture(16, 24))
+
+
+def _pipeline(network, **options):
+    return ClearSRPipeline(network, CONFIG, **{"device": "cpu", "precision": "fp32", **options})
+
+
+@torch.no_grad()
+def test_vae_that_overflows_fp16_is_run_in_a_wider_format(make_network, normal):
+    network = make_network()
+    decoder = network.latents.vae.decoder
+    latents = normal(1, 8, 8, 8)
+    for layer, factor in ((decoder.conv_in, 1e6), (decoder.conv_out, 1e-6)):
+        for parameter in layer.parameters():
+            parameter.mul_(factor)
+    pipeline = _pipeline(network)
+    expected = pipeline.decode(latents)
+    with torch.autocast("cpu", torch.float16):
+        assert not network.latents.decode(latents).isfinite().all()  # what would become of it
+    pipeline.precision = torch.float16  # as on an accelerator; users cannot ask a CPU for it
+    assert (pipeline.decode(latents) - expected).abs().mean() < 0.02
+    assert vae_precision(torch.float16, CPU) in (torch.bfloat16, torch.float32)
+    assert vae_precision(torch.bfloat16, CPU) == torch.bfloat16
+
+
+def test_weights_in_16_bits_give_the_same_picture_and_are_not_saved(make_network, image, tmp_path):
+    pipelines = [_pipeline(make_network(), precision="bf16") for _ in range(2)]
+    halved = pipelines[1].network
+    halved.merge_adapters()
+    pipelines[0].network.merge_adapters()
+    store_for_inference(halved, torch.bfloat16)
+    assert halved.unet.conv_in.weight.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in halved.latents.parameters())
+    plain, small = (pipeline.upscale([image])[0].color for pipeline in pipelines)
+    assert torch.equal(plain, small)
+    with pytest.raises(ClearSRError, match="stored in 16 bits; load with merge_adapters=False"):
+        pipelines[1].save_pretrained(tmp_path)
+
+
+def test_tensors_come_back_from_the_device_even_after_an_error(network):
+    before = {name: value.data_ptr() for name, value in network.unet.state_dict().items()}
+    with pytest.raises(RuntimeError), on_device([network.unet], CPU):
+        assert all(value.data_ptr() != before[name] for name, value in network.unet.state_dict().items())
+        raise RuntimeError
+    assert before == {name: value.data_ptr() for name, value in network.unet.state_dict().items()}
+
+
+def test_offloading_changes_nothing_and_moves_each_part_when_it_is_used(make_network, image, monkeypatch):
+    network, moved = make_network(), []
+
+    def recorded(parts, device):
+        moved.append({id(p) for part in parts for p in part.parameters()})
+        return on_device(parts, device)
+
+    monkeypatch.setattr(pipeline_module, "on_device", recorded)
+    offloaded = _pipeline(network, offload=True).upscale([image])[0].color
+    assert torch.equal(offloaded, _pipeline(make_network()).upscale([image])[0].color)
+    encoding, prompting, denoising, decoding = moved
+    assert encoding == decoding and not (
+        encoding & prompting or encoding & denoising or prompting & denoising
+    )
+    everything = {id(p) for p in network.parameters()}
+    assert everything - (encoding | prompting | denoising) == {id(network.null_prompt)}
+
+
+def test_offloading_is_refused_on_a_cpu():
+    with pytest.raises(ClearSRError, match="--offload: is for accelerators"):
+        ClearSRPipeline.from_pretrained("compact", device="cpu", offload=True)
+
+
+def test_missing_compiler_is_said_before_anything_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ClearSRError, match="--compile: no C\\+\\+ compiler found .*leave --compile out"):
+        ClearSRPipeline.from_pretrained(tmp_path / "no-such-model", device="cpu", compile=True)
+    (tmp_path / "my-compiler").write_text("#!/bin/sh\n")
+    (tmp_path / "my-compiler").chmod(0o755)
+    monkeypatch.setenv("CXX", "my-compiler")
+    check_compiler(CPU)
+
+
+@pytest.mark.slow
+def test_compiled_network_gives_the_same_picture(make_network, image):
+    network = make_network()
+    compile_network(network)
+    compiled = _pipeline(network).upscale([image])[0].color
+    eager = _pipeline(make_network()).upscale([image])[0].color
+    torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)
+
+
+def test_no_float64_is_computed_with(make_network, image):
+    """Some accelerators (MPS) have none; the pictures' own handling stays on the CPU."""
+
+    class NoDoubles(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            assert not any(getattr(leaf, "dtype", None) == torch.float64 for leaf in tree_leaves(result)), (
+                function
+            )
+            return result
+
+    pipeline = _pipeline(make_network())
+    pixels = pipeline.prepare(image, CONFIG)[None]
+    with NoDoubles(), torch.no_grad():
+        latents = pipeline.sample(pipeline.condition(pixels, CONFIG), CONFIG)
+        assert pipeline.decode(latents).isfinite().all()
+
+
+class _LiveBytes(TorchDispatchMode):
+    """The most bytes of results that are alive at once within the block."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self._seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                if storage._cdata not in self._seen:
+                    self._seen.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        self.most = max(self.most, self.now)
+        return result
+
+    def _forget(self, key, size):
+        self._seen.discard(key)
+        self.now -= size
+
+
+def _bytes_of(*parts):
+    return sum(t.nbytes for part in parts for t in (*part.parameters(), *part.buffers()))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_offloaded_stable_diffusion_at_512_pixels_stays_below_6_gb_in_fp16():
+    """Weights of each stage as they are stored, and results as they come to be, counted on shapes alone."""
+    network = meta_network(preset_model_config("sd21")).requires_grad_(False).eval()
+    network.merge_adapters()
+    store_for_inference(network, torch.float16)
+    stored = {
+        "vae": _bytes_of(network.latents),
+        "image prompt": _bytes_of(network.image_prompt),
+        "denoiser": _bytes_of(*denoising_parts(network)),
+    }
+    computing = copy.deepcopy(network)
+    computing.latents.bfloat16()  # autocast has no meta device: results have the size that they would have
+    for part in denoising_parts(computing):
+        part.half()
+    with torch.device("meta"):
+        pixels, z = torch.empty(1, 3, 512, 512).bfloat16(), torch.empty(1, 4, 64, 64).half()
+        text, t = torch.empty(1, 77, 1024).half(), torch.empty(1, dtype=torch.long)
+    peaks = {}
+    with _LiveBytes() as live:
+        computing.latents.vae.encode(pixels)
+    peaks["encode"] = stored["vae"] + live.most
+    with _LiveBytes() as live:
+        control = computing.control_signals(z, t, text, computing.structure_features(z))
+        computing.unet_decode(computing.unet_encode(z, t, text), control, text[:, :1])
+    peaks["denoise"] = stored["denoiser"] + live.most
+    with _LiveBytes() as live:
+        computing.latents.vae.decode(z.bfloat16())
+    peaks["decode"] = stored["vae"] + live.most
+    assert stored["denoiser"] > 2e9 and live.most > 1e8  # the real size
+    assert max(*peaks.values(), stored["image prompt"]) < 6e9
