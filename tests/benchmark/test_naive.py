@@ -6,7 +6,9 @@ import torch
 from clearsr.benchmark.naive import naive_denoise
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
+from clearsr.image import ImageData
 from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.pipeline import ClearSRPipeline
 from clearsr.sampling import Conditioning, denoise
 
 PARTS = ("structure_preserving", "detail_preserving", "unet.mid_block", "unet.up_blocks.0")
@@ -70,3 +72,21 @@ def test_doing_each_thing_once_is_exact(
     images, steps, branches = 2, 3, 1 if guidance == 1 else 2
     assert naive_rows == dict.fromkeys(PARTS, images * steps * branches)
     assert list(rows.values()) == [images, images * steps, images * steps, images * steps * branches]
+
+
+def test_image_is_encoded_once_however_many_steps(make_network, make_picture):
+    network = make_network()
+    calls = {"latents.lr_encoder": 0, "image_prompt": 0, "latents.vae.decoder": 0}
+
+    def hook(name):
+        def add(*_):
+            calls[name] += 1
+
+        return add
+
+    for name in calls:
+        network.get_submodule(name).register_forward_hook(hook(name))
+    pipeline = ClearSRPipeline(network, device="cpu", precision="fp32")
+    config = pipeline.configure(upscale=2, steps=3, guidance_scale=2)
+    pipeline.upscale([ImageData(make_picture(16, 24))], config)
+    assert set(calls.values()) == {1}
