@@ -8,7 +8,7 @@ import torch
 
 from clearsr.benchmark.timing import describe_machine
 from clearsr.config.benchmark import SECTIONS, BenchmarkConfig, Section
-from clearsr.pipeline import choose_device, choose_precision
+from clearsr.hardware import choose_device, choose_precision
 
 MEASURES: dict[Section, str] = {
     "speed": "clearsr.benchmark.speed:measure_speed",

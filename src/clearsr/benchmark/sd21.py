@@ -12,19 +12,19 @@ from torch import nn
 
 from clearsr.benchmark.child import peak_bytes
 from clearsr.benchmark.timing import interleave, synchronize
-from clearsr.benchmark.workload import SIDE, low_precision, make_picture
+from clearsr.benchmark.workload import SIDE, make_picture
 from clearsr.config.base import build_config
 from clearsr.config.benchmark import BenchmarkConfig
 from clearsr.config.model import preset_model_config
 from clearsr.config.sampling import SamplingConfig
-from clearsr.hardware import store_in
+from clearsr.hardware import choose_device, choose_precision, compile_network, mixed_precision, store_in
 from clearsr.image import resize, to_signed
 from clearsr.macs import count_macs
 from clearsr.models.build import meta_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.sd21 import PAPER_SAMPLING
-from clearsr.pipeline import ClearSRPipeline, choose_device, choose_precision
+from clearsr.pipeline import ClearSRPipeline
 from clearsr.sampling import Conditioning, StepCallback, denoise
 from clearsr.schedule import alpha_bars
 from clearsr.seeds import make_generator
@@ -49,7 +49,7 @@ def measure_sd21(config: BenchmarkConfig) -> dict[str, Any]:
     modes = ["eager", "compiled"] if config.compile else ["eager"]
     for mode in modes:
         if mode == "compiled":
-            compile_blocks(network)
+            compile_network(network)
         for batch in config.batches:
             row = _measure_batch(pipeline, batch, warm_up=mode == "compiled" or device.type != "cpu")
             row["arithmetic_floor"] = macs * batch / rates["macs_per_second"]
@@ -79,14 +79,6 @@ def random_network(device: torch.device, dtype: torch.dtype) -> ClearSRNetwork:
                 buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand(buffer.shape))
     network.alpha_bars = alpha_bars().to(device)
     return network
-
-
-def compile_blocks(network: ClearSRNetwork) -> None:
-    """torch.compile for the blocks that every step goes through, in place."""
-    unet, control = network.unet, network.detail_preserving
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks, *control.down_blocks, control.mid_block]
-    for block in blocks:
-        block.compile()
 
 
 def device_rates(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
@@ -136,7 +128,7 @@ def _upscale(
 ) -> torch.Tensor:
     """The five steps of the pipeline without files and colours, the whole batch at once."""
     network = pipeline.network
-    with low_precision(pipeline):
+    with mixed_precision(pipeline.device, pipeline.precision):
         embedding, prompt = network.latents.embed_lr(pixels), network.image_prompt(pixels)
         conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
         generators = [make_generator("benchmark", index) for index in range(len(pixels))]

@@ -15,13 +15,13 @@ from clearsr.benchmark.workload import (
     SIDE,
     UPSCALE,
     load_pipeline,
-    low_precision,
     make_picture,
     upscale_once,
 )
 from clearsr.config.base import build_config
 from clearsr.config.benchmark import BenchmarkConfig
 from clearsr.config.sampling import SamplingConfig
+from clearsr.hardware import mixed_precision
 from clearsr.image import resize, to_signed
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.pipeline import ClearSRPipeline
@@ -95,12 +95,12 @@ def _loops(pipeline: ClearSRPipeline, side: int) -> dict[str, Callable[[], objec
     """The denoising loop alone, ours and the naive one, on the same x_lr."""
     network, config = pipeline.network, build_config(SamplingConfig, MANY_STEPS)
     signed = to_signed(make_picture(side, side).color[None].to(pipeline.device))
-    with torch.no_grad(), low_precision(pipeline):
+    with torch.no_grad(), mixed_precision(pipeline.device, pipeline.precision):
         embedding, prompt = network.latents.embed_lr(signed), network.image_prompt(signed)
     conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
 
     def run(loop: Callable[..., Any]) -> torch.Tensor:
-        with low_precision(pipeline):
+        with mixed_precision(pipeline.device, pipeline.precision):
             return loop(network, conditioning, config, [make_generator("benchmark", 0)])
 
     return {f"our loop, {side}": lambda: run(denoise), f"naive loop, {side}": lambda: run(naive_denoise)}

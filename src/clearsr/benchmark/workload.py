@@ -1,8 +1,5 @@
 """What the sections of the benchmark have in common: the pipeline, a picture, one upscaling of it."""
 
-from contextlib import AbstractContextManager
-from typing import Any
-
 import torch
 
 from clearsr.config.benchmark import BenchmarkConfig
@@ -35,9 +32,3 @@ def upscale_once(pipeline: ClearSRPipeline, side: int) -> ImageData:
     """A square picture of `side` pixels after x4, by the model's own settings."""
     picture = make_picture(side // UPSCALE, side // UPSCALE)
     return pipeline.upscale([picture], pipeline.configure(upscale=UPSCALE))[0]
-
-
-def low_precision(pipeline: ClearSRPipeline) -> AbstractContextManager[Any]:
-    """The precision that the pipeline runs its networks in, for calling them past it."""
-    is_low = pipeline.precision != torch.float32
-    return torch.autocast(pipeline.device.type, pipeline.precision, enabled=is_low)
