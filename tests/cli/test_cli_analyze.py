@@ -1,12 +1,19 @@
 """`clearsr analyze` and `clearsr calibrate`, end to end on a tiny model and small pictures."""
 
 import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clearsr.analysis.calibration import split_points
+from clearsr.cli import COMMANDS
+from clearsr.cli.parser import Parser
+from clearsr.cli.study import STUDY_FLAGS, collect_study
 
 STEPS = ("--steps", "4", "--scheduler", "ddpm", "--device", "cpu", "--precision", "fp32")
 
@@ -34,6 +41,19 @@ def analyze(run, model, photographs, tmp_path):
 
 def numbers(tmp_path, name):
     return json.loads((tmp_path / "figures" / f"{name}.json").read_text())
+
+
+def test_the_commands_of_the_documentation_are_understood():
+    text = (Path(__file__).parents[2] / "docs" / "analysis.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:  )?clearsr (\w+)([^&\n]*)", text, flags=re.MULTILINE)
+    assert {verb for verb, _ in lines} == {"analyze", "calibrate", "complexity", "demo"}
+    for verb, arguments in lines:
+        parser = Parser(f"clearsr {verb}", COMMANDS[verb].summary)
+        module = import_module(COMMANDS[verb].target.partition(":")[0])
+        module.add_arguments(parser)
+        args = parser.parse_args(shlex.split(arguments))
+        if verb in ("analyze", "calibrate"):
+            collect_study(args, module._FLAGS if verb == "analyze" else STUDY_FLAGS)
 
 
 def test_every_figure_with_its_numbers(analyze, tmp_path):

@@ -125,14 +125,13 @@ def study_control(
         }
         if against is not None:
             sources[AGAINST] = (against.network, embed(against, pair, sampling)[1], "full")
-        components: dict[str, Components] = {}
+        to_show: dict[str, torch.Tensor] = {"x_lr": z_lr[0]}
         for name, (network, embedding, variant) in sources.items():
-            measured, shown = _measure(network, embedding, variant, timesteps, study.shown)
+            measured, to_show[name] = _measure(network, embedding, variant, timesteps, study.shown)
             study.divergence.setdefault(name, []).append(measured)
-            components[name] = principal_components(shown)
         study.images.append(pair.name)
         if len(study.pictures) < config.rows:
-            components["x_lr"] = principal_components(z_lr[0])
+            components = {name: principal_components(features) for name, features in to_show.items()}
             study.pictures.append(_pictures(pixels, components))
     return study
 
