@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from clearsr.color import low_frequencies, match_color
+from clearsr.color import COLOR_REACH, ChannelStatistics, low_frequencies, match_color
 from clearsr.errors import ClearSRError
+from clearsr.tiling import Window, pieces
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -97,3 +98,24 @@ def test_unknown_method_and_unequal_shapes_are_refused() -> None:
         match_color(image, image, "histogram")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="must agree"):
         match_color(image, image[..., :2], "adain")
+
+
+def test_adain_of_parts_with_the_wholes_statistics_is_the_wholes(make_picture):
+    sr_image, reference = make_picture(40, 60, 0)[None], make_picture(40, 60, 1)[None]
+    statistics = tuple(ChannelStatistics() for _ in range(2))
+    for window in pieces(40, 60, 17):
+        for found, image in zip(statistics, (sr_image, reference), strict=True):
+            found.add(window.of(image))
+    whole = match_color(sr_image, reference, "adain")
+    for window in pieces(40, 60, 17):
+        part = match_color(window.of(sr_image), window.of(reference), "adain", statistics)
+        torch.testing.assert_close(part, window.of(whole), atol=1e-5, rtol=0)
+
+
+def test_wavelet_looks_as_far_as_it_says(make_picture):
+    sr_image, reference = make_picture(100, 140, 0)[None], make_picture(100, 140, 1)[None]
+    whole, inner = match_color(sr_image, reference), Window(40, 50, 60, 90)
+    for reach, agrees in ((COLOR_REACH, True), (COLOR_REACH - 1, False)):
+        outer = inner.grown(reach, 100, 140)
+        part = inner.seen_from(outer).of(match_color(outer.of(sr_image), outer.of(reference)))
+        assert torch.allclose(part, inner.of(whole), atol=1e-7, rtol=0) == agrees

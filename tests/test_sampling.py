@@ -6,6 +6,7 @@ import torch
 from clearsr import sampling
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
+from clearsr.disk_tensor import DiskTensor
 from clearsr.latent_space_adjustment import step_strengths
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
@@ -265,3 +266,35 @@ def test_noise_of_an_image_is_its_generators_alone(normal):
     assert noise.dtype == torch.float64 and torch.equal(noise[0], noise[2])
     expected = torch.randn(2, 4, 5, generator=_generators(1)[0])
     assert torch.equal(noise[1], expected.double())
+
+
+def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, monkeypatch):
+    """Rows below the first band have noise of their own, which the image's generator alone decides."""
+    monkeypatch.setattr(sampling, "BAND_ROWS", 4)
+    monkeypatch.setattr(sampling, "guided_z_0", lambda network, tile, z_t, *_: z_t)
+    given = conditioning(batch=2, height=8)
+    given = given._replace(embedding=LatentLR(*(torch.zeros_like(part) for part in given.embedding)))
+    config = _config(steps=1, scheduler="ddim", start="noise")
+    noise = denoise(network, given, config, _generators(3, 3))
+    assert torch.equal(noise[0], noise[1])
+    assert not torch.allclose(noise[0, :, :4], noise[0, :, 4:], atol=1e-2)
+    other = denoise(network, given, config, _generators(3, 4))
+    assert torch.equal(other[0], noise[0]) and not torch.allclose(other[1], noise[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++", "unipc", "euler"])
+@pytest.mark.parametrize("target", ["step", "z_0"])
+def test_latents_on_disk_come_out_as_in_memory(
+    network, conditioning, tmp_path, monkeypatch, scheduler, target
+):
+    monkeypatch.setattr(sampling, "BAND_ROWS", 12)
+    given = conditioning(batch=1, height=40, width=48)
+    lsa = {"alpha": 0.1, "beta": 0.1, "target": target}
+    config = _config(scheduler=scheduler, steps=4, lsa=lsa, tile={"size": 32, "overlap": 8})
+    expected = denoise(network, given, config, _generators(5))
+    whole = DiskTensor(given.embedding.mean.shape, tmp_path, CPU)
+    on_disk = given._replace(embedding=LatentLR(*(whole.holding(part) for part in given.embedding)))
+    tiles = []
+    result = denoise(network, on_disk, config, _generators(5), on_tile=lambda: tiles.append(1))
+    assert isinstance(result, DiskTensor) and len(tiles) == 4 * 4
+    torch.testing.assert_close(result.read(), expected, atol=1e-5, rtol=1e-5)

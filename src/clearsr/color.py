@@ -2,6 +2,8 @@
 
 Diffusion shifts colours over large areas; the low-resolution image knows them. Both methods keep the detail
 of the result and take the coarse colour from the reference. (The wavelet form is StableSR's, Wang et al.)
+Both can be done on parts of an image: wavelet with `COLOR_REACH` pixels around, AdaIN with the whole's
+statistics.
 """
 
 from typing import Literal, get_args
@@ -15,10 +17,39 @@ from clearsr.errors import ClearSRError
 ColorMethod = Literal["wavelet", "adain", "none"]
 
 WAVELET_LEVELS = 5
+COLOR_REACH = 2**WAVELET_LEVELS - 1  # pixels to each side that wavelet matching looks at
 _VARIANCE_FLOOR = 1e-5
 
 
-def match_color(sr_image: Tensor, reference: Tensor, method: ColorMethod = "wavelet") -> Tensor:
+class ChannelStatistics:
+    """Mean and spread of each channel of an image that comes in parts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum = torch.zeros(3, dtype=torch.float64)
+        self._sum_of_squares = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, part: Tensor) -> None:
+        """Another part of the same image, 1×3×H×W."""
+        values = part.detach().double().cpu().transpose(0, 1).flatten(1)
+        self._count += values.shape[1]
+        self._sum += values.sum(1)
+        self._sum_of_squares += values.square().sum(1)
+
+    def mean_and_spread(self) -> tuple[Tensor, Tensor]:
+        """1×3×1×1 each, as `adain` has them of a whole image."""
+        mean = self._sum / self._count
+        variance = (self._sum_of_squares - self._count * mean**2) / max(self._count - 1, 1)
+        spread = (variance.clamp_min(0) + _VARIANCE_FLOOR).sqrt()
+        return mean.float().view(1, 3, 1, 1), spread.float().view(1, 3, 1, 1)
+
+
+def match_color(
+    sr_image: Tensor,
+    reference: Tensor,
+    method: ColorMethod = "wavelet",
+    whole: tuple[ChannelStatistics, ChannelStatistics] | None = None,
+) -> Tensor:
     """`sr_image` with the coarse colours of `reference`.
 
     Args:
@@ -26,6 +57,7 @@ def match_color(sr_image: Tensor, reference: Tensor, method: ColorMethod = "wave
         reference: the bicubic-upsampled input, same shape and range.
         method: "wavelet" takes everything coarser than about 30 pixels from the reference; "adain" takes mean
             and spread of each channel; "none" returns `sr_image`.
+        whole: for "adain" of a part, the statistics of the whole result and of its reference.
 
     Returns:
         B×3×H×W in [0, 1], in the dtype of `sr_image`.
@@ -41,8 +73,16 @@ def match_color(sr_image: Tensor, reference: Tensor, method: ColorMethod = "wave
         )
     if method == "none":
         return sr_image
-    transfer = _match_wavelet if method == "wavelet" else _match_adain
-    return transfer(sr_image.float(), reference.float()).clamp(0, 1).to(sr_image.dtype)
+    given, wanted = sr_image.float(), reference.float()
+    if method == "wavelet":
+        # high(SR) + low(LR). The filter is linear, so one pass over the difference does for both images.
+        matched = given + low_frequencies(wanted - given)
+    else:
+        (mean, spread), (wanted_mean, wanted_spread) = (
+            (part.mean_and_spread() for part in whole) if whole else map(_statistics, (given, wanted))
+        )
+        matched = (given - mean) / spread * wanted_spread + wanted_mean
+    return matched.clamp(0, 1).to(sr_image.dtype)
 
 
 def low_frequencies(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
@@ -62,17 +102,6 @@ def low_frequencies(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
         image = F.conv2d(image, rows, groups=channels, dilation=(step, 1))
         image = F.conv2d(image, columns, groups=channels, dilation=(1, step))
     return image
-
-
-def _match_wavelet(sr_image: Tensor, reference: Tensor) -> Tensor:
-    # high(SR) + low(LR). The filter is linear, so one pass over the difference does for both images.
-    return sr_image + low_frequencies(reference - sr_image)
-
-
-def _match_adain(sr_image: Tensor, reference: Tensor) -> Tensor:
-    mean, spread = _statistics(sr_image)
-    wanted_mean, wanted_spread = _statistics(reference)
-    return (sr_image - mean) / spread * wanted_spread + wanted_mean
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:

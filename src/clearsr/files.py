@@ -7,6 +7,7 @@ picture becomes which file is decided in `planning.py`. Nothing here prints.
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,13 +17,17 @@ import torch
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.image import check_output, read_image, write_image
+from clearsr.image import check_output, open_source, read_image, read_size, write_blocks, write_image
+from clearsr.image.blocks import is_streamed
 from clearsr.image.data import display_name
+from clearsr.memory import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed
 
 if TYPE_CHECKING:
     from clearsr.pipeline import ClearSRPipeline
     from clearsr.sampling import StepCallback
+
+WHOLE_FILE_BYTES = 8  # per pixel: the samples of a picture and the encoder's own copy
 
 Status = Literal["upscaled", "degraded", "skipped", "failed"]
 
@@ -89,19 +94,60 @@ def upscale_file(
     The noise is seeded by `sampling.seed` and the file's name (see `file_seed`), so the result depends on the
     picture, its name and the settings, and not on the folder it is in or on what else is upscaled.
     """
-    from clearsr.pipeline import output_size
+    from clearsr.pipeline import MAX_OUTPUT_PIXELS, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
 
     def work() -> tuple[int, int]:
-        image = read_image(job.input)
-        size = output_size(image, sampling)
+        size = result_size(*read_size(job.input), sampling)
         job.output.parent.mkdir(parents=True, exist_ok=True)
         check_output(job.output, size)
-        write_image(pipeline.upscale([image], sampling, on_step)[0], job.output, output)
+        workload = pipeline.plan(size, sampling)
+        if size[0] * size[1] > MAX_OUTPUT_PIXELS:
+            workload = workload._replace(is_in_blocks=True)
+
+        def attempt(workload: Workload) -> None:
+            if workload.is_in_blocks:
+                _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
+                return
+            (result,) = pipeline.upscale_with([read_image(job.input)], sampling, workload, on_step)
+            write_image(result, job.output, output)
+
+        with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
         return size
 
     return record_of(job, "upscaled", work)
+
+
+def _upscale_in_blocks(
+    pipeline: "ClearSRPipeline",
+    job: Job,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    workload: Workload,
+    on_part: Any,
+) -> None:
+    """Read, upscale and write without the whole image in memory.
+
+    Raises:
+        ClearSRError: input or output is of a format that is in memory as a whole, and does not fit there.
+    """
+    from clearsr.pipeline import result_size
+    from clearsr.streaming import upscale_in_blocks
+
+    height, width = read_size(job.input)
+    size = result_size(height, width, sampling)
+    free = free_bytes(sampling.max_memory, torch.device("cpu"))
+    if not is_streamed(job.output) and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
+        raise ClearSRError(
+            f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
+            "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
+        )
+    with closing(open_source(job.input)) as source:
+        blocks = upscale_in_blocks(
+            pipeline, source, workload.applied_to(sampling), size, workload.piece, job.output.parent, on_part
+        )
+        write_blocks(job.output, size, workload.piece, blocks, output)
 
 
 def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:
@@ -125,11 +171,3 @@ def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Re
         name = display_name(job.input)
         return failed(f"{name}: not enough memory; try a smaller --tile, a smaller --upscale or --device cpu")
     return Result(job.input, job.output, done, time.monotonic() - start, width, height)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the processor or an accelerator (whose errors have no common class)."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return any(sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory"))

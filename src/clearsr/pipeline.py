@@ -6,8 +6,9 @@ own generator, seeded by `SamplingConfig.seed`. (For files, `files.py` puts the 
 """
 
 import dataclasses
+import functools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -44,12 +45,15 @@ from clearsr.image import (
     to_signed,
     to_unit,
 )
+from clearsr.image.source import DataSource
+from clearsr.memory import ACTIVATION_COPIES, Workload, plan_work, with_less_on_failure
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
 from clearsr.sampling import Conditioning, StepCallback, denoise
 from clearsr.seeds import make_generator
+from clearsr.streaming import upscale_in_blocks
 
-MAX_OUTPUT_PIXELS = 300_000_000
+MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
 BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 
 
@@ -206,16 +210,65 @@ class ClearSRPipeline:
             ClearSRError: the output would be empty or too large.
         """
         config = config or self.defaults
+        for image in images:
+            output_size(image, config)  # refuse before any work
         results: dict[int, ImageData] = {}
         for group in _batches(images, config):
-            prepared = [self.prepare(images[i], config) for i in group]  # 1
-            pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
-            conditioning = self.condition(pixels, config)  # 2
-            latents = self.sample(conditioning, config, on_step)  # 3
-            decoded = self.decode(latents)  # 4
-            for i, picture, reference in zip(group, decoded, prepared, strict=True):
-                results[i] = self.finish(picture, reference, images[i], config)  # 5
+            chosen = [images[i] for i in group]
+            size = result_size(chosen[0].height, chosen[0].width, config)
+            workload = self.plan(size, config)._replace(images=len(chosen))
+            upscale = functools.partial(self.upscale_with, chosen, config, on_step=on_step)
+            done = with_less_on_failure(upscale, workload, config.tile.size, chosen[0].source)
+            results.update(zip(group, done, strict=True))
         return [results[i] for i in range(len(images))]
+
+    def plan(self, size: tuple[int, int], config: SamplingConfig) -> Workload:
+        """How much to do at once for a result of that height and width, within `config.max_memory`.
+
+        Raises:
+            ClearSRError: the budget is too small for anything.
+        """
+        per_pixel = ACTIVATION_COPIES * self.network.latents.bytes_per_pixel()
+        return plan_work(size, per_pixel, config.max_memory, self.device)
+
+    @torch.no_grad()
+    def upscale_with(
+        self,
+        images: Sequence[ImageData],
+        config: SamplingConfig,
+        workload: Workload,
+        on_step: StepCallback | None = None,
+    ) -> list[ImageData]:
+        """`upscale` of images of equal size with a given workload, and no second try."""
+        config = workload.applied_to(config)
+        if workload.is_in_blocks:
+            return [self._assembled(image, config, workload, on_step) for image in images]
+        results = []
+        for start in range(0, len(images), workload.images):
+            batch = images[start : start + workload.images]
+            prepared = [self.prepare(image, config) for image in batch]  # 1
+            pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
+            conditioning = self.condition(pixels, config, workload.piece)  # 2
+            latents = self.sample(conditioning, config, on_step)  # 3
+            decoded = self.decode(latents, workload.piece)  # 4
+            for picture, reference, image in zip(decoded, prepared, batch, strict=True):
+                results.append(self.finish(picture, reference, image, config))  # 5
+        return results
+
+    def _assembled(
+        self, image: ImageData, config: SamplingConfig, workload: Workload, on_step: StepCallback | None
+    ) -> ImageData:
+        """An image upscaled block by block, where only the result is in memory as a whole."""
+        height, width = size = result_size(image.height, image.width, config)
+        color = torch.empty(3, height, width)
+        alpha = None if image.alpha is None else torch.empty(1, height, width)
+        folder = Path(tempfile.gettempdir())
+        source = DataSource(image)
+        for window, block in upscale_in_blocks(self, source, config, size, workload.piece, folder, on_step):
+            color[window.cells] = block.color
+            if alpha is not None and block.alpha is not None:
+                alpha[window.cells] = block.alpha
+        return dataclasses.replace(image, color=color, alpha=alpha)
 
     def prepare(self, image: ImageData, config: SamplingConfig) -> torch.Tensor:
         """1. The LR image, bicubic-upsampled to the output size and padded to what the network needs.
@@ -228,42 +281,66 @@ class ClearSRPipeline:
         upsampled = resize(visible[None].clamp(0, 1), size)
         return pad_to_multiple(upsampled, self.network.pixel_multiple())[0]
 
-    def condition(self, pixels: torch.Tensor, config: SamplingConfig) -> Conditioning:
+    def condition(
+        self, pixels: torch.Tensor, config: SamplingConfig, piece: int = PIECE_PIXELS
+    ) -> Conditioning:
         """2. x_lr by E', the image prompt p, and the negative prompt if there is one. `pixels`: B×3×H×W in
         [0, 1].
         """
-        signed = to_signed(pixels)
-        with self._running("latents"):
-            embedding = self.network.latents.embed_lr(signed)
         with self._running("image_prompt"):
-            prompt = self.network.image_prompt(signed)
-        negative = None
-        if config.negative_prompt:
-            base = self.network.config.base_model
-            if base is None:
-                raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
-            if config.guidance_scale == 1:
-                raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1")
-            from clearsr.models.pretrained import encode_text  # with diffusers and transformers
+            prompt = self.network.image_prompt(to_signed(pixels))
+        return Conditioning(self.embed(pixels, piece), prompt.float(), self.negative_prompt(config))
 
-            negative = encode_text(base, config.negative_prompt, self.network.config.base_revision)
-            negative = negative.to(self.device)
-        return Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float(), negative)
+    def embed(self, pixels: torch.Tensor, piece: int = PIECE_PIXELS) -> LatentLR:
+        """x_lr of B×3×H×W in [0, 1]."""
+        signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
+        with self._running("latents"):
+            embedding = self.network.latents.embed_lr(signed, piece)
+        return LatentLR(*(part.float() for part in embedding))
+
+    def prompt_of(self, resized: torch.Tensor) -> torch.Tensor:
+        """p of an image that has the size which the image encoder sees, B×3×side×side in [-1, 1]."""
+        with self._running("image_prompt"):
+            return self.network.image_prompt.of_resized(resized.to(self.device)).float()
+
+    def negative_prompt(self, config: SamplingConfig) -> torch.Tensor | None:
+        """The embedding of the negative prompt, if there is one.
+
+        Raises:
+            ClearSRError: the model has no text encoder, or there is no guidance to act through.
+        """
+        if not config.negative_prompt:
+            return None
+        base = self.network.config.base_model
+        if base is None:
+            raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
+        if config.guidance_scale == 1:
+            raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1")
+        from clearsr.models.pretrained import encode_text  # with diffusers and transformers
+
+        return encode_text(base, config.negative_prompt, self.network.config.base_revision).to(self.device)
 
     def sample(
-        self, conditioning: Conditioning, config: SamplingConfig, on_step: StepCallback | None = None
-    ) -> torch.Tensor:
-        """3. The denoising loop: z_0, B×c×h×w."""
+        self,
+        conditioning: Conditioning,
+        config: SamplingConfig,
+        on_step: StepCallback | None = None,
+        on_tile: Callable[[], None] | None = None,
+    ) -> Any:
+        """3. The denoising loop: z_0, B×c×h×w; on disk if x_lr is."""
         batch = len(conditioning.embedding.mean)
         generators = [make_generator("image", config.seed) for _ in range(batch)]
         with self._running("denoiser"):
-            return denoise(self.network, conditioning, config, generators, on_step)
+            return denoise(self.network, conditioning, config, generators, on_step, on_tile)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
         """4. Pixels B×3×H×W in [0, 1] on the CPU."""
+        return to_unit(self.decode_signed(latents, piece)).cpu()
+
+    def decode_signed(self, latents: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
+        """Pixels B×3×H×W, about [-1, 1], as the decoder gives them."""
         with self._running("latents"):
-            pixels = self.network.latents.decode(latents)
-        return to_unit(pixels.float()).cpu()
+            return self.network.latents.decode(latents, piece).float()
 
     def finish(
         self, picture: torch.Tensor, reference: torch.Tensor, image: ImageData, config: SamplingConfig
@@ -292,14 +369,19 @@ def output_size(image: ImageData, config: SamplingConfig) -> tuple[int, int]:
     Raises:
         ClearSRError: more pixels than `MAX_OUTPUT_PIXELS`.
     """
-    height = max(1, round(image.height * config.upscale))
-    width = max(1, round(image.width * config.upscale))
+    height, width = result_size(image.height, image.width, config)
     if height * width > MAX_OUTPUT_PIXELS:
         raise ClearSRError(
             f"{image.source}: {width}x{height} would be {height * width / 1e6:.0f} megapixels, at most "
-            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted; choose a smaller --upscale"
+            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted in memory; choose a smaller --upscale, or "
+            "let files.upscale_file write it block by block"
         )
     return height, width
+
+
+def result_size(height: int, width: int, config: SamplingConfig) -> tuple[int, int]:
+    """Height and width of the result of an image of that size, however large."""
+    return max(1, round(height * config.upscale)), max(1, round(width * config.upscale))
 
 
 def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:

@@ -1,20 +1,23 @@
 """The denoising loop (paper, sections 3.1 and 3.3): predict z_0, guide, adjust, step.
 
-All images of a batch are independent: each brings its own generator.
+All images of a batch are independent: each brings its own generator. The network sees tiles; all else goes
+cell by cell and is done in bands of rows, so that latents on disk (`DiskTensor`) come out as in memory.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from clearsr.config.sampling import SamplingConfig
 from clearsr.control_ahead import ControlAhead, chunk_length
+from clearsr.disk_tensor import DiskTensor
 from clearsr.latent_space_adjustment import adjust
 from clearsr.models.clearsr import ClearSRNetwork, ControlSignals
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
 from clearsr.schedule import generator_argument, make_scheduler
+from clearsr.seeds import make_generator
 from clearsr.tiling import Window, blend_tiles, tile_windows
 
 
@@ -41,8 +44,10 @@ class Tile(NamedTuple):
 
 
 KEPT_TILES = 32  # with more, the SPM runs again at each step instead of holding its features for all tiles
+BAND_ROWS = 64  # latent rows that are noised and stepped at once; with the seed it decides the noise
 
-StepCallback = Callable[[int, int, torch.Tensor], None]  # (steps done, all steps, z_0 as now predicted)
+# (steps done, all steps, z_0 as now predicted); where an image is done in blocks: (parts done, parts, None).
+StepCallback = Callable[[int, int, Any], None]
 
 
 @torch.no_grad()
@@ -52,45 +57,46 @@ def denoise(
     config: SamplingConfig,
     generators: Sequence[torch.Generator],
     on_step: StepCallback | None = None,
-) -> torch.Tensor:
-    """z_0, B×c×h×w, of the images that `conditioning` describes.
+    on_tile: Callable[[], None] | None = None,
+) -> Any:
+    """z_0, B×c×h×w, of the images that `conditioning` describes: a tensor, or on disk if their x_lr is.
 
     Args:
         generators: one CPU generator per image.
         on_step: called after each step; may raise to stop the run.
+        on_tile: called after each tile of each step; may raise as well.
     """
-    embedding = conditioning.embedding
-    z_lr = embedding.mean
+    z_lr: Any = conditioning.embedding.mean
     if config.steps == 0:
         return z_lr
-    scheduler = make_scheduler(config, z_lr.device)
-    timesteps = scheduler.timesteps
-    noise = config.noise_scale * draw_noise(z_lr, generators)
-    if config.start == "lr":  # LRE: the start carries x_lr
-        z_t = scheduler.add_noise(z_lr, noise, timesteps[:1].expand(len(z_lr)))
-    else:
-        z_t = noise * scheduler.init_noise_sigma
-    windows = tile_windows(z_lr.shape[-2], z_lr.shape[-1], config.tile.size, config.tile.overlap)
-    tiles = {
-        window: Tile.cut(network, conditioning, window, keep=len(windows) <= KEPT_TILES) for window in windows
-    }
-    drawing = generator_argument(scheduler, generators)
+    height, width = z_lr.shape[-2:]
+    windows = tile_windows(height, width, config.tile.size, config.tile.overlap)
+    tops = range(0, height, BAND_ROWS)
+    rows = [Window(top, 0, min(top + BAND_ROWS, height), width) for top in tops]
+    bands = [Band(part, config, generators, z_lr) for part in rows]
+    scheduler, timesteps = bands[0].scheduler, bands[0].scheduler.timesteps
+    is_kept = len(timesteps) > 1 and len(windows) <= KEPT_TILES
+    tiles = {window: Tile.cut(network, conditioning, window, keep=True) for window in windows if is_kept}
+    z_t = z_lr.new_zeros(z_lr.shape)
+    for band in bands:
+        z_t[band.rows.cells] = band.start(band.rows.of(z_lr))
     ahead = control_ahead(network, tiles, timesteps)
     for step, t in enumerate(timesteps):
-        scaled = scheduler.scale_model_input(z_t, t)
 
-        def predict(
-            window: Window, latent: torch.Tensor = scaled, t: torch.Tensor = t, step: int = step
-        ) -> torch.Tensor:
-            control = None if ahead is None else ahead.at(step)
-            return guided_z_0(network, tiles[window], window.of(latent), t, config, control)
+        def predict(window: Window, step: int = step, t: torch.Tensor = t) -> torch.Tensor:
+            tile = tiles.get(window) or Tile.cut(network, conditioning, window, keep=False)
+            scaled = scheduler.scale_model_input(window.of(z_t), t)
+            z_0 = guided_z_0(network, tile, scaled, t, config, None if ahead is None else ahead.at(step))
+            if on_tile is not None:
+                on_tile()
+            if config.lsa.target == "z_0":  # before tiles are blended, which is all the same: both are means
+                return adjust(z_0, tile.conditioning.embedding.mean, step, len(timesteps), config.lsa)
+            return z_0
 
         z_0 = blend_tiles(predict, z_t, windows)
-        if config.lsa.target == "z_0":
-            z_0 = adjust(z_0, z_lr, step, len(timesteps), config.lsa)
-        z_t = scheduler.step(z_0, t, z_t, **drawing).prev_sample
-        if config.lsa.target == "step":
-            z_t = adjust(z_t, z_lr, step, len(timesteps), config.lsa)
+        for band in bands:
+            part = band.rows
+            z_t[part.cells] = band.step(part.of(z_0), part.of(z_t).clone(), part.of(z_lr), step)
         if on_step is not None:
             on_step(step + 1, len(timesteps), z_0)
     return z_t
@@ -106,6 +112,50 @@ def control_ahead(
     z_lr = tile.conditioning.embedding.mean
     length = chunk_length(*z_lr.shape[-2:])
     return ControlAhead(network, z_lr, tile.structure, timesteps, length) if length > 1 else None
+
+
+class Band:
+    """Some rows of the latents, with the noise and the state of the scheduler that belong to them."""
+
+    def __init__(
+        self,
+        rows: Window,
+        config: SamplingConfig,
+        generators: Sequence[torch.Generator],
+        z_lr: Any,
+    ) -> None:
+        """Bands other than the first get generators of their own from `generators`, one per image.
+
+        `z_lr` is the whole image's; the scheduler's state of a band is kept where that is.
+        """
+        self.rows, self._config, self._whole = rows, config, z_lr
+        own = [make_generator("band", g.initial_seed(), rows.top) for g in generators]
+        self._generators = own if rows.top else list(generators)
+        self.scheduler = make_scheduler(config, z_lr.device)
+        self._drawing = generator_argument(self.scheduler, self._generators)
+
+    def start(self, z_lr: torch.Tensor) -> torch.Tensor:
+        """z_T of these rows, given their x_lr, B×c×h×w."""
+        noise = self._config.noise_scale * draw_noise(z_lr, self._generators)
+        if self._config.start == "lr":  # LRE: the start carries x_lr
+            return self.scheduler.add_noise(z_lr, noise, self.scheduler.timesteps[:1].expand(len(z_lr)))
+        return noise * self.scheduler.init_noise_sigma
+
+    def step(self, z_0: torch.Tensor, z_t: torch.Tensor, z_lr: torch.Tensor, step: int) -> torch.Tensor:
+        """The next z_t of these rows, adjusted (LSA)."""
+        timesteps, lsa = self.scheduler.timesteps, self._config.lsa
+        self._convert_state(lambda value: value.read() if isinstance(value, DiskTensor) else value)
+        self.scheduler.scale_model_input(z_t[..., :1, :1], timesteps[step])  # Euler complains if it is not
+        z_t = self.scheduler.step(z_0, timesteps[step], z_t, **self._drawing).prev_sample
+        if isinstance(disk := self._whole, DiskTensor) and step + 1 < len(timesteps):
+            self._convert_state(lambda value: disk.holding(value) if _is_latent(value) else value)
+        return adjust(z_t, z_lr, step, len(timesteps), lsa) if lsa.target == "step" else z_t
+
+    def _convert_state(self, convert: Callable[[Any], Any]) -> None:
+        """Replace all that the scheduler remembers of earlier steps."""
+        for name, value in vars(self.scheduler).items():
+            is_list = isinstance(value, list)
+            setattr(self.scheduler, name, [convert(v) for v in value] if is_list else convert(value))
 
 
 def guided_z_0(
@@ -162,3 +212,8 @@ def draw_noise(like: torch.Tensor, generators: Sequence[torch.Generator]) -> tor
     """Standard normal noise of the shape of `like`, row i from generator i, drawn on the CPU."""
     rows = [torch.randn(like.shape[1:], generator=generator) for generator in generators]
     return torch.stack(rows).to(like)
+
+
+def _is_latent(value: object) -> bool:
+    """Whether what a scheduler remembers is B×c×h×w, and not one of its tables."""
+    return isinstance(value, torch.Tensor) and value.ndim == 4

@@ -5,10 +5,31 @@ on the whole input); `map_exactly` cuts away a margin as wide as the receptive f
 bounded), so that the result is the untiled one.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import torch
+
+
+class Grid(Protocol):
+    """What tiles are cut from and put into: a tensor ...×H×W, or something that is read and written alike."""
+
+    @property
+    def shape(self) -> Any:
+        """Sizes, height and width last."""
+        ...
+
+    def __getitem__(self, index: Any, /) -> torch.Tensor:
+        """The part at `Window.cells`."""
+        ...
+
+    def __setitem__(self, index: Any, value: Any, /) -> None:
+        """Write the part at `Window.cells`."""
+        ...
+
+    def new_zeros(self, size: Any, /) -> Any:
+        """Another grid of the same kind."""
+        ...
 
 
 class Window(NamedTuple):
@@ -19,9 +40,53 @@ class Window(NamedTuple):
     bottom: int
     right: int
 
-    def of(self, grid: torch.Tensor) -> torch.Tensor:
+    @property
+    def cells(self) -> tuple[Any, slice, slice]:
+        """What this part of ...×H×W is written with: `grid[window.cells] = part`."""
+        return ..., slice(self.top, self.bottom), slice(self.left, self.right)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def of(self, grid: Grid) -> torch.Tensor:
         """This part of ...×H×W."""
-        return grid[..., self.top : self.bottom, self.left : self.right]
+        return grid[self.cells]
+
+    def grown(self, margin: int, height: int, width: int) -> "Window":
+        """With `margin` more cells on each side, as far as a grid of that size has them."""
+        return Window(
+            max(0, self.top - margin),
+            max(0, self.left - margin),
+            min(height, self.bottom + margin),
+            min(width, self.right + margin),
+        )
+
+    def shared(self, other: "Window") -> "Window":
+        """The cells that both have."""
+        return Window(
+            max(self.top, other.top),
+            max(self.left, other.left),
+            min(self.bottom, other.bottom),
+            min(self.right, other.right),
+        )
+
+    def seen_from(self, outer: "Window") -> "Window":
+        """The same cells, counted from the corner of a window around them."""
+        return Window(
+            self.top - outer.top, self.left - outer.left, self.bottom - outer.top, self.right - outer.left
+        )
+
+    def times(self, cells: int) -> "Window":
+        """The same part of a grid that is `cells` times finer."""
+        return Window(*(cells * edge for edge in self))
+
+    def over(self, cells: int) -> "Window":
+        """The part of a grid `cells` times coarser that covers this one."""
+        return Window(
+            self.top // cells, self.left // cells, -(-self.bottom // cells), -(-self.right // cells)
+        )
 
 
 def tile_windows(height: int, width: int, size: int, overlap: int) -> list[Window]:
@@ -41,19 +106,25 @@ def blend_weights(height: int, width: int) -> torch.Tensor:
     return _ramp(height)[:, None] * _ramp(width)[None, :]
 
 
-def blend_tiles(
-    apply: Callable[[Window], torch.Tensor], like: torch.Tensor, windows: list[Window]
-) -> torch.Tensor:
-    """Weighted mean of what `apply` gives for each window, B×C×H×W as `like`; of one window, just that."""
+def blend_tiles(apply: Callable[[Window], torch.Tensor], like: Grid, windows: list[Window]) -> Any:
+    """Weighted mean of what `apply` gives for each window, a grid as `like`; of one window, just that.
+
+    Args:
+        apply: called once per window, in their order.
+        like: B×C×H×W; the result is of its kind.
+        windows: as `tile_windows` gives them: every combination of a range of rows and one of columns.
+    """
     if len(windows) == 1:
         return apply(windows[0])
-    total = torch.zeros_like(like)
-    weight = like.new_zeros(like.shape[-2:])
+    height, width = like.shape[-2:]
+    rows = _shares({(w.top, w.bottom) for w in windows}, height)
+    columns = _shares({(w.left, w.right) for w in windows}, width)
+    total = like.new_zeros(like.shape)
     for window in windows:
-        weights = blend_weights(window.bottom - window.top, window.right - window.left).to(like)
-        window.of(total).add_(apply(window) * weights)
-        window.of(weight).add_(weights)
-    return total / weight
+        result = apply(window)
+        share = rows[window.top, window.bottom][:, None] * columns[window.left, window.right][None, :]
+        total[window.cells] += result * share.to(result)
+    return total
 
 
 def map_exactly(
@@ -72,36 +143,27 @@ def map_exactly(
     if height <= size + 2 * margin and width <= size + 2 * margin:
         return apply(grid)
     size, margin = max(step, size // step * step), -(-margin // step) * step
-    rows = []
+    whole: torch.Tensor | None = None
+    for inner in pieces(height, width, size):
+        outer = inner.grown(margin, height, width)
+        result = apply(outer.of(grid))
+
+        def scaled(cells: int, rows: int = result.shape[-2], of: int = outer.size[0]) -> int:
+            return cells * rows // of
+
+        part = Window(*(scaled(edge) for edge in inner.seen_from(outer))).of(result)
+        if whole is None:
+            whole = part.new_empty(*part.shape[:-2], scaled(height), scaled(width))
+        whole[Window(*(scaled(edge) for edge in inner)).cells] = part
+    assert whole is not None, "a grid has cells"
+    return whole
+
+
+def pieces(height: int, width: int, size: int) -> Iterator[Window]:
+    """Windows of side `size` side by side, row by row; the last of each axis may be smaller."""
     for top in range(0, height, size):
-        row = []
         for left in range(0, width, size):
-            inner = Window(top, left, min(top + size, height), min(left + size, width))
-            outer = Window(
-                max(0, inner.top - margin),
-                max(0, inner.left - margin),
-                min(height, inner.bottom + margin),
-                min(width, inner.right + margin),
-            )
-            result = apply(outer.of(grid))
-            row.append(_inner_part(result, inner, outer))
-        rows.append(torch.cat(row, dim=-1))
-    return torch.cat(rows, dim=-2)
-
-
-def _inner_part(result: torch.Tensor, inner: Window, outer: Window) -> torch.Tensor:
-    """The part of an outer window's result that belongs to its inner window."""
-
-    def scaled(cells: int) -> int:
-        return cells * result.shape[-2] // (outer.bottom - outer.top)
-
-    part = Window(
-        scaled(inner.top - outer.top),
-        scaled(inner.left - outer.left),
-        scaled(inner.bottom - outer.top),
-        scaled(inner.right - outer.left),
-    )
-    return part.of(result)
+            yield Window(top, left, min(top + size, height), min(left + size, width))
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:
@@ -110,6 +172,17 @@ def _starts(length: int, size: int, overlap: int) -> list[int]:
         return [0]
     count = -(-(length - overlap) // (size - overlap))
     return [round(i * (length - size) / (count - 1)) for i in range(count)]
+
+
+def _shares(ranges: set[tuple[int, int]], length: int) -> dict[tuple[int, int], torch.Tensor]:
+    """For each range of one axis, its share of the mean at each of its cells: weights that add up to one.
+
+    Weights of windows are products over the axes, and so are their sums: each axis is normalised alone.
+    """
+    total = torch.zeros(length)
+    for first, last in ranges:
+        total[first:last] += _ramp(last - first)
+    return {(first, last): _ramp(last - first) / total[first:last] for first, last in ranges}
 
 
 def _ramp(length: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from clearsr.image import crop, fill_transparent, pad_to_multiple, resize, resize_alpha, to_signed, to_unit
+from clearsr.image.geometry import resize_axis
 
 
 def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -119,3 +120,16 @@ def test_one_visible_pixel_fills_any_size(size: tuple[int, int]) -> None:
     color, alpha = torch.zeros(3, *size), torch.zeros(1, *size)
     color[:, -1, -1], alpha[:, -1, -1] = 0.7, 1 / 65535
     assert torch.allclose(fill_transparent(color, alpha), torch.tensor(0.7), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (256, 384), (37, 50), (211, 317), (1, 1), (640, 20)])
+def test_parts_of_a_resized_picture_are_the_wholes(size: tuple[int, int]) -> None:
+    picture = _batch(_picture(64, 96))
+    whole = resize(picture, size)[0]
+    for top, left in ((0, 0), (size[0] // 3, size[1] // 2)):
+        bottom, right = min(top + 40, size[0]), min(left + 60, size[1])
+        first_row, last_row, rows = resize_axis(64, size[0], top, bottom)
+        first, last, columns = resize_axis(96, size[1], left, right)
+        seen = picture[0, :, first_row:last_row, first:last]
+        part = (rows @ (seen @ columns.T).clamp(0, 1)).clamp(0, 1)
+        torch.testing.assert_close(part, whole[:, top:bottom, left:right], atol=2e-5, rtol=0)

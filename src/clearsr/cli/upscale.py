@@ -32,6 +32,7 @@ SAMPLING_FLAGS = {
     "--start-timestep": "start_timestep",
     "--noise-scale": "noise_scale",
     "--tile": "tile.size",
+    "--max-memory": "max_memory",
 }
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ByteSize, Field, field_validator, model_validator
 
 from clearsr.config.base import FrozenConfig
 
@@ -92,6 +92,9 @@ class SamplingConfig(FrozenConfig):
     negative_prompt: str = Field("", description="text of the unconditional branch (Stable Diffusion only)")
     lsa: LSAConfig = LSAConfig()
     tile: TileConfig = TileConfig()
+    max_memory: Annotated[ByteSize, Field(ge=1_000_000)] | None = Field(
+        None, description="peak memory, such as 1.5GB; unset: what is free"
+    )
     color: ColorMethod = Field("wavelet", description="match the colours to the input's")
     seed: int = Field(0, description="seed of the noise; a file's name goes into it too")
 

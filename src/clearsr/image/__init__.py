@@ -5,11 +5,12 @@ bit depths and metadata, and only this package changes the value range.
 """
 
 from clearsr.image.alpha import fill_transparent, resize_alpha
+from clearsr.image.blocks import write_blocks
 from clearsr.image.data import ImageData, ImageMetadata
 from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
 from clearsr.image.listing import IMAGE_SUFFIXES, ListedImage, list_images
 from clearsr.image.modes import from_pil, to_pil
-from clearsr.image.reading import ChooseWindow, read_image, read_levels
+from clearsr.image.reading import ChooseWindow, open_source, read_image, read_levels, read_size
 from clearsr.image.writing import check_output, output_suffixes, write_image
 
 __all__ = [
@@ -23,14 +24,17 @@ __all__ = [
     "fill_transparent",
     "from_pil",
     "list_images",
+    "open_source",
     "output_suffixes",
     "pad_to_multiple",
     "read_image",
     "read_levels",
+    "read_size",
     "resize",
     "resize_alpha",
     "to_pil",
     "to_signed",
     "to_unit",
+    "write_blocks",
     "write_image",
 ]

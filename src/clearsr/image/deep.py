@@ -114,7 +114,7 @@ def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int) -> TiffPa
     Raises:
         ClearSRError: too many pixels, or samples that cannot be shown as grey or RGB in 0-1.
     """
-    with _silent_tifffile(), tifffile.TiffFile(encoded) as file:
+    with silent_tifffile(), tifffile.TiffFile(encoded) as file:
         page = file.pages[0]
         check_size(page.imagewidth, page.imagelength, source, max_pixels)
         if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
@@ -135,7 +135,7 @@ def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int) -> TiffPa
     samples = _as_unsigned(samples, source)
     if page.photometric == _WHITE_IS_ZERO:
         samples[..., 0] = (~samples if samples.dtype.kind == "u" else 1 - samples)[..., 0]
-    raster = _with_alpha(samples, 3 if page.photometric == _RGB else 1, tuple(page.extrasamples), source)
+    raster = with_alpha(samples, 3 if page.photometric == _RGB else 1, tuple(page.extrasamples), source)
     return TiffPage(raster, orientation if orientation in range(1, 9) else 1, info, page_count)
 
 
@@ -172,7 +172,7 @@ def _as_unsigned(samples: np.ndarray, source: str) -> np.ndarray:
     return (samples / np.iinfo(samples.dtype).max).astype(np.float32)
 
 
-def _with_alpha(samples: np.ndarray, base: int, extra: tuple[int, ...], source: str) -> Raster:
+def with_alpha(samples: np.ndarray, base: int, extra: tuple[int, ...], source: str) -> Raster:
     """The `base` colour channels, and the first of the extra channels that is alpha."""
     if samples.shape[2] < base:
         raise ClearSRError(f"{source}: is a damaged TIFF: RGB with {samples.shape[2]} channels")
@@ -189,7 +189,7 @@ def _tag(page: tifffile.TiffPage, code: int) -> Any:  # noqa: ANN401 - a tag hol
     return None if tag is None else tag.value
 
 
-class _silent_tifffile:  # noqa: N801 - reads as the function that a context manager is
+class silent_tifffile:  # noqa: N801 - reads as the function that a context manager is
     """Keep tifffile's log of a damaged file's oddities from the user: the error that follows says enough."""
 
     def __enter__(self) -> None:

@@ -38,6 +38,32 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return _resize_once(result, (height, width)).to(image.dtype)
 
 
+def resize_axis(length: int, target: int, first: int, last: int) -> tuple[int, int, Tensor]:
+    """What cells `first` to `last` of an axis of `target` cells are made of, when `length` cells are resized.
+
+    The filter of `resize`, for where only a part is wanted or all of the image is not at hand.
+
+    Returns:
+        first and last cell of the original that count, and weights (last - first)×(cells that count).
+    """
+    stretch = length / target
+    support = 2 * max(stretch, 1.0)  # cells to each side; Keys' cubic has two, and more when it shrinks
+    centers = stretch * (torch.arange(first, last, dtype=torch.float64) + 0.5)
+    start = max(0, int((centers[0] - support + 0.5).floor()))
+    stop = min(length, int((centers[-1] + support + 0.5).floor()))
+    cells = torch.arange(start, stop, dtype=torch.float64) + 0.5
+    weights = _keys_cubic((cells[None, :] - centers[:, None]) / max(stretch, 1.0))
+    return start, stop, (weights / weights.sum(1, keepdim=True)).float()
+
+
+def _keys_cubic(x: Tensor) -> Tensor:
+    """Keys' kernel with a = -0.5: 1 at 0, 0 at the other integers, 0 from 2 on."""
+    x = x.abs()
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+
+
 def _resize_once(image: Tensor, size: tuple[int, int]) -> Tensor:
     if image.shape[-2:] == size:
         return image
@@ -61,11 +87,11 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> Tensor:
         size = image.shape[axis]
         target = -(-max(size, minimum) // multiple) * multiple
         if target != size:
-            image = image.index_select(axis, _mirrored(size, target, image.device))
+            image = image.index_select(axis, mirrored(size, target, image.device))
     return image
 
 
-def _mirrored(size: int, target: int, device: torch.device) -> Tensor:
+def mirrored(size: int, target: int, device: torch.device | None = None) -> Tensor:
     """Indices 0 … size-1, size-2 … 1, 0, 1 … of a signal mirrored without repeating its ends."""
     period = max(2 * (size - 1), 1)
     index = torch.arange(target, device=device) % period

@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import tifffile
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -32,6 +33,7 @@ from clearsr.image.data import (
 from clearsr.image.deep import check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
+from clearsr.image.source import ImageSource, RasterSource, TiffSource
 from clearsr.tiling import Window
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,47 @@ def read_levels(path: Path, choose: ChooseWindow | None = None, content: bytes |
         )
         decoded = _decode(encoded, choose)
         return to_levels(decoded.raster, decoded.orientation)
+
+
+def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width of the upright picture, by the file's header alone.
+
+    Raises:
+        ClearSRError: as `read_image`.
+    """
+    source = display_name(path)
+    _check_file(path, source)
+    with _guarded(source, max_pixels), path.open("rb") as file:
+        head = file.read(12)
+        file.seek(0)
+        image = _open(file, head, source)
+        if image is None:
+            with tifffile.TiffFile(path) as tiff:
+                page = tiff.pages[0]
+                check_size(page.imagewidth, page.imagelength, source, max_pixels)
+                tag = page.tags.get(274)
+                width, height, orientation = page.imagewidth, page.imagelength, tag.value if tag else 1
+        else:
+            check_size(*image.size, source, max_pixels)
+            width, height = image.size
+            # Pillow states the size of a TIFF as it will be once it is turned upright.
+            orientation = 1 if image.format == "TIFF" else orientation_of(safe_exif(image, source))
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
+    """The picture that a file shows, to be read part by part; a TIFF is decoded as it is read.
+
+    Raises:
+        ClearSRError: as `read_image`.
+    """
+    source = display_name(path)
+    _check_file(path, source)
+    with _guarded(source, max_pixels):
+        if (tiff := TiffSource.open(path, source, max_pixels)) is not None:
+            return tiff
+        decoded = _decode(_Encoded(lambda: path.open("rb"), source, max_pixels))
+        return RasterSource(decoded.raster, decoded.metadata, decoded.orientation, source)
 
 
 class _Encoded(NamedTuple):

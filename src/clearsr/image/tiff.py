@@ -1,8 +1,10 @@
 """TIFF output of 8 and 16 bits per sample, with the EXIF directory that `tifffile` has no call for."""
 
 import logging
+import math
 import struct
-from typing import Any, BinaryIO, Literal
+from collections.abc import Iterator
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -28,9 +30,25 @@ _SET_BY_TIFFFILE = frozenset(
 _BIG = 2**32 - 2**25  # tifffile writes BigTIFF from here on, whose directories are of another kind
 
 
+class Tiles(NamedTuple):
+    """The samples of a picture that comes in tiles.
+
+    Attributes:
+        tiles: h×w×C each, row by row; those at the right and lower edge may be smaller.
+        shape: H, W and C of the picture.
+        dtype: uint8 or uint16.
+        side: of a tile, a multiple of 16.
+    """
+
+    tiles: Iterator[np.ndarray]
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    side: int
+
+
 def write_tiff(
     file: BinaryIO,
-    samples: np.ndarray,
+    samples: np.ndarray | Tiles,
     metadata: ImageMetadata,
     exif: Image.Exif | None,
     compression: Literal["deflate", "none"],
@@ -39,14 +57,15 @@ def write_tiff(
 
     Args:
         file: opened for reading and writing bytes.
-        samples: the pixels.
+        samples: the pixels, whole or in tiles.
         metadata: its profile, XMP and resolution are written; its EXIF is not.
         exif: what to write of EXIF.
         compression: both are lossless.
     """
     channels = samples.shape[2]
+    is_big = math.prod(samples.shape) * samples.dtype.itemsize >= _BIG
     directories = _directories(exif)
-    if directories and samples.nbytes >= _BIG:
+    if directories and is_big:
         logger.warning("the image is too large to carry its camera data in TIFF; it is left out")
         directories = {}
     tags: list[tuple[int, str, int, bytes | int, bool]] = [
@@ -69,7 +88,15 @@ def write_tiff(
     }
     if metadata.dpi is not None:
         options.update(resolution=metadata.dpi, resolutionunit=_INCH)
-    tifffile.imwrite(file, samples[..., 0] if channels == 1 else samples, **options)
+    if isinstance(samples, Tiles):
+        shape = samples.shape if channels > 1 else samples.shape[:2]
+        options.update(shape=shape, dtype=samples.dtype, tile=(samples.side, samples.side))
+        # One worker: with more, tifffile collects tiles ahead of the encoders.
+        options.update(bigtiff=is_big, maxworkers=1)
+        pixels: Any = (tile[..., 0] if channels == 1 else tile for tile in samples.tiles)
+    else:
+        pixels = samples[..., 0] if channels == 1 else samples
+    tifffile.imwrite(file, pixels, **options)
     if directories:
         _append_directories(file, directories)
 

@@ -21,7 +21,7 @@ from clearsr.errors import ClearSRError
 from clearsr.image.data import ImageData, ImageMetadata, display_name, to_samples
 from clearsr.image.metadata import exif_for_size, fitting_profile
 from clearsr.image.modes import to_srgb
-from clearsr.image.png16 import write_png16
+from clearsr.image.png import PngWriter
 from clearsr.image.tiff import write_tiff
 
 logger = logging.getLogger(__name__)
@@ -47,18 +47,18 @@ class Format(NamedTuple):
     has_gray: bool = True
 
 
-_PNG = Format("PNG", 2**31 - 1, (8, 16))
+PNG = Format("PNG", 2**31 - 1, (8, 16))
 _JPEG = Format("JPEG", 65_500, has_alpha=False)
-_TIFF = Format("TIFF", 2**31 - 1, (8, 16))
+TIFF = Format("TIFF", 2**31 - 1, (8, 16))
 _WEBP = Format("WEBP", 16_383, has_gray=False)
 _AVIF = Format("AVIF", 65_536, has_gray=False)
 _FORMATS = {
-    ".png": _PNG,
+    ".png": PNG,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
     ".webp": _WEBP,
-    ".tif": _TIFF,
-    ".tiff": _TIFF,
+    ".tif": TIFF,
+    ".tiff": TIFF,
     ".avif": _AVIF,
 }
 
@@ -113,40 +113,52 @@ def write_image(image: ImageData, path: Path, config: OutputConfig | None = None
     """
     config = config or OutputConfig()
     format = check_output(path, (image.height, image.width))
+    image, depth = as_format_holds(image, path, format, config)
+    samples = to_samples(image, depth)
+    try:
+        write_whole(path, lambda file: encode(file, image, samples, format, config))
+    except ClearSRError:
+        raise
+    except (ValueError, MemoryError, RuntimeError) as error:  # an encoder's refusal
+        name = display_name(path)
+        raise ClearSRError(f"{name}: cannot be written as {format.name}: {_reason(error)}") from error
+
+
+def as_format_holds(
+    image: ImageData, path: Path, format: Format, config: OutputConfig
+) -> tuple[ImageData, int]:
+    """The image (or a part of one) with what the file will hold, and bits per sample; says what is lost."""
     name = display_name(path)
     if image.alpha is not None and not format.has_alpha:
         if bool((image.alpha < 1).any()):
             logger.warning("%s: %s holds no transparency; it was laid onto white", name, format.name)
-        image = _on_white(image)
+        image = on_white(image)
     depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
     if depth not in format.bit_depths:
         logger.info("%s: %s holds 8 bits per sample; 16-bit values were rounded", name, format.name)
         depth = 8
     metadata = image.metadata if config.keep_metadata else ImageMetadata()
     profile = fitting_profile(image.metadata.icc_profile, image.is_gray)
-    image = dataclasses.replace(image, metadata=dataclasses.replace(metadata, icc_profile=profile))
-    samples = to_samples(image, depth)
-    try:
-        _write_whole(path, lambda file: _encode(file, image, samples, format, config))
-    except OSError as error:
-        raise ClearSRError(f"{name}: cannot be written: {_reason(error)}") from error
-    except (ValueError, MemoryError, RuntimeError) as error:  # an encoder's refusal
-        raise ClearSRError(f"{name}: cannot be written as {format.name}: {_reason(error)}") from error
+    return dataclasses.replace(image, metadata=dataclasses.replace(metadata, icc_profile=profile)), depth
 
 
-def _encode(
+def encode(
     file: BinaryIO, image: ImageData, samples: np.ndarray, format: Format, config: OutputConfig
 ) -> None:
+    """Write H×W×C samples with the metadata of `image`."""
     metadata = image.metadata
-    exif = exif_for_size(metadata.exif, image.width, image.height)
-    if format is _TIFF:
+    height, width, channels = samples.shape
+    exif = exif_for_size(metadata.exif, width, height)
+    if format is TIFF:
         write_tiff(file, samples, metadata, exif, config.tiff_compression)
         return
     if samples.dtype == np.uint16:
         block = None if exif is None else exif.tobytes()
-        write_png16(file, samples, metadata, block, config.png_compression)
+        writer = PngWriter(file, samples.shape, samples.dtype, metadata, block, config.png_compression)
+        writer.write_rows(samples)
+        writer.close()
         return
-    picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    picture = Image.fromarray(samples[..., 0] if channels == 1 else samples)
     profile = metadata.icc_profile
     if image.is_gray and not format.has_gray:
         picture, profile = _gray_as_rgb(picture, profile, image.source)
@@ -157,7 +169,7 @@ def _encode(
         options["dpi"] = metadata.dpi
     if metadata.xmp is not None:
         options["xmp"] = metadata.xmp
-    if format is _PNG and "xmp" in options:
+    if format is PNG and "xmp" in options:
         text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
         options["pnginfo"] = text
@@ -202,22 +214,28 @@ def _gray_as_rgb(
     return color, None
 
 
-def _on_white(image: ImageData) -> ImageData:
-    assert image.alpha is not None
+def on_white(image: ImageData) -> ImageData:
+    """The image, which has transparency, as it looks on white paper."""
+    assert image.alpha is not None, "there is something to lay onto white"
     return dataclasses.replace(image, color=image.color * image.alpha + (1 - image.alpha), alpha=None)
 
 
-def _write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then give it that name; leave nothing if it fails."""
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then give it that name; leave nothing if it fails.
+
+    Raises:
+        ClearSRError: the disk is full, the folder is read-only, and the like.
+    """
     target = Path(os.path.realpath(path))  # through a link, the file behind it is replaced
     temporary = target.with_name(f".clearsr-{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb+") as file:
             write(file)
         os.replace(temporary, target)
-    except BaseException:
+    except OSError as error:
+        raise ClearSRError(f"{display_name(path)}: cannot be written: {_reason(error)}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def _reason(error: Exception) -> str:

@@ -23,12 +23,21 @@ class ImagePrompt(nn.Module):
         self.encoder: Any = encoder
         self.mode = mode
 
+    @property
+    def side(self) -> int:
+        """Pixels along a side of what the tower sees."""
+        return int(self.encoder.config.image_size)
+
     def forward(self, lr_image: torch.Tensor) -> torch.Tensor:
         """Prompt tokens of B×3×H×W RGB in [-1, 1], any size (it is resized to the tower's)."""
-        side = self.encoder.config.image_size
+        size = self.side, self.side
         pixels = F.interpolate(
-            lr_image.float(), size=(side, side), mode="bicubic", antialias=True, align_corners=False
+            lr_image.float(), size=size, mode="bicubic", antialias=True, align_corners=False
         )
+        return self.of_resized(pixels)
+
+    def of_resized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Prompt tokens of B×3×side×side RGB in about [-1, 1]."""
         mean = pixels.new_tensor(_MEAN).view(1, 3, 1, 1)
         std = pixels.new_tensor(_STD).view(1, 3, 1, 1)
         normalised = ((pixels.clamp(-1, 1) + 1) / 2 - mean) / std

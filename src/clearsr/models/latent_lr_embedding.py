@@ -12,9 +12,10 @@ from torch import nn
 
 from clearsr.errors import ClearSRError
 from clearsr.models.lora import lora_enabled, lora_layers, merge_lora
-from clearsr.tiling import map_exactly
+from clearsr.tiling import Window, blend_tiles, map_exactly, tile_windows
 
 PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
+OVERLAP = 32  # latents that pieces share where they are blended
 
 
 class LatentLR(NamedTuple):
@@ -53,17 +54,61 @@ class LatentLREmbedding(nn.Module):
             return int(config.patch_size) * 2 ** (len(config.encoder_channels) - 1)
         return int(2 ** (len(config.block_out_channels) - 1))
 
-    def embed_lr(self, pixels: torch.Tensor) -> LatentLR:
-        """x_lr of the bicubic-upsampled LR image, B×3×H×W in [-1, 1]: the mode of E''s posterior."""
+    @property
+    def is_local(self) -> bool:
+        """Whether E' and D depend on a bounded neighbourhood, so that pieces give exactly the whole's result.
+
+        diffusers' `AutoencoderKL` does not: its GroupNorms and its attention look at all of the image.
+        """
+        return self.lr_encoder is not None and hasattr(self.vae.decoder, "margin")
+
+    def encoder_margin(self) -> int:
+        """Pixels around a piece that its x_lr depends on, where `is_local`."""
+        assert self.lr_encoder is not None, "asked of a local E' only"
+        return int(self.lr_encoder.margin)  # type: ignore[arg-type]
+
+    def decoder_margin(self) -> int:
+        """Latents around a piece that its pixels depend on, where `is_local`."""
+        return int(self.vae.decoder.margin)
+
+    def bytes_per_pixel(self) -> float:
+        """Of one activation at the finest level, the largest there is, in fp32."""
+        config = self.vae.config
+        if not hasattr(config, "patch_size"):
+            return 4.0 * config.block_out_channels[0]
+        widths = [config.encoder_channels[0], config.decoder_channels[0]]
         if self.lr_encoder is not None:
-            moments = _in_pieces(self.lr_encoder, pixels, PIECE_PIXELS)
+            widths.append(int(self.lr_encoder.conv_in.out_channels))  # type: ignore[union-attr, arg-type]
+        return 4.0 * max(widths) / config.patch_size**2
+
+    def embed_lr(self, pixels: torch.Tensor, piece: int = PIECE_PIXELS) -> LatentLR:
+        """x_lr of the bicubic-upsampled LR image, B×3×H×W in [-1, 1]: the mode of E''s posterior.
+
+        `piece` is the side in pixels of what is encoded at once, for images larger than that.
+        """
+        if self.lr_encoder is not None:
+            moments = _in_pieces(self.lr_encoder, pixels, piece)
             mean, log_variance = moments.chunk(2, dim=1)
             std = torch.exp(0.5 * log_variance)
         else:
-            with lora_enabled(self.vae, True):
-                posterior = self.vae.encode(pixels).latent_dist
-            mean, std = posterior.mode(), posterior.std
+            mean, std = self._encode_blended(pixels, piece).chunk(2, dim=1)
         return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
+
+    def _encode_blended(self, pixels: torch.Tensor, piece: int) -> torch.Tensor:
+        """Mean and standard deviation by the VAE's encoder with its LoRA, B×2C×h×w."""
+        fold = self.pixels_per_latent()
+
+        def encode(window: Window) -> torch.Tensor:
+            with lora_enabled(self.vae, True):
+                posterior = self.vae.encode(window.times(fold).of(pixels)).latent_dist
+            return torch.cat([posterior.mode(), posterior.std], dim=1)
+
+        height, width = (side // fold for side in pixels.shape[-2:])
+        windows = vae_windows(height, width, piece, fold)
+        if len(windows) == 1:
+            return encode(windows[0])
+        like = pixels.new_empty(len(pixels), 2 * self.vae.config.latent_channels, height, width)
+        return blend_tiles(encode, like, windows)
 
     def merge_adapter(self) -> None:
         """Make the VAE's encoder E' for good, where E' is E with a LoRA; else nothing changes."""
@@ -100,12 +145,20 @@ class LatentLREmbedding(nn.Module):
             )
         return self.lr_encoder
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Pixels B×3×H×W, about [-1, 1], of scaled latents."""
-        unscaled = latents / self.scaling_factor
+    def decode(self, latents: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
+        """Pixels B×3×H×W, about [-1, 1], of scaled latents; `piece` as in `embed_lr`."""
+        fold = self.pixels_per_latent()
         if hasattr(self.vae.decoder, "margin"):
-            return _in_pieces(self.vae.decoder, unscaled, PIECE_PIXELS // self.pixels_per_latent())
-        return self.vae.decode(unscaled).sample
+            return _in_pieces(self.vae.decoder, latents / self.scaling_factor, piece // fold)
+        height, width = latents.shape[-2:]
+        windows = vae_windows(height, width, piece, fold)
+
+        def decode(window: Window) -> torch.Tensor:
+            unscaled = Window(*(edge // fold for edge in window)).of(latents) / self.scaling_factor
+            return self.vae.decode(unscaled).sample
+
+        like = latents.new_empty(len(latents), 3, height * fold, width * fold)
+        return blend_tiles(decode, like, [window.times(fold) for window in windows])
 
     def decode_linearly(self, difference: torch.Tensor) -> torch.Tensor:
         """What a difference of scaled latents comes to in pixels, by the linear path of the decoder.
@@ -128,3 +181,8 @@ def _in_pieces(network: Any, grid: torch.Tensor, size: int) -> torch.Tensor:
     """
     step = network.side if grid.shape[1] == 3 else 1
     return map_exactly(network, grid, size, network.margin, step)
+
+
+def vae_windows(height: int, width: int, piece: int, fold: int) -> list[Window]:
+    """The latents that a VAE which is not local takes at once, for pieces of side `piece` pixels."""
+    return tile_windows(height, width, piece // fold, min(OVERLAP, piece // fold // 2))

@@ -1,0 +1,97 @@
+"""A tensor in a file, read and written window by window: the latents of an image too large for memory.
+
+Plain reads and writes and no memory map, so that a process holds the window it works on and nothing else.
+"""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+_FLOAT_BYTES = 4
+
+
+class DiskTensor:
+    """B×C×H×W float32, of which `[..., rows, columns]` is read and written; zero where nothing was written.
+
+    The file has no name and is gone with the object, also when the process is killed.
+    """
+
+    def __init__(self, size: Sequence[int], folder: Path, device: torch.device) -> None:
+        """A file in `folder`; what is read arrives on `device`.
+
+        Raises:
+            OSError: the folder cannot be written to, or the disk is full.
+        """
+        self.shape = torch.Size(size)
+        self.device, self._folder = device, folder
+        self._file = tempfile.TemporaryFile(  # noqa: SIM115 - open as long as the object is
+            dir=folder, prefix=".clearsr-", suffix=".tmp", buffering=0
+        )
+        self._file.truncate(math.prod(size) * _FLOAT_BYTES)  # takes no room on the disk until it is written
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def new_zeros(self, size: Sequence[int]) -> "DiskTensor":
+        """Another one in the same folder."""
+        return DiskTensor(size, self._folder, self.device)
+
+    def holding(self, values: torch.Tensor) -> "DiskTensor":
+        """B×C×H×W values of any size, laid aside in the same folder."""
+        other = self.new_zeros(values.shape)
+        other[..., :, :] = values
+        return other
+
+    def read(self) -> torch.Tensor:
+        """All of it."""
+        return self[..., :, :]
+
+    def __getitem__(self, index: tuple[Any, slice, slice]) -> torch.Tensor:
+        """B×C×h×w, a copy."""
+        top, bottom, left, right = self._edges(index)
+        batch, channels = self.shape[:2]
+        values = np.empty((bottom - top, right - left, batch, channels), np.float32)
+        for row, place in zip(self._lines(values), self._places(top, bottom, left, right), strict=True):
+            self._file.seek(place)
+            view = row.view(np.uint8).data
+            done = 0
+            while done < len(view):
+                count = self._file.readinto(view[done:])
+                if not count:
+                    raise OSError("a temporary file lost its end")
+                done += count
+        return torch.from_numpy(values).permute(2, 3, 0, 1).contiguous().to(self.device)
+
+    def __setitem__(self, index: tuple[Any, slice, slice], part: torch.Tensor) -> None:
+        """Write B×C×h×w of any floating-point type, from any device."""
+        top, bottom, left, right = self._edges(index)
+        moved = part.detach().float().permute(2, 3, 0, 1).contiguous().cpu()
+        if moved.shape != (bottom - top, right - left, *self.shape[:2]):
+            raise ValueError(f"window {bottom - top}×{right - left} of {self.shape}, given {part.shape}")
+        for row, place in zip(
+            self._lines(moved.numpy()), self._places(top, bottom, left, right), strict=True
+        ):
+            self._file.seek(place)
+            view = row.view(np.uint8).data
+            while len(view):
+                view = view[self._file.write(view) :]
+
+    def _edges(self, index: tuple[Any, slice, slice]) -> tuple[int, int, int, int]:
+        _, rows, columns = index
+        (top, bottom, _), (left, right, _) = rows.indices(self.shape[2]), columns.indices(self.shape[3])
+        return top, bottom, left, right
+
+    def _lines(self, values: np.ndarray) -> Sequence[np.ndarray]:
+        """What lies in one stretch of the file: all of it where the window is as wide as the tensor."""
+        return [values.reshape(-1)] if values.shape[1] == self.shape[3] else [v.reshape(-1) for v in values]
+
+    def _places(self, top: int, bottom: int, left: int, right: int) -> Sequence[int]:
+        """Where each of `_lines` starts in the file; cells lie row by row, each with all its channels."""
+        batch, channels, _, width = self.shape
+        rows = [top] if right - left == width else range(top, bottom)
+        return [(row * width + left) * batch * channels * _FLOAT_BYTES for row in rows]

@@ -1,0 +1,97 @@
+"""A PNG encoder that takes rows as they come, of 8 or 16 bits per sample.
+
+Pillow encodes whole pictures only, and of 16 bits only opaque grey. W3C PNG, third edition: every row uses
+the Paeth filter, whose predictors are known in advance when encoding, so whole blocks of rows are filtered at
+once.
+"""
+
+import struct
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+
+from clearsr.image.data import ImageMetadata
+
+_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_PAETH = 4
+_BYTES_AT_ONCE = 1_000_000
+_INCHES_PER_METER = 1 / 0.0254
+
+
+class PngWriter:
+    """Writes one picture: `write_rows` from top to bottom, then `close`."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        shape: tuple[int, int, int],
+        dtype: np.dtype,
+        metadata: ImageMetadata,
+        exif: bytes | None,
+        compression: int = 6,
+    ) -> None:
+        """Write all that comes before the pixels.
+
+        Args:
+            file: opened for writing bytes.
+            shape: H, W and C; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
+            dtype: uint8 or uint16.
+            metadata: its profile, XMP and resolution are written; its EXIF is not.
+            exif: a TIFF block, without the "Exif" header of JPEG.
+            compression: zlib level 0-9.
+        """
+        height, width, channels = shape
+        bits = 8 * np.dtype(dtype).itemsize
+        self._file, self._pixel_bytes = file, channels * bits // 8
+        self._packer = zlib.compressobj(compression)
+        self._above = np.zeros((1, width * self._pixel_bytes), np.uint8)  # the row before the next one
+        self._rows_left = height
+        file.write(b"\x89PNG\r\n\x1a\n")
+        header = struct.pack(">IIBBBBB", width, height, bits, _COLOR_TYPES[channels], 0, 0, 0)
+        _write_chunk(file, b"IHDR", header)
+        if metadata.icc_profile is not None:
+            _write_chunk(file, b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc_profile))
+        if metadata.dpi is not None:
+            per_meter = [round(value * _INCHES_PER_METER) for value in metadata.dpi]
+            _write_chunk(file, b"pHYs", struct.pack(">IIB", *per_meter, 1))
+        if metadata.xmp is not None:
+            _write_chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+        if exif is not None:
+            _write_chunk(file, b"eXIf", exif)
+
+    def write_rows(self, samples: np.ndarray) -> None:
+        """The next rows, any number of them: h×W×C of the dtype that was named."""
+        self._rows_left -= len(samples)
+        step = max(1, _BYTES_AT_ONCE // self._above.size)
+        for start in range(0, len(samples), step):
+            rows = samples[start : start + step]
+            big_endian = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder(">")))
+            data = big_endian.view(np.uint8).reshape(len(rows), -1)
+            packed = self._packer.compress(self._filtered(data))
+            self._above = data[-1:]
+            if packed:
+                _write_chunk(self._file, b"IDAT", packed)
+
+    def close(self) -> None:
+        """Write all that comes behind the pixels."""
+        assert self._rows_left == 0, f"{self._rows_left} rows are missing"
+        _write_chunk(self._file, b"IDAT", self._packer.flush())
+        _write_chunk(self._file, b"IEND", b"")
+
+    def _filtered(self, data: np.ndarray) -> bytes:
+        """A filter byte before each row, then each byte less its left, upper or upper left neighbour."""
+        rows = np.concatenate([self._above, data]).astype(np.int16)
+        padded = np.pad(rows, ((0, 0), (self._pixel_bytes, 0)))
+        left, corner = padded[1:, : -self._pixel_bytes], padded[:-1, : -self._pixel_bytes]
+        up = padded[:-1, self._pixel_bytes :]
+        estimate = left + up - corner
+        to_left, to_up, to_corner = (np.abs(estimate - other) for other in (left, up, corner))
+        predictor = np.where(to_up <= to_corner, up, corner)
+        predictor = np.where((to_left <= to_up) & (to_left <= to_corner), left, predictor)
+        residual = (rows[1:] - predictor).astype(np.uint8)
+        return np.insert(residual, 0, _PAETH, axis=1).tobytes()
+
+
+def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))

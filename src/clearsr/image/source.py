@@ -1,0 +1,194 @@
+"""Pictures that are read part by part, so that a large one is never in memory as floating-point numbers.
+
+A TIFF of the plain kind is decoded strip by strip or tile by tile as it is read; every other file is decoded
+whole and kept as the bytes that it holds.
+"""
+
+import dataclasses
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from clearsr.errors import ClearSRError
+from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster
+from clearsr.image.deep import check_size, silent_tifffile, with_alpha
+from clearsr.image.metadata import collect_metadata, safe_exif
+from clearsr.tiling import Window
+
+_CACHE_BYTES = 96_000_000  # of decoded strips or tiles: a row of them is read several times
+_BLACK_IS_ZERO, _RGB, _CONTIGUOUS = 1, 2, 1
+_INFO_TAGS = {"icc_profile": 34675, "xmp": 700}  # under the names that Pillow gives them
+
+
+class ImageSource(Protocol):
+    """An upright picture of known size."""
+
+    height: int
+    width: int
+    source: str
+
+    def read(self, window: Window) -> ImageData:
+        """A part, with the metadata of the whole."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file, if it is open."""
+        ...
+
+
+class RasterSource:
+    """A picture whose samples are in memory as the file holds them."""
+
+    def __init__(self, raster: Raster, metadata: ImageMetadata, orientation: int, source: str) -> None:
+        self._raster = raster._replace(samples=_upright(raster.samples, orientation))
+        self._metadata, self.source = metadata, source
+        self.height, self.width = self._raster.samples.shape[:2]
+
+    def read(self, window: Window) -> ImageData:
+        """A part, with the metadata of the whole."""
+        part = self._raster.samples[window.top : window.bottom, window.left : window.right]
+        return from_raster(self._raster._replace(samples=part), self._metadata, self.source)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class DataSource:
+    """A picture that is in memory already."""
+
+    def __init__(self, image: ImageData) -> None:
+        self._image, self.source = image, image.source
+        self.height, self.width = image.height, image.width
+
+    def read(self, window: Window) -> ImageData:
+        """A part, with the metadata of the whole."""
+        alpha = None if self._image.alpha is None else window.of(self._image.alpha)
+        return dataclasses.replace(self._image, color=window.of(self._image.color), alpha=alpha)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class TiffSource:
+    """The first page of a TIFF: grey or RGB of 8 or 16 bits, upright, channels together. Made by `open`."""
+
+    def __init__(self, file: tifffile.TiffFile, path: Path, source: str) -> None:
+        self._file, self.source = file, source
+        self._page: Any = file.pages[0]
+        self.height, self.width = self._page.imagelength, self._page.imagewidth
+        self._base = 3 if self._page.photometric == _RGB else 1
+        self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._metadata = self._read_metadata(path)
+
+    @classmethod
+    def open(cls, path: Path, source: str, max_pixels: int) -> "TiffSource | None":
+        """None if the file is no TIFF, or of a kind that is better decoded whole.
+
+        Raises:
+            ClearSRError: too many pixels, or parts are missing.
+        """
+        with silent_tifffile():
+            try:
+                file = tifffile.TiffFile(path)
+            except tifffile.TiffFileError:
+                return None
+            page = file.pages[0]
+            tag = page.tags.get(274)
+            is_plain = (
+                page.photometric in (_BLACK_IS_ZERO, _RGB)
+                and page.planarconfig == _CONTIGUOUS
+                and page.dtype in (np.uint8, np.uint16)
+                and page.bitspersample in (8, 16)
+                and page.ndim in (2, 3)
+                and (tag is None or tag.value == 1)
+                and len(file.pages) == 1
+                and page.samplesperpixel >= (3 if page.photometric == _RGB else 1)
+                and 50706 not in page.tags  # a camera's raw file
+            )
+            if not is_plain:
+                file.close()
+                return None
+            check_size(page.imagewidth, page.imagelength, source, max_pixels)
+            if not all(page.dataoffsets) or not all(page.databytecounts):
+                raise ClearSRError(f"{source}: is damaged or incomplete: parts of the picture are missing")
+            return cls(file, path, source)
+
+    def read(self, window: Window) -> ImageData:
+        """A part, with the metadata of the whole.
+
+        Raises:
+            ClearSRError: the file is damaged there.
+        """
+        height, width, _, channels = self._chunk_shape()
+        samples = np.empty((*window.size, channels), self._page.dtype)
+        for row in range(window.top // height, -(-window.bottom // height)):
+            for column in range(window.left // width, -(-window.right // width)):
+                chunk = Window(row * height, column * width, (row + 1) * height, (column + 1) * width)
+                part = chunk.shared(window)
+                inside, to = part.seen_from(chunk), part.seen_from(window)
+                samples[to.top : to.bottom, to.left : to.right] = self._chunk(row, column)[
+                    inside.top : inside.bottom, inside.left : inside.right
+                ]
+        raster = with_alpha(samples, self._base, tuple(self._page.extrasamples), self.source)
+        return from_raster(raster, self._metadata, self.source)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _chunk_shape(self) -> tuple[int, int, int, int]:
+        """Height, width, depth and channels of what is decoded at once."""
+        page = self._page
+        if page.is_tiled:
+            return page.tilelength, page.tilewidth, 1, page.samplesperpixel
+        return min(page.rowsperstrip, page.imagelength), page.imagewidth, 1, page.samplesperpixel
+
+    def _chunk(self, row: int, column: int) -> np.ndarray:
+        """h×w×C samples of a strip or tile."""
+        width = self._chunk_shape()[1]
+        index = row * -(-self.width // width) + column
+        if index in self._decoded:
+            self._decoded.move_to_end(index)
+            return self._decoded[index]
+        page = self._page
+        try:
+            with silent_tifffile():
+                handle = self._file.filehandle
+                handle.seek(page.dataoffsets[index])
+                data = handle.read(page.databytecounts[index])
+                values = page.decode(data, index, jpegtables=page.jpegtables)[0]
+            chunk = np.asarray(values)[0].astype(page.dtype.newbyteorder("="), copy=False)
+        except Exception as error:  # decoders raise anything, as in `read_image`
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ClearSRError(
+                f"{self.source}: is damaged or incomplete and cannot be read ({reason})"
+            ) from error
+        self._decoded[index] = chunk
+        while len(self._decoded) > 1 and sum(c.nbytes for c in self._decoded.values()) > _CACHE_BYTES:
+            self._decoded.popitem(last=False)
+        return chunk
+
+    def _read_metadata(self, path: Path) -> ImageMetadata:
+        """As `read_image` finds it: by Pillow, or by `tifffile` where Pillow does not know the layout."""
+        is_gray = self._base == 1
+        with path.open("rb") as file:
+            try:
+                image = Image.open(file, formats=["TIFF"])
+            except UnidentifiedImageError:
+                tags = {name: self._page.tags.get(code) for name, code in _INFO_TAGS.items()}
+                info = {name: tag.value for name, tag in tags.items() if tag is not None}
+                return collect_metadata(info, Image.Exif(), is_gray, self.source)
+            return collect_metadata(image.info, safe_exif(image, self.source), is_gray, self.source)
+
+
+def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of H×W×C samples with EXIF orientation 1-8 undone: 5-8 have rows and columns exchanged."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    return samples[:, ::-1] if orientation in (2, 3, 6, 7) else samples

@@ -1,0 +1,201 @@
+"""How much memory there is, how much a run may take, and what to do when it was not enough.
+
+On a processor the budget is the peak of the whole process, with the program and the model in it. On an
+accelerator it is the peak of what is allocated there; the rest of the process then keeps to the same figure.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from clearsr.config.sampling import SamplingConfig, TileConfig
+from clearsr.errors import ClearSRError
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PIECE_SIDES = (1024, 768, 512, 384, 256)  # pixels; multiples of 128: of all foldings, and of a TIFF's 16
+SHARE_OF_AVAILABLE = 0.8
+# Measured on the compact model (docs/performance.md), rounded up: bytes that a run holds per output pixel
+# when the image is in memory as a whole, and per activation of the VAE's finest level.
+IN_MEMORY_BYTES_PER_PIXEL = 160
+ACTIVATION_COPIES = 10
+_MARGINS = 320  # pixels around a piece, both sides together
+_SAMPLE_BYTES = 6  # RGB of 16 bits
+_FALLBACK = 4_000_000_000  # where the system does not say what is free
+
+
+class Workload(NamedTuple):
+    """How much is done at once. Nothing of it changes the result by more than rounding, except `tile`.
+
+    Attributes:
+        images: that may share a batch.
+        piece: pixels along a side of what the VAE takes at once, and of a block that is written.
+        is_in_blocks: the image never is in memory as a whole.
+        tile: a side for the denoising tiles that is smaller than the settings say; None leaves them.
+    """
+
+    images: int = 8
+    piece: int = PIECE_SIDES[0]
+    is_in_blocks: bool = False
+    tile: int | None = None
+
+    def smaller(self, tile: int) -> "Workload | None":
+        """About half the memory: fewer images, then blocks, smaller pieces, smaller tiles; None: no further.
+
+        `tile` is the side that the settings ask for.
+        """
+        if self.images > 1:
+            return self._replace(images=self.images // 2)
+        if not self.is_in_blocks:
+            return self._replace(is_in_blocks=True)
+        if self.piece > PIECE_SIDES[-1]:
+            return self._replace(piece=max(PIECE_SIDES[-1], self.piece // 2 // 128 * 128))
+        side = (self.tile or tile) // 2 // 16 * 16
+        return self._replace(tile=side) if side >= 32 else None
+
+    def applied_to(self, config: SamplingConfig) -> SamplingConfig:
+        """The settings with the smaller tile, if there is one."""
+        if self.tile is None:
+            return config
+        overlap = min(config.tile.overlap, self.tile // 2 // 8 * 8)
+        return config.model_copy(update={"tile": TileConfig(size=self.tile, overlap=overlap)})
+
+
+def plan_work(
+    size: tuple[int, int], bytes_per_pixel: float, max_memory: int | None, device: torch.device
+) -> Workload:
+    """The most that fits into the budget.
+
+    Args:
+        size: height and width of the output.
+        bytes_per_pixel: that the VAE works with, for each pixel of a piece with its margin.
+        max_memory: the budget; None takes what is available now.
+
+    Raises:
+        ClearSRError: the budget is too small for anything.
+    """
+    free = free_bytes(max_memory, torch.device("cpu"))
+    free_on_device = free if device.type == "cpu" else free_bytes(max_memory, device)
+    height, width = size
+    costs = {side: int((side + _MARGINS) ** 2 * bytes_per_pixel) for side in PIECE_SIDES}
+    rows = {side: _SAMPLE_BYTES * side * width for side in PIECE_SIDES}  # a row of blocks, as PNG holds it
+    fitting = [
+        side
+        for side in PIECE_SIDES
+        if costs[side] <= free_on_device and rows[side] + (costs[side] if device.type == "cpu" else 0) <= free
+    ]
+    if not fitting:
+        least = (max_memory or free) - min(free, free_on_device)
+        least += costs[PIECE_SIDES[-1]] + rows[PIECE_SIDES[-1]]
+        raise ClearSRError(
+            f"max_memory: {as_text(max_memory or free)} is too little; with the model in memory this image "
+            f"needs about {as_text(least)} (--max-memory)"
+        )
+    piece = fitting[0]
+    whole = height * width * IN_MEMORY_BYTES_PER_PIXEL + costs[piece] <= free
+    return Workload(piece=piece, is_in_blocks=not whole)
+
+
+def free_bytes(max_memory: int | None, device: torch.device) -> int:
+    """What a run may still take on a device."""
+    if device.type == "cuda":
+        taken = torch.cuda.memory_allocated(device)
+        available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
+    elif device.type == "mps":
+        taken = torch.mps.current_allocated_memory()
+        available = int(torch.mps.recommended_max_memory()) - taken
+    else:
+        taken, available = resident_bytes(), available_bytes()
+    return int(SHARE_OF_AVAILABLE * available) if max_memory is None else max_memory - taken
+
+
+def resident_bytes() -> int:
+    """Memory that this process has now; where the system does not say, the most that it ever had."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError, AttributeError):
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def available_bytes() -> int:
+    """Memory that this process could still get without swapping, by the machine and by its control group."""
+    found = [_machine_bytes(), *_group_bytes()]
+    return min((number for number in found if number is not None), default=_FALLBACK)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the processor or an accelerator (whose errors have no common class)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "not enough memory", "can't allocate memory"))
+
+
+def with_less_on_failure(work: Callable[[Workload], T], start: Workload, tile: int, source: str) -> T:
+    """`work(start)`, tried again with a smaller workload each time memory runs out.
+
+    Args:
+        tile: side of the denoising tiles by the settings.
+        source: the image, for the warning.
+    """
+    workload = start
+    while True:
+        try:
+            return work(workload)
+        except (MemoryError, RuntimeError) as error:
+            less = workload.smaller(tile)
+            if less is None or not is_out_of_memory(error):
+                raise
+        # Outside the handler: its traceback would hold on to what filled the memory.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        changed = ", ".join(f"{k} {v}" for k, v in less._asdict().items() if v != getattr(workload, k))
+        note = "; smaller tiles change the result slightly" if less.tile != workload.tile else ""
+        logger.warning("%s: memory ran out; trying again with less at once (%s)%s", source, changed, note)
+        workload = less
+
+
+def as_text(count: int) -> str:
+    """Bytes for a message: 1.5 GB, 640 MB."""
+    return f"{count / 1e9:.3g} GB" if abs(count) >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def _machine_bytes() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text("ascii")
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
+        return int(match[1]) * 1024 if match else None
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _group_bytes() -> list[int]:
+    """What the control group of a container leaves, version 2 and 1."""
+    found = []
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            found.append(int(Path(limit).read_text("ascii")) - int(Path(used).read_text("ascii")))
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return found

@@ -1,0 +1,220 @@
+"""The five steps of the pipeline for an image that does not fit into memory, block by block.
+
+Every step but denoising depends on a bounded neighbourhood, so it is done on parts with a margin; denoising
+goes in tiles anyhow, and its latents lie on disk where they are many. The result is that of
+`ClearSRPipeline.upscale` but for rounding. Bound for memory: nothing here has the size of the image.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from clearsr.color import COLOR_REACH, ChannelStatistics, match_color
+from clearsr.config.sampling import SamplingConfig
+from clearsr.disk_tensor import DiskTensor
+from clearsr.image.alpha import fill_transparent
+from clearsr.image.data import ImageData
+from clearsr.image.geometry import mirrored, resize_axis, to_signed, to_unit
+from clearsr.image.source import ImageSource
+from clearsr.memory import free_bytes
+from clearsr.models.latent_lr_embedding import LatentLR, vae_windows
+from clearsr.sampling import Conditioning, StepCallback
+from clearsr.tiling import Window, blend_tiles, pieces, tile_windows
+
+if TYPE_CHECKING:
+    from clearsr.pipeline import ClearSRPipeline
+
+LATENTS_SHARE = 0.05  # of the free memory, that one tensor of latents may take before it goes to disk
+# Input pixels around a part whose colour is looked for where it is transparent; a power of two, so that the
+# pyramid of `fill_transparent` has the same cells as the whole image's.
+FILL_MARGIN = 64
+
+
+class PreparedSource:
+    """Step 1 for parts of an image: resized to the output's size and mirrored out, 3×H×W in [0, 1]."""
+
+    def __init__(self, source: ImageSource, size: tuple[int, int], multiple: int) -> None:
+        """`size` is the output's; what is added reaches up to the next multiple of `multiple`."""
+        self.source, self.size = source, size
+        self.height, self.width = (-(-side // multiple) * multiple for side in size)
+
+    def read(self, window: Window) -> torch.Tensor:
+        """1×3×h×w of the padded image."""
+        rows = mirrored(self.size[0], self.height)[window.top : window.bottom]
+        columns = mirrored(self.size[1], self.width)[window.left : window.right]
+        inside = Window(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        color = self.part(inside).color
+        return color[:, rows - inside.top][:, :, columns - inside.left][None]
+
+    def part(self, window: Window) -> ImageData:
+        """A part of the resized image, transparent where the input is, with the metadata of the whole."""
+        source, (height, width) = self.source, self.size
+        top, bottom, by_rows = resize_axis(source.height, height, window.top, window.bottom)
+        left, right, by_columns = resize_axis(source.width, width, window.left, window.right)
+        wanted = Window(top, left, bottom, right)
+        around = Window(
+            max(0, top // FILL_MARGIN - 1) * FILL_MARGIN,
+            max(0, left // FILL_MARGIN - 1) * FILL_MARGIN,
+            min(source.height, (bottom // FILL_MARGIN + 2) * FILL_MARGIN),
+            min(source.width, (right // FILL_MARGIN + 2) * FILL_MARGIN),
+        )
+        found = source.read(wanted)
+        color = found.color
+        if found.alpha is not None and bool((found.alpha == 0).any()):
+            wide = source.read(around)
+            color = wanted.seen_from(around).of(fill_transparent(wide.color, wide.alpha))
+
+        def resized(planes: torch.Tensor) -> torch.Tensor:
+            return (by_rows @ (planes @ by_columns.T).clamp(0, 1)).clamp(0, 1)
+
+        alpha = None if found.alpha is None else resized(found.alpha)
+        return dataclasses.replace(found, color=resized(color.clamp(0, 1)), alpha=alpha)
+
+
+@torch.no_grad()
+def upscale_in_blocks(
+    pipeline: "ClearSRPipeline",
+    source: ImageSource,
+    config: SamplingConfig,
+    size: tuple[int, int],
+    piece: int,
+    folder: Path,
+    on_part: StepCallback | None = None,
+) -> Iterator[tuple[Window, ImageData]]:
+    """The upscaled image in blocks of side `piece`, row by row: where each lies, and the block.
+
+    Args:
+        size: height and width of the output.
+        piece: side in pixels of what is encoded, decoded and given at once.
+        folder: where latents are laid aside if they are many.
+        on_part: called after each part of the work; may raise to stop.
+    """
+    prepared = PreparedSource(source, size, pipeline.network.pixel_multiple())
+    work = _Work(pipeline, prepared, config, piece, folder, on_part)
+    prompt, colors = work.survey()
+    embedding = work.embed()
+    latents = work.sample(Conditioning(embedding, prompt, pipeline.negative_prompt(config)))
+    del embedding
+    decode = work.decoder(latents)
+    statistics = (work.statistics(decode), colors) if config.color == "adain" else None
+    for window in pieces(*size, piece):
+        reach = COLOR_REACH if config.color == "wavelet" else 0
+        outer = window.grown(reach, prepared.height, prepared.width)
+        picture = match_color(decode(outer), prepared.read(outer), config.color, statistics)
+        color = window.seen_from(outer).of(picture)[0]
+        work.advance()
+        yield window, dataclasses.replace(prepared.part(window), color=color.contiguous())
+
+
+class _Work:
+    """One image on its way through the steps, and how far it is."""
+
+    def __init__(
+        self,
+        pipeline: "ClearSRPipeline",
+        prepared: PreparedSource,
+        config: SamplingConfig,
+        piece: int,
+        folder: Path,
+        on_part: StepCallback | None,
+    ) -> None:
+        self._pipeline, self._prepared, self._config, self._piece = pipeline, prepared, config, piece
+        self._folder = folder
+        self._latents = pipeline.network.latents
+        self._fold = self._latents.pixels_per_latent()
+        self._grid = prepared.height // self._fold, prepared.width // self._fold
+        self._on_part, self._done = on_part, 0
+        self._vae_windows = vae_windows(*self._grid, piece, self._fold)
+        tiles = len(tile_windows(*self._grid, config.tile.size, config.tile.overlap))
+        blocks = sum(1 for _ in pieces(*prepared.size, piece))
+        whole = sum(1 for _ in pieces(prepared.height, prepared.width, piece))
+        self._all = config.steps * tiles + blocks + (whole if config.color == "adain" else 0)
+        self._all += whole if self._latents.is_local else 2 * len(self._vae_windows)
+
+    def advance(self) -> None:
+        """Another part is done."""
+        self._done += 1
+        if self._on_part is not None:
+            self._on_part(self._done, self._all, None)
+
+    def survey(self) -> tuple[torch.Tensor, ChannelStatistics]:
+        """What step 2 wants to know of the whole image: the image prompt, and the colours."""
+        height, width = self._prepared.height, self._prepared.width
+        side = self._pipeline.network.image_prompt.side
+        rows, columns = (resize_axis(length, side, 0, side)[2] for length in (height, width))
+        small, colors = torch.zeros(1, 3, side, side), ChannelStatistics()
+        for window in pieces(height, width, self._piece):
+            pixels = self._prepared.read(window)
+            colors.add(pixels)
+            by_rows, by_columns = rows[:, window.top : window.bottom], columns[:, window.left : window.right]
+            small += by_rows @ to_signed(pixels) @ by_columns.T
+        return self._pipeline.prompt_of(small), colors
+
+    def embed(self) -> LatentLR:
+        """Steps 1 and 2: x_lr, as two grids."""
+        prepared, latents, fold = self._prepared, self._latents, self._fold
+        channels = self._pipeline.network.unet.config.in_channels
+        embedding = LatentLR(*(self._new_grid(channels, *self._grid) for _ in range(2)))
+        if latents.is_local:
+            margin = -(-latents.encoder_margin() // fold) * fold
+            for inner in pieces(prepared.height, prepared.width, self._piece):
+                outer = inner.grown(margin, prepared.height, prepared.width)
+                part = self._pipeline.embed(prepared.read(outer), max(outer.size))
+                for whole, values in zip(embedding, part, strict=True):
+                    whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
+                self.advance()
+            return embedding
+
+        def encode(window: Window) -> torch.Tensor:
+            self.advance()
+            return torch.cat(self._pipeline.embed(prepared.read(window.times(fold)), self._piece), dim=1)
+
+        both = blend_tiles(encode, self._new_grid(2 * channels, *self._grid), self._vae_windows)
+        for window in pieces(*self._grid, self._piece // fold):
+            for whole, values in zip(embedding, window.of(both).chunk(2, dim=1), strict=True):
+                whole[window.cells] = values
+        return embedding
+
+    def sample(self, conditioning: Conditioning) -> Any:
+        """Step 3: z_0."""
+        return self._pipeline.sample(conditioning, self._config, on_tile=self.advance)
+
+    def decoder(self, latents: Any) -> Callable[[Window], torch.Tensor]:
+        """Step 4: what gives the pixels in a window, 1×3×h×w in [0, 1]."""
+        fold, decode = self._fold, self._pipeline.decode_signed
+        if self._latents.is_local:
+
+            def decoded(window: Window) -> torch.Tensor:
+                outer = window.over(fold).grown(self._latents.decoder_margin(), *self._grid)
+                pixels = decode(outer.of(latents), fold * max(outer.size))
+                return to_unit(window.seen_from(outer.times(fold)).of(pixels)).cpu()
+
+            return decoded
+
+        def tile(window: Window) -> torch.Tensor:
+            self.advance()
+            return decode(window.over(fold).of(latents), self._piece)
+
+        like = self._new_grid(3, self._prepared.height, self._prepared.width)
+        pixels = blend_tiles(tile, like, [window.times(fold) for window in self._vae_windows])
+        return lambda window: to_unit(window.of(pixels)).cpu()
+
+    def statistics(self, decode: Callable[[Window], torch.Tensor]) -> ChannelStatistics:
+        """The colours of the whole result, which a local VAE decodes once more for this."""
+        found = ChannelStatistics()
+        for window in pieces(self._prepared.height, self._prepared.width, self._piece):
+            found.add(decode(window))
+            self.advance()
+        return found
+
+    def _new_grid(self, channels: int, height: int, width: int) -> Any:
+        """Zeros 1×channels×height×width on the device: in memory if they are few, else on disk."""
+        device, shape = self._pipeline.device, (1, channels, height, width)
+        free = free_bytes(self._config.max_memory, device)
+        if 4 * math.prod(shape) <= LATENTS_SHARE * free:
+            return torch.zeros(shape, device=device)
+        return DiskTensor(shape, self._folder, device)

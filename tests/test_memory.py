@@ -1,0 +1,66 @@
+"""The memory budget: how it is given, what it decides, and when it is too little."""
+
+import pytest
+import torch
+
+from clearsr import memory
+from clearsr.config.base import build_config
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.memory import Workload, plan_work
+
+CPU = torch.device("cpu")
+GB = 1_000_000_000
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch):
+    """The process holds 600 MB, and 10 GB are free."""
+    monkeypatch.setattr(memory, "resident_bytes", lambda: 600_000_000)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 10 * GB)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("1.5GB", 1_500_000_000), ("800 MB", 800_000_000), ("2GiB", 2**31), (3 * GB, 3 * GB), (None, None)],
+)
+def test_a_budget_has_a_unit(given, expected):
+    assert build_config(SamplingConfig, {"max_memory": given}).max_memory == expected
+
+
+@pytest.mark.parametrize("given", ["1.5", "2", "much", "-1GB", 0])
+def test_a_budget_that_is_none_is_refused(given):
+    with pytest.raises(ClearSRError, match="max_memory"):
+        build_config(SamplingConfig, {"max_memory": given})
+
+
+def test_small_images_stay_whole_and_large_ones_go_in_blocks():
+    assert not plan_work((512, 512), 240.0, int(1.5 * GB), CPU).is_in_blocks
+    assert plan_work((8000, 8000), 240.0, int(1.5 * GB), CPU).is_in_blocks
+    assert not plan_work((6000, 6000), 240.0, None, CPU).is_in_blocks  # of the 10 GB
+    assert plan_work((20_000, 20_000), 240.0, None, CPU).is_in_blocks
+
+
+def test_pieces_shrink_with_the_budget_until_it_is_too_little():
+    budgets = (1.5, 1.1, 0.9, 0.75)
+    sides = [plan_work((8000, 8000), 240.0, int(b * GB), CPU).piece for b in budgets]
+    assert sides == sorted(sides, reverse=True) and sides[0] == 1024 and sides[-1] < 512
+    for side, budget in zip(sides, budgets, strict=True):
+        assert (side + 320) ** 2 * 240 <= budget * GB - 600_000_000
+    with pytest.raises(ClearSRError, match="max_memory: 640 MB is too little; .* needs about .* MB"):
+        plan_work((8000, 8000), 240.0, 640_000_000, CPU)
+
+
+def test_what_this_process_holds_is_measured(monkeypatch):
+    monkeypatch.undo()
+    before = memory.resident_bytes()
+    held = torch.ones(50_000_000)
+    assert memory.resident_bytes() - before > 0.9 * 4 * held.numel()
+    assert memory.available_bytes() > 0
+
+
+def test_a_smaller_tile_keeps_settings_that_fit():
+    config = build_config(SamplingConfig, {"tile": {"size": 96, "overlap": 48}})
+    smaller = Workload(tile=48).applied_to(config)
+    assert (smaller.tile.size, smaller.tile.overlap) == (48, 24)
+    assert Workload().applied_to(config) is config
