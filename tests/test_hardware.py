@@ -88,7 +88,7 @@ def test_offloading_changes_nothing_and_moves_each_part_when_it_is_used(make_net
     monkeypatch.setattr(pipeline_module, "on_device", recorded)
     offloaded = _pipeline(network, offload=True).upscale([image])[0].color
     assert torch.equal(offloaded, _pipeline(make_network()).upscale([image])[0].color)
-    encoding, prompting, denoising, decoding = moved
+    prompting, encoding, denoising, decoding = moved
     assert encoding == decoding and not (
         encoding & prompting or encoding & denoising or prompting & denoising
     )

@@ -100,21 +100,20 @@ def upscale_file(
 
     def work() -> tuple[int, int]:
         size = result_size(*read_size(job.input), sampling)
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        check_output(job.output, size)
         workload = pipeline.plan(size, sampling)
         if size[0] * size[1] > MAX_OUTPUT_PIXELS:
             workload = workload._replace(is_in_blocks=True)
 
-        def attempt(workload: Workload) -> None:
+        def attempt(workload: Workload) -> tuple[int, int]:
             if workload.is_in_blocks:
-                _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
-                return
-            (result,) = pipeline.upscale_with([read_image(job.input)], sampling, workload, on_step)
+                return _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
+            image = read_image(job.input)
+            _open_folder(job, size)
+            (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
             write_image(result, job.output, output)
+            return result.height, result.width
 
-        with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
-        return size
+        return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
 
     return record_of(job, "upscaled", work)
 
@@ -126,8 +125,8 @@ def _upscale_in_blocks(
     output: OutputConfig,
     workload: Workload,
     on_part: Any,
-) -> None:
-    """Read, upscale and write without the whole image in memory.
+) -> tuple[int, int]:
+    """Read, upscale and write without the whole image in memory; returns the result's height and width.
 
     Raises:
         ClearSRError: input or output is of a format that is in memory as a whole, and does not fit there.
@@ -135,8 +134,7 @@ def _upscale_in_blocks(
     from clearsr.pipeline import result_size
     from clearsr.streaming import upscale_in_blocks
 
-    height, width = read_size(job.input)
-    size = result_size(height, width, sampling)
+    size = result_size(*read_size(job.input), sampling)
     free = free_bytes(sampling.max_memory, torch.device("cpu"))
     if not is_streamed(job.output) and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
         raise ClearSRError(
@@ -144,10 +142,23 @@ def _upscale_in_blocks(
             "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
         )
     with closing(open_source(job.input)) as source:
+        size = result_size(source.height, source.width, sampling)
+        _open_folder(job, size)
         blocks = upscale_in_blocks(
             pipeline, source, workload.applied_to(sampling), size, workload.piece, job.output.parent, on_part
         )
         write_blocks(job.output, size, workload.piece, blocks, output)
+    return size
+
+
+def _open_folder(job: Job, size: tuple[int, int]) -> None:
+    """Make the folder of the output, once the input is known to be a picture, and check what it is to take.
+
+    Raises:
+        ClearSRError: the output cannot be written there or hold a picture of that size.
+    """
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(job.output, size)
 
 
 def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:

@@ -175,14 +175,14 @@ def test_from_bucket_to_bucket(batch, upscale, tree, tmp_path):
 
 
 def test_a_bug_in_one_picture_costs_that_picture(batch, tree, tmp_path, monkeypatch):
-    upscale = ClearSRPipeline.upscale
+    upscale = ClearSRPipeline.upscale_with
 
     def stumble(self, images, *arguments):
         if images[0].source.endswith("b.jpg"):
             raise ZeroDivisionError("division by zero")
         return upscale(self, images, *arguments)
 
-    monkeypatch.setattr(ClearSRPipeline, "upscale", stumble)
+    monkeypatch.setattr(ClearSRPipeline, "upscale_with", stumble)
     assert batch(tree, "-o", tmp_path / "out").code == 1
     rows = rows_of(tmp_path / "out/manifest.jsonl")
     assert rows["b.jpg"]["error"] == f"{tree}/deep/b.jpg: unexpected ZeroDivisionError: division by zero"

@@ -195,14 +195,14 @@ def test_out_of_memory_is_one_failed_file(upscale, photo, tmp_path, monkeypatch)
 
     from clearsr.pipeline import ClearSRPipeline
 
-    decode = ClearSRPipeline.decode
+    decode = ClearSRPipeline.decode_signed
 
-    def decode_small(self, latents):
+    def decode_small(self, latents, piece):
         if latents.shape[-1] > 16:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return decode(self, latents)
+        return decode(self, latents, piece)
 
-    monkeypatch.setattr(ClearSRPipeline, "decode", decode_small)
+    monkeypatch.setattr(ClearSRPipeline, "decode_signed", decode_small)
     photo("in/large.png", 16, 80)
     photo("in/small.png")
     outcome = upscale(tmp_path / "in", "-o", tmp_path / "out")
@@ -214,7 +214,7 @@ def test_out_of_memory_is_one_failed_file(upscale, photo, tmp_path, monkeypatch)
 def test_interrupted_run_says_how_far_it_came(upscale, photo, tmp_path, monkeypatch):
     from clearsr.pipeline import ClearSRPipeline
 
-    real, calls = ClearSRPipeline.upscale, []
+    real, calls = ClearSRPipeline.upscale_with, []
 
     def stop_at_second(self, *arguments):
         calls.append(1)
@@ -222,7 +222,7 @@ def test_interrupted_run_says_how_far_it_came(upscale, photo, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(ClearSRPipeline, "upscale", stop_at_second)
+    monkeypatch.setattr(ClearSRPipeline, "upscale_with", stop_at_second)
     photo("in/a.png")
     photo("in/b.png")
     outcome = upscale(tmp_path / "in", "-o", tmp_path / "out")

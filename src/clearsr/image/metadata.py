@@ -56,6 +56,19 @@ def safe_exif(origin: Image.Image | BinaryIO, source: str) -> Image.Exif:
         return Image.Exif()
 
 
+def header_orientation(image: Image.Image) -> int:
+    """EXIF orientation of an opened image by what is known before its pixels are decoded; never warns.
+
+    PNG may state it behind the pixels too, where Pillow would decode them all to find it: 1 is said then.
+    """
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        return orientation_of(image.getexif())
+    except Exception:  # as in `safe_exif`, which warns when the picture itself is read
+        return 1
+
+
 def orientation_of(exif: Image.Exif) -> int:
     """EXIF orientation 1-8; 1 when there is none or it makes no sense."""
     value = exif.get(_ORIENTATION, 1)

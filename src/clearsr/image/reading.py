@@ -31,7 +31,7 @@ from clearsr.image.data import (
     upright_size,
 )
 from clearsr.image.deep import check_size, layout_of, read_both_bytes, read_unusual_tiff
-from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
+from clearsr.image.metadata import collect_metadata, header_orientation, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
 from clearsr.tiling import Window
@@ -104,7 +104,9 @@ def read_levels(path: Path, choose: ChooseWindow | None = None, content: bytes |
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Height and width of the upright picture, by the file's header alone.
+    """Height and width of the upright picture, by the file's header alone: enough to plan by.
+
+    (A PNG that is to be turned and says so behind its pixels is given as it lies.)
 
     Raises:
         ClearSRError: as `read_image`.
@@ -125,7 +127,7 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
             check_size(*image.size, source, max_pixels)
             width, height = image.size
             # Pillow states the size of a TIFF as it will be once it is turned upright.
-            orientation = 1 if image.format == "TIFF" else orientation_of(safe_exif(image, source))
+            orientation = 1 if image.format == "TIFF" else header_orientation(image)
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 

@@ -15,9 +15,9 @@ class Recomputing(nn.Module):
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Any] | None = None
 
-    def recompute(self, layer: nn.Module, *inputs: torch.Tensor | None) -> torch.Tensor:
-        """`layer(*inputs)`, with its activations kept for the backward pass or not, as was set."""
+    def recompute(self, layer: nn.Module, *inputs: torch.Tensor | None, **named: Any) -> torch.Tensor:
+        """`layer(*inputs, **named)`, with its activations kept for the backward pass or not, as was set."""
         if self.gradient_checkpointing and torch.is_grad_enabled():
             assert self._gradient_checkpointing_func is not None, "it is set with the switch"
-            return self._gradient_checkpointing_func(layer, *inputs)
-        return layer(*inputs)
+            return self._gradient_checkpointing_func(layer, *inputs, **named)
+        return layer(*inputs, **named)

@@ -161,7 +161,8 @@ class DownBlock(Block):
         for index, resnet in enumerate(self.resnets):
             hidden = self.recompute(resnet, hidden, temb)
             if self.has_cross_attention:
-                hidden = self.attentions[index](
+                hidden = self.recompute(
+                    self.attentions[index],
                     hidden,
                     encoder_hidden_states=encoder_hidden_states,
                     cross_attention_kwargs=cross_attention_kwargs,
@@ -188,7 +189,8 @@ class MidBlock(Block):
         cross_attention_kwargs: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         hidden = self.recompute(self.resnets[0], hidden, temb)
-        hidden = self.attentions[0](
+        hidden = self.recompute(
+            self.attentions[0],
             hidden,
             encoder_hidden_states=encoder_hidden_states,
             cross_attention_kwargs=cross_attention_kwargs,
@@ -219,7 +221,8 @@ class UpBlock(Block):
             joined = torch.cat([hidden, res_hidden_states_tuple[-1 - index]], dim=1)
             hidden = self.recompute(resnet, joined, temb)
             if self.has_cross_attention:
-                hidden = self.attentions[index](hidden, encoder_hidden_states=encoder_hidden_states)
+                attention = self.attentions[index]
+                hidden = self.recompute(attention, hidden, encoder_hidden_states=encoder_hidden_states)
         for upsampler in self.upsamplers or ():
             hidden = upsampler(hidden, upsample_size)
         return hidden
