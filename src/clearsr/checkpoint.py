@@ -20,12 +20,15 @@ from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
+from clearsr.integrity import sha256_of
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork
 
 FORMAT = 1
 EMBEDDED_MODELS = ("compact",)
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+Shape = tuple[int, ...]
+DIGEST_KEY = "weights_sha256"  # in config.json; `clearsr doctor` compares it, models without it are read too
 
 # The training stages that fill a tensor, by the beginning of its name; all else is clearsr's.
 _FILLED_BY = {
@@ -69,6 +72,7 @@ def save_network(
         aside = folder / f".{os.getpid()}.{WEIGHTS_NAME}"
         save_file(tensors, aside, metadata={"format": "pt"})
         aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+        description[DIGEST_KEY] = sha256_of(aside)
         os.replace(aside, folder / WEIGHTS_NAME)
         _write_description(description, folder)
     except (OSError, SafetensorError) as error:
@@ -258,10 +262,23 @@ def load_tensors(
     network: ClearSRNetwork, tensors: dict[str, torch.Tensor], source: Path, expected: set[str]
 ) -> None:
     """Copy tensors into the network; names and shapes must match exactly."""
-    expected = {name for name in expected if is_stored(name, network.config)}
     state = network.state_dict()
-    missing, unknown = sorted(expected - tensors.keys()), sorted(tensors.keys() - expected)
-    other_shape = [n for n in sorted(expected & tensors.keys()) if state[n].shape != tensors[n].shape]
+    check_shapes(
+        {name: tuple(state[name].shape) for name in expected if is_stored(name, network.config)},
+        {name: tuple(value.shape) for name, value in tensors.items()},
+        source,
+    )
+    network.load_state_dict(tensors, strict=False)
+
+
+def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], source: Path) -> None:
+    """See that tensors have exactly the names and shapes that are expected.
+
+    Raises:
+        ClearSRError: some are missing, unknown or of another shape.
+    """
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    other_shape = sorted(n for n in expected.keys() & found.keys() if expected[n] != found[n])
     for problem, names in (
         ("lacks", missing),
         ("has unknown", unknown),
@@ -272,7 +289,6 @@ def load_tensors(
             raise ClearSRError(
                 f"{source / WEIGHTS_NAME}: does not fit its {CONFIG_NAME}: it {problem} {listed}"
             )
-    network.load_state_dict(tensors, strict=False)
 
 
 def _umask() -> int:

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -35,6 +35,30 @@ def choose_device(name: str) -> torch.device:
         here = ", ".join(["auto", *(kind for kind, present in available.items() if present)])
         raise ClearSRError(f"--device {name}: not available here; accepted: {here}")
     return torch.device(name)
+
+
+class Device(NamedTuple):
+    """A device that is here, as a user is told of it."""
+
+    name: str
+    text: str
+    has_bf16: bool  # computes in it, rather than imitates it
+
+
+def describe_devices() -> list[Device]:
+    """The processor and all accelerators."""
+    cpu = torch.device("cpu")
+    text = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    text += ", computes in bf16" if has_bf16(cpu) else ", without bf16"
+    devices = [Device("cpu", text, has_bf16(cpu))]
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        bf16 = has_bf16(torch.device("cuda", index))
+        text = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        devices.append(Device(f"cuda:{index}", text + ("" if bf16 else ", without bf16"), bf16))
+    if torch.backends.mps.is_available():
+        devices.append(Device("mps", "Apple GPU", False))
+    return devices
 
 
 def choose_precision(name: Precision, device: torch.device) -> torch.dtype:

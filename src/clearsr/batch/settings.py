@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clearsr import __version__
-from clearsr.batch.storage import sha256_of
 from clearsr.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
 from clearsr.image.data import display_name
+from clearsr.integrity import sha256_of
 
 # Of the pipeline's options, those that a result depends on by more than rounding.
 _OPTIONS = ("precision", "base_model")

@@ -3,7 +3,6 @@
 Local paths go to the operating system directly. Elsewhere files are fetched and stored whole.
 """
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -31,7 +30,6 @@ _VERSION_KEYS = (
     "updated",
     "created",
 )
-_CHUNK = 1 << 20
 
 
 class Listing(NamedTuple):
@@ -202,15 +200,6 @@ def store(source: Path, target: str) -> None:
             with suppress(Exception):
                 fs.rm_file(aside)
             raise
-
-
-def sha256_of(file: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def filesystem(url: str) -> tuple[Any, str]:

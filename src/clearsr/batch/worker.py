@@ -11,10 +11,11 @@ from typing import NamedTuple
 import torch
 
 from clearsr.batch.manifest import Row
-from clearsr.batch.storage import fetch, is_url, sha256_of, split, store
+from clearsr.batch.storage import fetch, is_url, split, store
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
 from clearsr.files import Job, is_out_of_memory, upscale_file
+from clearsr.integrity import sha256_of
 from clearsr.seeds import file_seed
 
 logger = logging.getLogger(__name__)

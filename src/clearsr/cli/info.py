@@ -75,22 +75,12 @@ def _describe_installation(console: "Console") -> dict[str, Any]:
     """Versions, devices and embedded models."""
     from importlib.metadata import version
 
-    import torch
-
-    from clearsr.pipeline import choose_device, choose_precision
+    from clearsr.hardware import choose_device, choose_precision, describe_devices
 
     packages = ("torch", "diffusers", "transformers", "peft", "safetensors")
     versions = {"clearsr": version("clearsr"), "python": platform.python_version()}
     versions |= {name: version(name) for name in packages}
-    cpu = torch.device("cpu")
-    devices = {"cpu": f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"}
-    if choose_precision("auto", cpu) == torch.bfloat16:
-        devices["cpu"] += ", computes in bf16"
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        devices[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if torch.backends.mps.is_available():
-        devices["mps"] = "Apple GPU"
+    devices = {device.name: device.text for device in describe_devices()}
     chosen = choose_device("auto")
     default = f"{chosen}, {str(choose_precision('auto', chosen)).removeprefix('torch.')}"
     models = _embedded_models()
