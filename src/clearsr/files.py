@@ -134,16 +134,15 @@ def _upscale_in_blocks(
     from clearsr.pipeline import result_size
     from clearsr.streaming import upscale_in_blocks
 
-    size = result_size(*read_size(job.input), sampling)
-    free = free_bytes(sampling.max_memory, torch.device("cpu"))
-    if not is_streamed(job.output) and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
-        raise ClearSRError(
-            f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
-            "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
-        )
     with closing(open_source(job.input)) as source:
         size = result_size(source.height, source.width, sampling)
         _open_folder(job, size)
+        free = free_bytes(sampling.max_memory, torch.device("cpu"))
+        if not is_streamed(job.output) and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
+            raise ClearSRError(
+                f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
+                "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
+            )
         blocks = upscale_in_blocks(
             pipeline, source, workload.applied_to(sampling), size, workload.piece, job.output.parent, on_part
         )
