@@ -10,6 +10,8 @@ import rich
 from rich.console import Console
 from rich.text import Text
 
+_DECODERS = ("PIL", "tifffile")  # they log what the reader then says in one line that names the file
+
 
 class _Lines(logging.Handler):
     """Log records as single lines that do not disturb a progress bar."""
@@ -24,10 +26,11 @@ class _Lines(logging.Handler):
             self._level = logging.INFO
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Our own records from the chosen level on; other packages' errors, or all at DEBUG."""
-        own = record.name == "clearsr" or record.name.startswith("clearsr.")
-        level = self._level if own or self._level <= logging.DEBUG else logging.ERROR
-        return record.levelno >= level
+        """Our own records from the chosen level on; other packages' errors but decoders', or all at DEBUG."""
+        package = record.name.partition(".")[0]
+        if package == "clearsr" or self._level <= logging.DEBUG:
+            return record.levelno >= self._level
+        return record.levelno >= logging.ERROR and package not in _DECODERS
 
     def emit(self, record: logging.LogRecord) -> None:
         word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
