@@ -1,0 +1,198 @@
+"""README, model card and docs/: command lines are parsed, cheap ones run, and the site builds strictly."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import clearsr
+from clearsr.cli import COMMANDS, main
+from clearsr.cli.parser import Parser
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import SamplingConfig
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "src/clearsr/weights/compact/README.md",
+    *sorted(DOCS.glob("*.md")),
+]
+# Pages whose command lines are run.
+RUN = [pytest.param("commands", marks=pytest.mark.slow), "index", "security", "settings", "troubleshooting"]
+# What is only parsed: it trains, measures for minutes, starts processes, or needs what is not here.
+HEAVY_VERBS = {"ablate", "analyze", "batch", "bench", "calibrate", "demo", "fit-niqe", "init", "sweep-lsa"}
+HEAVY_VERBS |= {"train"}
+NOT_HERE = ("s3://", "cuda", "models/")
+FLAGS_OF_OTHERS = {"--max-restarts", "--backend", "--strict"}  # torchrun; one that there is not; mkdocs
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(text, *languages):
+    """The fenced blocks in these languages."""
+    return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def command_lines(text):
+    """The arguments of each call of clearsr, as the shell would pass them on."""
+    lines = []
+    for block in blocks(text, "console", "sh"):
+        lines += block.replace("\\\n", " ").splitlines()
+    lines += re.findall(r"^ {4}(clearsr .*)$", text, flags=re.MULTILINE)  # Markdown's other kind of block
+    for line in lines:
+        words = shlex.split(line.removeprefix("$ ").partition(" && ")[0], comments=True)
+        if words and Path(words[0]).name == "clearsr":
+            yield words[1:]
+        elif words[:1] in (["torchrun"], ["python"]) and "clearsr" in words:
+            yield words[words.index("clearsr") + 1 :]
+
+
+@cache
+def parser_of(verb):
+    parser = Parser(f"clearsr {verb}", COMMANDS[verb].summary)
+    import_module(COMMANDS[verb].target.partition(":")[0]).add_arguments(parser)
+    return parser
+
+
+def flags_of(verb):
+    return {flag for action in parser_of(verb)._actions for flag in action.option_strings}
+
+
+LINES = [
+    pytest.param(words, id=f"{page.relative_to(ROOT)}-{number}")
+    for page in PAGES
+    for number, words in enumerate(command_lines(text_of(page)))
+]
+
+
+@pytest.mark.parametrize("words", LINES)
+def test_a_command_line_is_accepted(words):
+    assert words[0] in COMMANDS
+    parser_of(words[0]).parse_args(words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name + "/" + page.name)
+def test_flags_named_in_the_text_exist(page):
+    prose = re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    known = {"--help", "--version"}.union(*map(flags_of, COMMANDS))
+    for span in re.findall(r"`([^`\n]+)`", prose):
+        if "benchmarks/" in span:  # programs of their own
+            continue
+        flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", span)) - FLAGS_OF_OTHERS
+        verb = re.match(r"clearsr ([a-z][\w-]*)", span)
+        if verb is not None:
+            assert verb[1] in COMMANDS, span
+        assert flags <= (known if verb is None else flags_of(verb[1]) | {"--help"}), span
+
+
+def test_every_command_has_its_section_and_examples():
+    sections = re.split(r"^## ", text_of(DOCS / "commands.md"), flags=re.MULTILINE)[1:]
+    assert {section.split()[0] for section in sections} == set(COMMANDS)
+    for section in sections:
+        verb = section.split()[0]
+        assert any(words[0] == verb for words in command_lines(section)), verb
+
+
+def fields(schema, prefix=""):
+    for name, field in schema.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from fields(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_every_setting_is_explained_and_its_flag_is_right():
+    from clearsr.cli.upscale import OUTPUT_FLAGS, SAMPLING_FLAGS
+
+    rows = re.findall(
+        r"^\| `([\w.]+)` \| (?:`([\w-]+)`)? ?\|", text_of(DOCS / "settings.md"), flags=re.MULTILINE
+    )
+    assert [name for name, _ in rows] == [*fields(SamplingConfig), *fields(OutputConfig, "output.")]
+    named = {flag: name for name, flag in rows if flag and flag != "--quality"}
+    assert named == SAMPLING_FLAGS | OUTPUT_FLAGS
+
+
+def test_every_public_name_is_in_the_reference():
+    shown = set(re.findall(r"^::: clearsr\.(\w+)$", text_of(DOCS / "api.md"), flags=re.MULTILINE))
+    assert shown == set(clearsr.__all__) - {"__version__"}
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """The folder that the examples are written for."""
+    y, x = np.mgrid[0:1:48j, 0:1:64j]
+    waves = np.stack([x, y, 0.5 + 0.5 * np.sin(40 * x * y)], axis=-1)
+    picture = Image.fromarray((255 * waves).astype(np.uint8))
+    picture.save(tmp_path / "photo.jpg")
+    Image.fromarray((65535 * waves[..., 2]).astype(np.uint16)).save(tmp_path / "scan.tif")
+    logo = picture.copy()
+    logo.putalpha(128)
+    logo.save(tmp_path / "logo.png")
+    for folder in ("photos", "holidays", "photographs"):
+        (tmp_path / folder).mkdir()
+        picture.resize((16, 12)).save(tmp_path / folder / "small.png")
+    grain = np.random.default_rng(0).random((520, 520, 3)) * 255
+    Image.fromarray(grain.astype(np.uint8)).save(tmp_path / "photographs" / "large.png")
+    (tmp_path / "photographs" / "small.png").unlink()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_what_a_page_shows_runs(name, pictures):
+    text = text_of(DOCS / f"{name}.md")
+    for block in blocks(text, "yaml"):
+        file = re.match(r"# (\S+\.yaml)\n", block)
+        if file is not None:
+            (pictures / file[1]).write_text(block, encoding="utf-8")
+    lines = [
+        words
+        for words in command_lines(text)
+        if words[0] not in HEAVY_VERBS and not any(mark in " ".join(words) for mark in NOT_HERE)
+    ]
+    assert lines
+    for words in lines:
+        assert main(words) == 0, words
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", DOCS / "index.md", DOCS / "api.md"], ids=lambda p: p.name
+)
+def test_python_examples_run(page, pictures):
+    examples = blocks(text_of(page), "python")
+    assert examples
+    before = set(pictures.iterdir())
+    for example in examples:
+        exec(compile(example, page.name, "exec"), {})
+    assert set(pictures.iterdir()) > before
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason='needs pip install "clearsr[docs]"')
+def test_the_site_builds_strictly_and_needs_nothing_from_elsewhere(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for page in tmp_path.glob("*.html"):
+        loaded = re.findall(r"<(?:script|link|img|iframe)\b[^>]*", page.read_text(encoding="utf-8"))
+        assert loaded and not [tag for tag in loaded if "//" in tag], page.name
+    built = {page.stem for page in tmp_path.glob("*.html")}
+    assert built >= {page.stem for page in DOCS.glob("*.md")} | {"model-card", "changelog"}
+
+
+def test_every_page_is_in_the_navigation():
+    config = re.sub(r"!!python\S*", "", text_of(ROOT / "mkdocs.yml"))
+    named = [page for part in yaml.safe_load(config)["nav"] for page in next(iter(part.values()))]
+    pages = {next(iter(page.values())) for page in named}
+    assert pages == {page.name for page in DOCS.glob("*.md")} | {"model-card.md", "changelog.md"}
