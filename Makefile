@@ -8,7 +8,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup demo test lint format clean help
+.PHONY: setup demo test lint format docs clean help
 
 help:
 	@echo "make setup   the environment in $(VENV), with the tested versions of constraints.txt"
@@ -16,6 +16,7 @@ help:
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make format  format the code"
+	@echo "make docs    the documentation as a site, in site/"
 
 setup: $(READY)
 
@@ -41,5 +42,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs:
+	$(MAKE) setup EXTRAS=$(EXTRAS),docs
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) demo build dist site .pytest_cache .ruff_cache .mypy_cache
