@@ -31,7 +31,7 @@ PAGES = [
 RUN = [pytest.param("commands", marks=pytest.mark.slow), "index", "security", "settings", "troubleshooting"]
 # What is only parsed: it trains, measures for minutes, starts processes, or needs what is not here.
 HEAVY_VERBS = {"ablate", "analyze", "batch", "bench", "calibrate", "demo", "fit-niqe", "init", "sweep-lsa"}
-HEAVY_VERBS |= {"train"}
+HEAVY_VERBS |= {"train", "serve"}
 NOT_HERE = ("s3://", "cuda", "models/")
 FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, mkdocs, benchmarks/
 FLAGS_OF_OTHERS |= {"--backend"}  # hardware.md says that there is none

@@ -72,11 +72,9 @@ def run_demo(
     Raises:
         ClearSRError: there is no such photograph, or the folder cannot be written.
     """
-    hr = load_photograph(photograph)
-    lr_color = degrade(hr.color, preset_config("light"), make_generator("demo", seed), UPSCALE)
-    lr = ImageData(lr_color, source=photograph)
+    lr, hr = degraded_photograph(photograph, seed)
     start = time.monotonic()
-    bicubic = ImageData(resize(lr_color[None], (hr.height, hr.width))[0])
+    bicubic = ImageData(resize(lr.color[None], (hr.height, hr.width))[0])
     middle = time.monotonic()
     config = pipeline.configure(upscale=UPSCALE, seed=seed)
     sr = pipeline.upscale([lr], config, on_step)[0]
@@ -97,6 +95,17 @@ def run_demo(
         _score("ClearSR", sr, hr, end - middle),
     )
     return Demo(comparison, scores)
+
+
+def degraded_photograph(name: str, seed: int = 0) -> tuple[ImageData, ImageData]:
+    """A photograph at a quarter of its size, damaged by the preset `light`, and the photograph itself.
+
+    Raises:
+        ClearSRError: there is no such photograph, or scikit-image is not installed.
+    """
+    hr = load_photograph(name)
+    lr = degrade(hr.color, preset_config("light"), make_generator("demo", seed), UPSCALE)
+    return ImageData(lr, source=name), hr
 
 
 def load_photograph(name: str) -> ImageData:

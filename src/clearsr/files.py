@@ -89,33 +89,45 @@ def upscale_file(
     output: OutputConfig,
     on_step: "StepCallback | None" = None,
 ) -> Result:
-    """Upscale one file. A picture that cannot be read, written or held in memory is a failed record.
+    """Upscale one file. A picture that cannot be read, written or held in memory is a failed record."""
+    return record_of(job, "upscaled", lambda: upscale_to_file(pipeline, job, sampling, output, on_step))
+
+
+def upscale_to_file(
+    pipeline: "ClearSRPipeline",
+    job: Job,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    on_step: "StepCallback | None" = None,
+) -> tuple[int, int]:
+    """Upscale one file; returns height and width of the result.
 
     The noise is seeded by `sampling.seed` and the file's name (see `file_seed`), so the result depends on the
     picture, its name and the settings, and not on the folder it is in or on what else is upscaled.
+
+    Raises:
+        ClearSRError: the picture cannot be read, or the result not be written.
+        OSError: a folder cannot be made.
+        MemoryError, RuntimeError: memory ran out, however little was done at once.
     """
     from clearsr.pipeline import MAX_OUTPUT_PIXELS, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
+    size = result_size(*read_size(job.input), sampling)
+    workload = pipeline.plan(size, sampling)
+    if size[0] * size[1] > MAX_OUTPUT_PIXELS:
+        workload = workload._replace(is_in_blocks=True)
 
-    def work() -> tuple[int, int]:
-        size = result_size(*read_size(job.input), sampling)
-        workload = pipeline.plan(size, sampling)
-        if size[0] * size[1] > MAX_OUTPUT_PIXELS:
-            workload = workload._replace(is_in_blocks=True)
+    def attempt(workload: Workload) -> tuple[int, int]:
+        if workload.is_in_blocks:
+            return _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
+        image = read_image(job.input)
+        _open_folder(job, size)
+        (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
+        write_image(result, job.output, output)
+        return result.height, result.width
 
-        def attempt(workload: Workload) -> tuple[int, int]:
-            if workload.is_in_blocks:
-                return _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
-            image = read_image(job.input)
-            _open_folder(job, size)
-            (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
-            write_image(result, job.output, output)
-            return result.height, result.width
-
-        return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
-
-    return record_of(job, "upscaled", work)
+    return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
 
 
 def _upscale_in_blocks(

@@ -1,0 +1,77 @@
+"""`clearsr serve`: the web page and the HTTP API, for this machine alone unless told otherwise."""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+
+from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
+from clearsr.cli.terminal import busy, show_information, write_line
+from clearsr.cli.upscale import PRECISIONS
+from clearsr.config.serving import ServingConfig
+from clearsr.errors import ClearSRError
+
+SERVING_FLAGS = {
+    "--host": "host",
+    "--port": "port",
+    "--token": "token",
+    "--queue": "queue",
+    "--concurrency": "concurrency",
+    "--time-limit": "time_limit",
+    "--max-upload-mb": "max_upload_mb",
+    "--max-megapixels": "max_megapixels",
+    "--max-output-megapixels": "max_output_megapixels",
+}
+
+_EPILOG = """\
+The page is at http://127.0.0.1:7860/, the HTTP API at /v1/upscale there (described at /openapi.json), a
+health check at /healthz and Prometheus' metrics at /metrics. Nothing is fetched from outside.
+
+examples:
+  clearsr serve
+  CLEARSR_TOKEN=a-long-secret clearsr serve --host 0.0.0.0 --port 8080 --queue 16
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    parser.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
+    parser.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    parser.add_argument("--api-only", action="store_true", help="no page, the HTTP API alone")
+    group = parser.add_argument_group("serving")
+    group.add_argument("--no-auth", action="store_true", help="let everyone in who reaches the address")
+    add_config_flags(group, SERVING_FLAGS, ServingConfig())
+    add_config_files(group, "keep_minutes=10")
+
+
+def run(args: Namespace) -> int:
+    """Serve until stopped."""
+    config = build(ServingConfig, collect(args, SERVING_FLAGS), _from_environment(args))
+    show_information()
+    with busy(f"loading {args.model}", args.quiet):
+        try:
+            from clearsr.web.server import build_server, run_server
+        except ImportError as error:
+            raise ClearSRError(f"serve: {error.name} is missing; pip install 'clearsr[web]'") from None
+        from clearsr.pipeline import ClearSRPipeline
+
+        pipeline = ClearSRPipeline.from_pretrained(
+            args.model, device=args.device, precision=args.precision, base_model=args.base_model
+        )
+        server = build_server(pipeline, config, with_page=not args.api_only)
+    run_server(server, config, _announce)
+    return 0
+
+
+def _announce(address: str) -> None:
+    write_line(f"serving at {address} (Ctrl-C stops)")
+    sys.stdout.flush()  # whoever started us through a pipe waits for it
+
+
+def _from_environment(args: Namespace) -> dict[str, object]:
+    """What counts unless a flag or a file says otherwise."""
+    values: dict[str, object] = {"no_auth": True} if args.no_auth else {}
+    token = os.environ.get("CLEARSR_TOKEN")
+    return values if args.no_auth or not token else {**values, "token": token}

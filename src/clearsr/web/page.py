@@ -1,0 +1,210 @@
+"""The page: its components, and which of them starts what. The work is in `page_actions.py`."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+from fastapi import FastAPI
+
+from clearsr.config.sampling import ColorMethod, SamplingConfig, SchedulerName
+from clearsr.image import IMAGE_SUFFIXES
+from clearsr.web.api import Service
+from clearsr.web.look import CSS, HEAD, make_theme, note
+from clearsr.web.page_actions import Actions
+from clearsr.web.page_examples import write_examples
+from clearsr.web.page_parts import Page
+from clearsr.web.settings import detail_of
+
+PRESETS = {"ClearSR* · truer": -50, "ClearSR · paper": 0, "Crisper": 50}
+
+
+def mount_page(app: FastAPI, service: Service) -> None:
+    """Add the page to the server, at `/`."""
+    limits = service.upscaler.limits
+    blocks = build_page(service)
+    blocks.queue(max_size=4 * limits.places, default_concurrency_limit=None)
+    gr.mount_gradio_app(
+        app, blocks, path="/", allowed_paths=[], max_file_size=int(limits.max_upload_mb * 1e6),
+        show_error=True, ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False,
+        footer_links=["api"], theme=make_theme(), css=CSS,
+    )  # fmt: skip
+
+
+def build_page(service: Service) -> gr.Blocks:
+    """All components, wired."""
+    defaults = service.upscaler.pipeline.defaults
+    examples = write_examples(service.storage)
+    # Cached files are deleted by `Storage`.
+    with gr.Blocks(title="ClearSR", analytics_enabled=False) as blocks:
+        gr.HTML(HEAD, elem_id="head")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=4, min_width=320):
+                inputs, shown = _inputs(defaults, service, examples)
+                estimate = gr.HTML(note("Drop one or more pictures above."), elem_id="estimate")
+                with gr.Row(elem_id="actions"):
+                    run = gr.Button("Upscale", variant="primary", elem_id="run", scale=3)
+                    cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False, scale=1)
+            with gr.Column(scale=7, min_width=320):
+                outputs = _outputs()
+        page = Page(**inputs, **outputs, estimate=estimate, run=run, cancel=cancel)
+        _wire(page, Actions(service, page), blocks)
+        if shown is not None:
+            _offer(shown, page, [str(path) for path in examples])
+    return blocks
+
+
+def _offer(shown: gr.Gallery, page: Page, paths: list[str]) -> None:
+    """A click on an example puts it where a dropped picture goes."""
+
+    def choose(event: gr.SelectData) -> list[str]:
+        return [paths[int(event.index)]]
+
+    shown.select(choose, None, page.pictures, queue=False, api_visibility="private", show_progress="hidden")
+
+
+def _examples(paths: list[Path]) -> gr.Gallery | None:
+    """A row of pictures to try; None if there are none."""
+    if not paths:
+        return None
+    gr.HTML(note("Or try one of these:"), padding=False)
+    return gr.Gallery(
+        [str(path) for path in paths], show_label=False, columns=4, height=110, allow_preview=False,
+        interactive=False, elem_id="examples", buttons=[], object_fit="cover",
+    )  # fmt: skip
+
+
+def _inputs(
+    defaults: SamplingConfig, service: Service, examples: list[Path]
+) -> tuple[dict[str, Any], gr.Gallery | None]:
+    """The left column: pictures and settings, by the fields of `Page`, and the examples."""
+    limits = service.upscaler.limits
+    parts: dict[str, Any] = {
+        "pictures": gr.File(
+            label="Pictures",
+            file_count="multiple",
+            file_types=sorted(IMAGE_SUFFIXES),
+            height=150,
+            elem_id="pictures",
+        ),
+    }
+    shown = _examples(examples)
+    parts["detail"] = gr.Slider(
+        -100, 100, detail_of(defaults.lsa.strengths), step=5, label="Fidelity ↔ detail", elem_id="detail",
+        info="left: true to the input · right: crisper",
+    )  # fmt: skip
+    with gr.Row(elem_id="presets"):
+        for name, position in PRESETS.items():
+            button = gr.Button(name, size="sm", variant="secondary")
+            button.click(
+                lambda position=position: position,
+                None,
+                parts["detail"],
+                queue=False,
+                api_visibility="private",
+            )
+    with gr.Row():
+        parts["upscale"] = gr.Slider(1, 8, defaults.upscale, step=0.5, label="Upscale", elem_id="upscale")
+        parts["seed"] = gr.Number(defaults.seed, label="Seed", precision=0, min_width=110, elem_id="seed")
+    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+        top = max(50, defaults.steps)
+        parts["steps"] = gr.Slider(
+            0, min(top, limits.max_steps), defaults.steps, step=1, label="Steps", elem_id="steps",
+            info="0 shows the latent embedding without diffusion",
+        )  # fmt: skip
+        with gr.Row():
+            parts["alpha"] = gr.Textbox("", label="Alpha (ELA)", max_lines=1, min_width=120)
+            parts["beta"] = gr.Textbox("", label="Beta (LLA)", max_lines=1, min_width=120)
+        gr.HTML(note("Empty: from the slider above. ClearSR* is alpha 0.03, beta 0.01; both 0 turn it off."))
+        with gr.Row():
+            parts["scheduler"] = gr.Dropdown(
+                list(get_args(SchedulerName)), value=defaults.scheduler, label="Scheduler", min_width=120
+            )
+            parts["color"] = gr.Dropdown(
+                list(get_args(ColorMethod)), value=defaults.color, label="Colour match", min_width=120
+            )
+        parts["guidance_scale"] = gr.Slider(1, 15, defaults.guidance_scale, step=0.5, label="Guidance scale")
+        with gr.Row():
+            parts["noise_scale"] = gr.Slider(
+                0, 2, defaults.noise_scale, step=0.05, label="Noise scale", min_width=140
+            )
+            parts["start_timestep"] = gr.Slider(
+                1, 999, defaults.start_timestep, step=1, label="Start timestep", min_width=140
+            )
+        parts["tile"] = gr.Slider(32, limits.max_tile, defaults.tile.size, step=16, label="Tile, in latents")
+        parts["quality"] = gr.Slider(1, 100, 95, step=1, label="JPEG quality")
+    return parts, shown
+
+
+def _outputs() -> dict[str, Any]:
+    """The right column: the result and what to do with it."""
+    status = gr.HTML(note("The result appears here."), elem_id="status")
+    slider = gr.ImageSlider(
+        label="Before / after",
+        format="png",
+        interactive=False,
+        max_height=640,
+        buttons=["fullscreen"],
+        elem_id="slider",
+    )
+    with gr.Row(elem_id="downloads"):
+        png = gr.DownloadButton("Download PNG", variant="primary", interactive=False, elem_id="png")
+        jpeg = gr.DownloadButton("Download JPEG", interactive=False, elem_id="jpeg")
+    summary = gr.HTML("", elem_id="summary")
+    gallery = gr.Gallery(
+        label="Results",
+        columns=4,
+        height=190,
+        interactive=False,
+        visible=False,
+        elem_id="gallery",
+        allow_preview=False,
+    )
+    done = gr.State([])
+    with gr.Accordion("Compare settings: alpha × beta", open=False, elem_id="comparison"):
+        gr.HTML(note("The middle of the first picture with several strengths of Latent Space Adjustment."))
+        compare = gr.Button("Draw the comparison", elem_id="compare")
+        sheet = gr.Image(
+            label="Comparison",
+            format="png",
+            interactive=False,
+            elem_id="sheet",
+            buttons=["fullscreen", "download"],
+        )
+    return {
+        "status": status, "slider": slider, "png": png, "jpeg": jpeg, "summary": summary, "gallery": gallery,
+        "done": done, "compare": compare, "sheet": sheet,
+    }  # fmt: skip
+
+
+def _wire(page: Page, actions: Actions, blocks: gr.Blocks) -> None:
+    """Which event starts what."""
+    quiet: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    for component in (page.pictures, page.upscale, page.steps):
+        component.change(
+            actions.estimate,
+            [page.pictures, page.upscale, page.steps],
+            page.estimate,
+            preprocess=False,
+            **quiet,
+        )
+    # `preprocess` would drop the files' own names, which the seed depends on.
+    long: dict[str, Any] = {
+        "preprocess": False,
+        "concurrency_limit": None,
+        "api_visibility": "private",
+        "show_progress": "hidden",
+    }
+    page.run.click(actions.run, page.inputs(), page.outputs(), **long)
+    page.compare.click(
+        actions.compare, page.inputs(), [page.status, page.sheet, page.cancel, page.compare], **long
+    )
+    page.cancel.click(actions.cancel, None, None, **quiet)
+    page.gallery.select(actions.show, [page.done], [page.slider, page.png, page.jpeg, page.summary], **quiet)
+    blocks.unload(actions.cancel)
+    # What `gradio_client` calls: the same, without the page around it.
+    one = gr.File(visible=False, label="picture")
+    button, result = gr.Button(visible=False), gr.File(visible=False, label="result")
+    button.click(
+        actions.upscale_one, [one, page.detail, page.upscale, page.seed], result, api_name="upscale",
+        api_description="Upscale one picture; returns a PNG.", preprocess=False, concurrency_limit=None,
+    )  # fmt: skip

@@ -1,0 +1,271 @@
+"""What the page's buttons do: hand pictures to the queue and tell the page how far they are."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.files import Job
+from clearsr.planning import mark_of
+from clearsr.web.api import Service, safe_name
+from clearsr.web.errors import RequestError, internal_error
+from clearsr.web.jobs import JobQueue, Progress, Ticket, Work
+from clearsr.web.look import note, progress, summary, warning
+from clearsr.web.page_parts import Finished, Page, Picked, duration, memory, picked, told
+from clearsr.web.settings import command_line, detail_of, sampling_of, strengths_of
+from clearsr.web.work import before_picture, jpeg_copy
+
+_POLL = 0.15  # seconds between looks at a job
+_JPEG_SIDE = 65_500
+GRID = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
+
+Update = dict[Any, Any]
+
+
+class Actions:
+    """The functions behind the events, with the jobs of each open page, so that it can cancel them."""
+
+    def __init__(self, service: Service, page: Page) -> None:
+        self._service, self._page = service, page
+        self._tickets: dict[str, Ticket] = {}
+
+    def estimate(self, files: Any, upscale: float, steps: int) -> str:
+        """Sizes, time and memory of what would be done."""
+        pictures = picked(files)
+        if not pictures:
+            return note("Drop one or more pictures above.")
+        upscaler, seconds, gigabytes = self._service.upscaler, 0.0, 0.0
+        try:
+            sizes = [upscaler.check(Path(file.path), upscale) for file in pictures]
+        except RequestError as error:
+            return warning(str(error))
+        config = upscaler.pipeline.configure(upscale=upscale, steps=int(steps))
+        for size in sizes:
+            needed = upscaler.estimate(size, config)
+            seconds, gigabytes = seconds + needed.seconds, max(gigabytes, needed.gigabytes)
+        (height, width), count = sizes[0], len(sizes)
+        what = f"{width}×{height} → {round(width * upscale)}×{round(height * upscale)}"
+        what = what if count == 1 else f"{count} pictures"
+        return note(f"{what} · about {duration(seconds)} · {memory(gigabytes)} of memory")
+
+    async def run(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[Update]:
+        """Upscale the pictures one after the other, with the page kept up to date."""
+        page, given = self._page, self._given(values)
+        pictures: list[Picked] = given["pictures"]
+        if not pictures:
+            yield {page.status: warning("There is no picture yet: drop one, or choose an example.")}
+            return
+        finished: list[Finished] = []
+        failures: list[str] = []
+        yield {
+            page.status: progress(0, 1, "Waiting for a place in the queue"),
+            page.run: gr.update(interactive=False), page.cancel: gr.update(interactive=True),
+            page.png: gr.update(value=None, interactive=False),
+            page.jpeg: gr.update(value=None, interactive=False), page.summary: "", page.done: [],
+            page.gallery: gr.update(value=None, visible=False),
+        }  # fmt: skip
+        try:
+            for number, file in enumerate(pictures, 1):
+                place = f"{number} of {len(pictures)} · " if len(pictures) > 1 else ""
+                try:
+                    async for update in self._one(file, given, place, finished, str(request.session_hash)):
+                        yield update
+                except RequestError as error:
+                    failures.append(str(error))
+                    if error.code in ("cancelled", "shutting_down"):
+                        break
+                if finished:
+                    yield {page.gallery: gr.update(
+                        value=[(f.png, Path(f.png).name) for f in finished], visible=len(pictures) > 1
+                    )}  # fmt: skip
+        finally:
+            self._forget(str(request.session_hash))
+        said = (
+            [note(f"Done: {len(finished)} of {len(pictures)}." if len(pictures) > 1 else "Done.")]
+            if finished
+            else []
+        )
+        yield {
+            page.status: "".join([*said, *map(warning, failures)]), page.done: finished,
+            page.run: gr.update(interactive=True), page.cancel: gr.update(interactive=False),
+        }  # fmt: skip
+
+    async def compare(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[Update]:
+        """Draw the grid of alpha and beta for the first picture."""
+        page, given = self._page, self._given(values)
+        if not given["pictures"]:
+            yield {page.status: warning("There is no picture yet: drop one, or choose an example.")}
+            return
+        yield {page.cancel: gr.update(interactive=True), page.compare: gr.update(interactive=False)}
+        upscaler = self._service.upscaler
+        try:
+            source, folder = await self._take(given["pictures"][0])
+            sampling = self._sampling(given)
+            await asyncio.to_thread(upscaler.check, source, 1.0)
+            target = folder / f"{source.stem}_alpha_beta.png"
+            session = str(request.session_hash)
+            async for step in self._queued(
+                lambda ticket: upscaler.compare(ticket, source, sampling, GRID, target), session
+            ):
+                yield {page.status: progress(step.done, step.steps, f"Comparing settings · {step.note}")}
+            yield {page.status: note("The comparison is drawn."), page.sheet: str(target)}
+        except RequestError as error:
+            yield {page.status: warning(str(error))}
+        finally:
+            self._forget(str(request.session_hash))
+        yield {page.cancel: gr.update(interactive=False), page.compare: gr.update(interactive=True)}
+
+    async def upscale_one(self, picture: Any, detail: float = 0, upscale: float = 4, seed: int = 0) -> str:
+        """For programs: one picture in, the path of its PNG out."""
+        files = picked(picture)
+        if not files:
+            raise gr.Error("picture: none was given", print_exception=False)
+        given = {"detail": detail, "upscale": upscale, "seed": seed}
+        finished: list[Finished] = []
+        try:
+            async for _ in self._one(files[0], given, "", finished, ""):
+                pass
+        except RequestError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return finished[0].png
+
+    def cancel(self, request: gr.Request) -> None:
+        """End what this page has in the queue."""
+        ticket = self._tickets.get(str(request.session_hash))
+        if ticket is not None:
+            ticket.cancel()
+
+    def show(self, done: list[Finished], event: gr.SelectData) -> tuple[Any, ...]:
+        """Put a picture of the gallery into the before/after view."""
+        return self._shown(Finished(*done[int(event.index)]))
+
+    async def _one(
+        self, file: Picked, given: Mapping[str, Any], place: str, finished: list[Finished], session: str
+    ) -> AsyncIterator[Update]:
+        """One picture through the queue; adds what became of it to `finished`.
+
+        Raises:
+            RequestError: why there is no result.
+        """
+        page, upscaler = self._page, self._service.upscaler
+        source, folder = await self._take(file)
+        try:
+            sampling = self._sampling(given)
+            height, width = await asyncio.to_thread(upscaler.check, source, sampling.upscale)
+            size = max(1, round(height * sampling.upscale)), max(1, round(width * sampling.upscale))
+            stem = folder / f"{source.stem}{mark_of(sampling.upscale)}"
+            job = Job(source, Path(source.name), Path(f"{stem}.png"))
+            jpeg = Path(f"{stem}.jpg") if max(size) <= _JPEG_SIDE else None
+            before = folder / "before.jpg"
+            quality = int(given.get("quality") or 95)
+            expected = upscaler.estimate((height, width), sampling)
+
+            def work(ticket: Ticket) -> None:
+                before_picture(source, before, size)
+                upscaler.upscale(ticket, job, sampling, OutputConfig(), with_preview=bool(session))
+                if jpeg is not None:
+                    jpeg_copy(job.output, jpeg, quality)
+
+            shown: Path | None = None
+            async for step in self._queued(work, session):
+                update: Update = {page.status: told(step, place, expected.seconds)}
+                if step.preview is not None and step.preview != shown:
+                    shown = step.preview
+                    update[page.slider] = (str(before), str(shown))
+                yield update
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        said = f"{width}×{height} → {size[1]}×{size[0]}"
+        result = Finished(
+            str(before),
+            str(job.output),
+            str(jpeg) if jpeg else None,
+            said,
+            command_line(source.name, sampling),
+        )
+        finished.append(result)
+        yield dict(zip((page.slider, page.png, page.jpeg, page.summary), self._shown(result), strict=True))
+
+    async def _queued(self, work: Work, session: str) -> AsyncIterator[Progress]:
+        """The progress of a job from taking its place to its end, whenever there is news.
+
+        Raises:
+            RequestError: it was refused, ended or failed.
+        """
+        queue: JobQueue = self._service.queue
+        ticket = queue.reserve()
+        self._tickets[session] = ticket
+        try:
+            queue.start(ticket, work)
+            last: Any = None
+            while not ticket.future.done():
+                ahead = ticket.ahead
+                news = (
+                    ticket.progress
+                    if ahead is None
+                    else Progress(0, 0, f"{ahead} ahead in the queue" if ahead else "next in the queue")
+                )
+                if news != last:
+                    last = news
+                    yield news
+                await asyncio.sleep(_POLL)
+            if ticket.progress != last:
+                yield ticket.progress
+        finally:
+            ticket.cancel()
+        try:
+            ticket.future.result()
+        except RequestError as error:
+            self._service.metrics.pictures.labels(error.code).inc()
+            raise
+        except Exception:
+            self._service.metrics.pictures.labels("internal_error").inc()
+            raise internal_error() from None
+        self._service.metrics.pictures.labels("done").inc()
+
+    async def _take(self, file: Picked) -> tuple[Path, Path]:
+        """A folder for the picture, with the upload in it under its own name."""
+        folder = await asyncio.to_thread(self._service.storage.folder, "page")
+        source = folder / "input" / safe_name(file.name or Path(file.path).name)
+        source.parent.mkdir()
+        await asyncio.to_thread(shutil.copyfile, file.path, source)
+        return source, folder
+
+    def _given(self, values: dict[Any, Any]) -> dict[str, Any]:
+        given = {name: values[component] for name, component in self._page.named_inputs().items()}
+        return {**given, "pictures": picked(given["pictures"])}
+
+    def _sampling(self, given: Mapping[str, Any]) -> SamplingConfig:
+        """The settings of a run; strengths by the dial unless it was left alone or they are given."""
+        base = self._service.upscaler.pipeline.defaults
+        fields = {key: value for key, value in given.items() if value not in (None, "")}
+        if given["detail"] != detail_of(base.lsa.strengths):
+            alpha, beta = strengths_of(given["detail"])
+            fields = {"alpha": alpha, "beta": beta, **fields}
+        try:
+            return sampling_of(base, fields, self._service.upscaler.limits)
+        except ClearSRError as error:
+            raise (
+                error if isinstance(error, RequestError) else RequestError(422, "bad_setting", str(error))
+            ) from None
+
+    def _shown(self, result: Finished) -> tuple[Any, ...]:
+        """Updates of before/after view, both downloads and the summary."""
+        return (
+            (result.before, result.png),
+            gr.update(value=result.png, interactive=True),
+            gr.update(value=result.jpeg, interactive=result.jpeg is not None),
+            summary(result.caption, result.command),
+        )
+
+    def _forget(self, session: str) -> None:
+        ticket = self._tickets.pop(session, None)
+        if ticket is not None:
+            ticket.cancel()

@@ -1,0 +1,104 @@
+"""What the page's actions work with: its components, uploaded files, results, and lines about them."""
+
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+from clearsr.web.jobs import Progress
+from clearsr.web.look import progress
+
+
+class Picked(NamedTuple):
+    """An uploaded file.
+
+    Attributes:
+        path: where Gradio put it; it has checked that it did.
+        name: as the user's machine calls it.
+    """
+
+    path: str
+    name: str
+
+
+def picked(payload: Any) -> list[Picked]:
+    """The files in what Gradio's file component sends: a file, a list of files, or nothing."""
+    files = payload if isinstance(payload, list) else [payload] if payload else []
+    return [Picked(file["path"], file.get("orig_name") or "") for file in files]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page's components."""
+
+    pictures: Any
+    detail: Any
+    upscale: Any
+    seed: Any
+    steps: Any
+    alpha: Any
+    beta: Any
+    scheduler: Any
+    color: Any
+    guidance_scale: Any
+    noise_scale: Any
+    start_timestep: Any
+    tile: Any
+    quality: Any
+    status: Any
+    slider: Any
+    png: Any
+    jpeg: Any
+    summary: Any
+    gallery: Any
+    done: Any
+    compare: Any
+    sheet: Any
+    estimate: Any
+    run: Any
+    cancel: Any
+
+    def inputs(self) -> set[Any]:
+        """What a run reads: as a set, so that its function gets a mapping."""
+        return set(self.named_inputs().values())
+
+    def outputs(self) -> list[Any]:
+        """What a run changes."""
+        return [
+            self.status, self.slider, self.png, self.jpeg, self.summary, self.gallery, self.done, self.run,
+            self.cancel,
+        ]  # fmt: skip
+
+    def named_inputs(self) -> dict[str, Any]:
+        """Field -> component, of what a run reads."""
+        names = [field.name for field in fields(self)]
+        return {name: getattr(self, name) for name in names[: names.index("status")]}
+
+
+class Finished(NamedTuple):
+    """A result on the page."""
+
+    before: str
+    png: str
+    jpeg: str | None
+    caption: str
+    command: str
+
+
+def told(step: Progress, place: str, seconds: float) -> str:
+    """A line about a job with its bar."""
+    if step.steps == 0:
+        return progress(0, 1, f"{place}{step.note or 'waiting'}")
+    return progress(
+        step.done,
+        step.steps,
+        f"{place}{step.note} · step {step.done} of {step.steps} · about {duration(seconds)} in all",
+    )
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min"
+
+
+def memory(gigabytes: float) -> str:
+    return f"about {gigabytes:.1f} GB" if gigabytes >= 0.1 else "less than 0.1 GB"

@@ -1,0 +1,151 @@
+"""What a client may set, and how it becomes the configurations that the command line builds too.
+
+`detail` is the page's main control: one number from fidelity (-100) to detail (100) for alpha and beta of
+Latent Space Adjustment. The paper's two settings lie on it: ClearSR at 0, ClearSR* at -50.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from clearsr.config.base import build_config, merge
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
+from clearsr.config.serving import ServingConfig
+from clearsr.errors import ClearSRError
+from clearsr.web.errors import RequestError
+
+# Field of a request -> dotted path in SamplingConfig.
+SAMPLING_FIELDS = {
+    "upscale": "upscale",
+    "steps": "steps",
+    "seed": "seed",
+    "lsa": "lsa.preset",
+    "alpha": "lsa.alpha",
+    "beta": "lsa.beta",
+    "guidance_scale": "guidance_scale",
+    "color": "color",
+    "scheduler": "scheduler",
+    "start": "start",
+    "start_timestep": "start_timestep",
+    "noise_scale": "noise_scale",
+    "tile": "tile.size",
+}
+OUTPUT_FIELDS = ("bit_depth", "keep_metadata")
+FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
+MEDIA_TYPES = {
+    ".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
+    ".avif": "image/avif",
+}  # fmt: skip
+QUALITY_FIELDS = {"jpg": "jpeg_quality", "webp": "webp_quality", "avif": "avif_quality"}
+
+# (detail, alpha, beta) between which both go in straight lines.
+_DIAL = (
+    (-100.0, 0.05, 0.0),
+    (-50.0, *LSA_PRESETS["fidelity"]),
+    (0.0, *LSA_PRESETS["clearsr"]),
+    (100.0, 0.0, 0.05),
+)
+
+
+def strengths_of(detail: float) -> tuple[float, float]:
+    """(alpha, beta) for a position from -100 (as true as possible) to 100 (as crisp as possible)."""
+    detail = min(max(detail, _DIAL[0][0]), _DIAL[-1][0])
+    for (left, *low), (right, *high) in zip(_DIAL, _DIAL[1:], strict=False):
+        if detail <= right:
+            share = (detail - left) / (right - left)
+            alpha, beta = (round(a + share * (b - a), 4) for a, b in zip(low, high, strict=True))
+            return alpha, beta
+    raise AssertionError("the last point closes the range")
+
+
+def detail_of(strengths: tuple[float, float]) -> int:
+    """The position on the dial that is nearest to (alpha, beta)."""
+    alpha, beta = strengths
+
+    def distance(position: int) -> float:
+        a, b = strengths_of(position)
+        return (a - alpha) ** 2 + (b - beta) ** 2
+
+    return min(range(-100, 101, 5), key=distance)
+
+
+def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: ServingConfig) -> SamplingConfig:
+    """The model's settings with those of a request over them; text is read as numbers where it looks so.
+
+    Raises:
+        RequestError: 422, a value is not accepted.
+    """
+    values: dict[str, Any] = {}
+    for field, path in SAMPLING_FIELDS.items():
+        if (value := fields.get(field)) not in (None, ""):
+            values = merge(values, _nested(path, _read(value)))
+    try:
+        sampling = build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), values))
+    except ClearSRError as error:
+        raise bad_setting(_in_fields(str(error))) from None
+    if sampling.steps > limits.max_steps:
+        raise bad_setting(f"steps: at most {limits.max_steps} are accepted here (got {sampling.steps})")
+    if sampling.tile.size > limits.max_tile:
+        raise bad_setting(f"tile: at most {limits.max_tile} is accepted here (got {sampling.tile.size})")
+    return sampling
+
+
+def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
+    """The suffix of the result and how it is written.
+
+    Raises:
+        RequestError: 422, a value is not accepted.
+    """
+    name = str(fields.get("format") or "png").lower()
+    name = {"jpeg": "jpg", "tif": "tiff"}.get(name, name)
+    if name not in FORMATS:
+        raise bad_setting(f"format: accepted are {', '.join(FORMATS)} (got {name!r})")
+    values = {key: _read(fields[key]) for key in OUTPUT_FIELDS if fields.get(key) not in (None, "")}
+    if (quality := fields.get("quality")) not in (None, ""):
+        if name not in QUALITY_FIELDS:
+            raise bad_setting(f"quality: {name} is lossless; leave it out, or use jpg, webp or avif")
+        values[QUALITY_FIELDS[name]] = _read(quality)
+        if name == "webp":
+            values["webp_lossless"] = False
+    try:
+        return FORMATS[name], build_config(OutputConfig, values)
+    except ClearSRError as error:
+        raise bad_setting(str(error).replace(QUALITY_FIELDS.get(name, "-"), "quality")) from None
+
+
+def command_line(name: str, sampling: SamplingConfig) -> str:
+    """What to type for the same bytes; settings that the page does not show are the model's own."""
+    alpha, beta = sampling.lsa.strengths
+    flags = f"--upscale {sampling.upscale:g} --seed {sampling.seed} --alpha {alpha:g} --beta {beta:g}"
+    return f'clearsr upscale "{name}" {flags} --steps {sampling.steps}'
+
+
+def bad_setting(message: str) -> RequestError:
+    """422 with that message."""
+    return RequestError(422, "bad_setting", " ".join(message.split())[:500])
+
+
+def _in_fields(message: str) -> str:
+    """pydantic's report in the names that the request used."""
+    for field, path in SAMPLING_FIELDS.items():
+        if field != path:
+            message = message.replace(f"{path}: ", f"{field}: ")
+    return message
+
+
+def _read(value: Any) -> Any:
+    """A number where text looks like one."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
