@@ -17,6 +17,7 @@ from PIL import Image
 import clearsr
 from clearsr.cli import COMMANDS, main
 from clearsr.cli.parser import Parser
+from clearsr.cli.upscale import OUTPUT_FLAGS, SAMPLING_FLAGS, collect_work
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 
@@ -81,7 +82,24 @@ LINES = [
 @pytest.mark.parametrize("words", LINES)
 def test_a_command_line_is_accepted(words):
     assert words[0] in COMMANDS
-    parser_of(words[0]).parse_args(words[1:])
+    args = parser_of(words[0]).parse_args(words[1:])
+    if words[0] in ("upscale", "batch") and not args.config:  # values, too, are those that are accepted
+        collect_work(args, ".jpg")
+
+
+def test_command_lines_are_found():
+    assert ["upscale", "photo.jpg"] in list(command_lines(text_of(PAGES[0])))  # fenced, with a prompt
+    assert ["upscale", "photo.jpg", "--steps", "0"] in list(command_lines(text_of(PAGES[1])))  # indented
+    runs = [
+        words for words in command_lines(text_of(DOCS / "training.md")) if "init_from=" in " ".join(words)
+    ]
+    assert runs and "model.prediction=v_prediction" in runs[0]  # over two lines
+
+
+def test_files_named_in_the_text_exist():
+    for page in PAGES:
+        for path in re.findall(r"`((?:[\w.]+/)*\w+\.py)`", text_of(page)):
+            assert any((ROOT / top / path).is_file() for top in (".", "src/clearsr")), f"{page.name}: {path}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name + "/" + page.name)
@@ -115,8 +133,6 @@ def fields(schema, prefix=""):
 
 
 def test_every_setting_is_explained_and_its_flag_is_right():
-    from clearsr.cli.upscale import OUTPUT_FLAGS, SAMPLING_FLAGS
-
     rows = re.findall(
         r"^\| `([\w.]+)` \| (?:`([\w-]+)`)? ?\|", text_of(DOCS / "settings.md"), flags=re.MULTILINE
     )

@@ -1,6 +1,5 @@
 """Help, version, and command lines that are wrong before anything is done."""
 
-import re
 import shlex
 import subprocess
 import sys
@@ -69,17 +68,6 @@ def test_every_command_has_its_module_and_examples():
         module.add_arguments(parser)
         assert callable(getattr(module, function))
         assert parser.epilog is not None and parser.epilog.count(f"clearsr {verb}") >= 2
-
-
-def test_every_command_in_the_readme_is_understood():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = re.findall(r"^\$ (?:\S*/)?clearsr (.*?)(?: +#.*)?$", text, flags=re.MULTILINE)
-    assert len(lines) >= 4
-    for line in lines:
-        verb, *arguments = shlex.split(line)
-        parser = Parser(f"clearsr {verb}", COMMANDS[verb].summary)
-        import_module(COMMANDS[verb].target.partition(":")[0]).add_arguments(parser)
-        parser.parse_args(arguments)
 
 
 def test_version(run):
