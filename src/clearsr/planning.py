@@ -18,7 +18,9 @@ from clearsr.image.data import display_name
 
 logger = logging.getLogger(__name__)
 
-_MARKED = re.compile(r"(?P<origin>.+)_x\d+(\.\d+)?")  # a file name that an earlier run gave, without suffix
+COMPARISON_MARK = "_comparison"
+# A file name that an earlier run gave, without suffix.
+_MARKED = re.compile(rf"(?P<origin>.+)_x\d+(\.\d+)?({COMPARISON_MARK})?")
 
 
 def mark_of(upscale: float) -> str:

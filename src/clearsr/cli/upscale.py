@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.parser import UsageError
+from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
 from clearsr.config.base import build_config
 from clearsr.config.output import OutputConfig
@@ -45,6 +46,8 @@ where results go:
   without -o       beside the input as photo_x4.png; earlier results are no inputs
   -o FOLDER        FOLDER/photo.png, with the folders below a named folder mirrored
   -o new.png       that file, for a single input; the suffix is the format
+  -o -             standard output, for a single input; - as the input is standard input
+  --compare        photo_x4_comparison.png beside each result: input, bicubic and ClearSR
 Inputs that would get the same name keep their whole name (a.jpg.png, a.png.png) or, if they come from
 different folders, their folders. What is there already is skipped, so a run that was stopped can be repeated.
 Transparency, greyscale, 16 bits, orientation, colour profile and EXIF are kept.
@@ -54,14 +57,18 @@ Defaults shown are those of the model in the package; another --model may bring 
 examples:
   clearsr upscale photo.jpg
   clearsr upscale photos/ scan.tif -o larger/ --upscale 2 --lsa fidelity --format webp
+  curl -s https://example.org/photo.jpg | clearsr upscale - -o - --format jpg > large.jpg
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.epilog = _EPILOG
-    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="image files and folders")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="a folder, or a file for one input")
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="INPUT", help="image files and folders; - is stdin"
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="a folder, a file, - for stdout")
+    parser.add_argument("--compare", action="store_true", help="write the side-by-side beside each result")
     parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
     parser.add_argument("--json", action="store_true", help="one JSON object per file on stdout")
     add_work_arguments(parser)
@@ -95,23 +102,23 @@ def run(args: Namespace) -> int:
 
     with busy("starting", args.quiet):
         from clearsr.cli.reporter import Reporter
-        from clearsr.files import is_done
         from clearsr.image import list_images
         from clearsr.planning import mark_of, plan_jobs
 
-    list_images(args.inputs)  # a missing input is said before a model is looked for
-    sampling = resolve_sampling(args, sampling_given)
-    jobs = plan_jobs(args.inputs, args.output, suffix, mark_of(sampling.upscale))
-    waiting = [job for job in jobs if args.overwrite or not is_done(job)]
-    reporter = Reporter("upscaled", len(jobs), as_json=args.json, quiet=args.quiet)
-    for job in jobs:
-        if job not in waiting:
-            reporter.skip(job)
-    try:
-        if waiting:
-            _upscale_all(args, waiting, sampling, output_config, reporter)
-    finally:
-        code = reporter.close()
+    with open_streams(args, suffix) as streams:
+        list_images(streams.inputs)  # a missing input is said before a model is looked for
+        sampling = resolve_sampling(args, sampling_given)
+        jobs = plan_jobs(streams.inputs, streams.output, suffix, mark_of(sampling.upscale))
+        if args.compare:
+            from clearsr.comparisons import check_comparisons
+
+            check_comparisons(jobs)
+        is_quiet = args.quiet or streams.writes_stdout
+        reporter = Reporter("upscaled", len(jobs), as_json=args.json, quiet=is_quiet)
+        try:
+            _upscale_all(args, jobs, sampling, output_config, reporter, streams)
+        finally:
+            code = reporter.close()
     return code
 
 
@@ -160,17 +167,31 @@ def _upscale_all(
     sampling: SamplingConfig,
     output: OutputConfig,
     reporter: "Reporter",
+    streams: Streams,
 ) -> None:
-    """Load the model once and take the files one by one."""
-    from clearsr.files import upscale_file
+    """Load the model once, if there is anything to do, and take the files one by one."""
+    from clearsr.comparisons import compare_file
+    from clearsr.files import is_done, skipped, upscale_file
     from clearsr.pipeline import ClearSRPipeline
 
+    waiting = [job for job in jobs if args.overwrite or not is_done(job)]
+    for job in jobs:
+        if job in waiting:
+            continue
+        result = compare_file(job, skipped(job), always=False) if args.compare else skipped(job)
+        if result.status == "failed":
+            reporter.add(streams.shown(result))
+        else:
+            reporter.skip(streams.shown_job(job))
+    if not waiting:
+        return
     with busy(f"loading {args.model}", args.quiet):
         pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
-    with reporter.working(len(jobs)):
-        for job in jobs:
+    with reporter.working(len(waiting)):
+        for job in waiting:
             on_step = reporter.start(job)
-            reporter.add(upscale_file(pipeline, job, sampling, output, on_step))
+            result = upscale_file(pipeline, job, sampling, output, on_step)
+            reporter.add(streams.shown(compare_file(job, result) if args.compare else result))
 
 
 def _suffix(args: Namespace) -> str:

@@ -1,0 +1,73 @@
+"""The side-by-side that `clearsr upscale --compare` writes beside each result, made from the two files."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from clearsr.compare import side_by_side
+from clearsr.errors import ClearSRError
+from clearsr.files import Job, Result, record_of
+from clearsr.image import ImageData, ImageMetadata, from_pil, read_image, resize, to_pil, write_image
+from clearsr.image.data import display_name
+from clearsr.planning import COMPARISON_MARK
+
+_MAX_PIXELS = 60_000_000  # of the result; the sheet has three of that size, in memory as a whole
+
+
+def comparison_of(job: Job) -> Path:
+    """The file that shows a job's result beside its input."""
+    return job.output.with_name(f"{job.output.stem}{COMPARISON_MARK}.png")
+
+
+def check_comparisons(jobs: Sequence[Job]) -> None:
+    """See that no comparison is in the place of a result, an input or another comparison.
+
+    Raises:
+        ClearSRError: one is.
+    """
+    taken = {job.output for job in jobs} | {job.input for job in jobs}
+    for job in jobs:
+        if (target := comparison_of(job)) in taken:
+            raise ClearSRError(
+                f"--compare: {display_name(target)} would be a comparison and is also another "
+                "file of this run; choose another -o"
+            )
+        taken.add(target)
+
+
+def compare_file(job: Job, result: Result, always: bool = True) -> Result:
+    """Write a job's comparison; the record, failed if that was not possible.
+
+    Args:
+        always: also where there is one already.
+    """
+    target = comparison_of(job)
+    if result.status == "failed" or (not always and target.is_file()):
+        return result
+
+    def work() -> tuple[int, int]:
+        lr, sr = read_image(job.input), read_image(job.output)
+        if sr.width * sr.height > _MAX_PIXELS:
+            raise ClearSRError(
+                f"{display_name(target)}: {sr.width}x{sr.height} is too large for a comparison "
+                f"(at most {_MAX_PIXELS:,} pixels); leave --compare out"
+            )
+        shown = _on_white(lr)
+        bicubic = resize(shown[None], (sr.height, sr.width))[0]
+        pictures = (("input", shown), ("bicubic", bicubic), ("ClearSR", _on_white(sr)))
+        sheet = side_by_side([(caption, to_pil(ImageData(color))) for caption, color in pictures])
+        profile = None if sr.is_gray else sr.metadata.icc_profile
+        write_image(dataclasses.replace(from_pil(sheet), metadata=ImageMetadata(profile)), target)
+        return sr.height, sr.width
+
+    record = record_of(dataclasses.replace(job, output=target), result.status, work)
+    if record.status == "failed":
+        return dataclasses.replace(result, status="failed", error=record.error)
+    return dataclasses.replace(result, seconds=result.seconds + record.seconds)
+
+
+def _on_white(image: ImageData) -> Tensor:
+    """The colours, 3×H×W in [0, 1], laid onto white where the picture is transparent."""
+    return image.color if image.alpha is None else image.color * image.alpha + (1 - image.alpha)

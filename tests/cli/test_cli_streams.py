@@ -1,0 +1,128 @@
+"""Standard input and output as files, and the comparison that is written beside a result."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clearsr.cli import main
+
+
+class _Terminal(io.TextIOWrapper):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def pipe(monkeypatch, capsysbinary, model):
+    """`clearsr upscale` with the tiny model and bytes on standard input: exit code, stdout, stderr."""
+
+    def call(content, *arguments):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        code = main(["upscale", "--model", str(model), "--device", "cpu", *map(str, arguments)])
+        out, err = capsysbinary.readouterr()
+        return code, out, err.decode()
+
+    return call
+
+
+def _mean_difference(one, other):
+    return np.abs(np.asarray(one, dtype=float) - np.asarray(other, dtype=float)).mean()
+
+
+def test_from_stdin_to_stdout_is_the_picture_and_nothing_else(pipe, photo):
+    code, out, err = pipe(photo("a.png").read_bytes(), "-", "-o", "-")
+    assert (code, err) == (0, "")
+    with Image.open(io.BytesIO(out)) as image:
+        image.load()
+        assert (image.format, image.size) == ("PNG", (64, 48))
+    assert out.endswith(b"IEND\xaeB`\x82")
+    assert pipe(photo("a.png").read_bytes(), "-")[1] == out  # stdout is the default for stdin
+
+
+def test_the_bytes_are_those_of_the_same_run_on_files(pipe, photo, tmp_path):
+    source = photo("stdin.png")  # the noise follows the name, which is "stdin"
+    (tmp_path / "stdin").write_bytes(source.read_bytes())
+    options = ("--start", "noise", "--color", "none", "--steps", "2", "--format", "webp")
+    _, out, _ = pipe(source.read_bytes(), "-", "-o", "-", *options)
+    assert pipe(b"", tmp_path / "stdin", "-o", tmp_path / "file.webp", *options)[0] == 0
+    assert out == (tmp_path / "file.webp").read_bytes()
+
+
+def test_stdin_to_a_file_and_a_file_to_stdout(pipe, photo, tmp_path):
+    source = photo("a.png")
+    code, out, err = pipe(source.read_bytes(), "-", "-o", tmp_path / "new.jpg")
+    assert (code, err) == (0, "") and out.startswith(f"- -> {tmp_path / 'new.jpg'} (64x48".encode())
+    assert pipe(source.read_bytes(), "-", "-o", tmp_path / "new.jpg")[2].startswith("-: skipped")
+    code, out, err = pipe(b"", source, "-o", "-", "--format", "jpg")
+    assert (code, err) == (0, "")
+    assert Image.open(io.BytesIO(out)).format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "is empty (0 bytes)"), (b"no picture", "is not an image")]
+)
+def test_what_is_wrong_on_stdin_is_called_standard_input(pipe, content, says):
+    code, out, err = pipe(content, "-")
+    assert (code, out) == (1, b"")
+    assert err.startswith(f"clearsr: error: standard input: {says}") and err.count("\n") == 1
+
+
+def test_streams_are_refused_where_they_cannot_be(pipe, photo, tmp_path, monkeypatch):
+    source = photo("in/a.png")
+    for arguments, says in (
+        (("-", source, "-o", tmp_path / "out"), "-: stands for one picture"),
+        ((source.parent, "-o", "-"), "-: stands for one picture"),
+        (("-", "--json"), "--json: the picture itself goes to standard output"),
+        ((source, "-o", "-", "--compare"), "--compare: the picture itself goes to standard output"),
+    ):
+        code, out, err = pipe(source.read_bytes(), *arguments)
+        assert (code, out) == (2, b"") and err.startswith(f"clearsr: error: {says}")
+    monkeypatch.setattr(sys, "stdout", _Terminal(io.BytesIO()))
+    assert pipe(b"", source, "-o", "-")[0] == 2
+
+
+def test_compare_shows_input_bicubic_and_result(upscale, photo, tmp_path, pixels):
+    source = photo("in/a.png", 40, 50)
+    assert upscale(source, "-o", tmp_path / "out", "--compare").code == 0
+    sheet = Image.open(tmp_path / "out/a_comparison.png")
+    result = Image.open(tmp_path / "out/a.png")
+    assert sheet.width >= 3 * 200 and sheet.height > 160
+    top, margin, step = sheet.height - 12 - 160, 12, 212
+    cells = [sheet.crop((margin + i * step, top, margin + i * step + 200, top + 160)) for i in range(3)]
+    assert _mean_difference(cells[0], Image.open(source).resize((200, 160), Image.Resampling.NEAREST)) == 0
+    assert _mean_difference(cells[1], Image.open(source).resize((200, 160), Image.Resampling.BICUBIC)) < 0.6
+    assert _mean_difference(cells[2], result) == 0
+
+
+def test_a_comparison_that_is_missing_is_made_of_what_is_there(upscale, photo, tmp_path, monkeypatch):
+    photo("a.png")
+    upscale(tmp_path)
+    monkeypatch.setattr("clearsr.pipeline.load_network", None)  # no network is needed any more
+    assert upscale(tmp_path, "--compare").code == 0
+    made = tmp_path / "a_x4_comparison.png"
+    made_at = made.stat().st_mtime_ns
+    again = upscale(tmp_path, "--compare")
+    assert again.code == 0 and made.stat().st_mtime_ns == made_at
+    assert "2 files are left out as results of an earlier run" in again.err
+
+
+def test_comparisons_replace_no_other_file(upscale, photo, tmp_path):
+    photo("in/a.png")
+    photo("in/a_comparison.png")
+    outcome = upscale(tmp_path / "in", "-o", tmp_path / "out", "--compare")
+    assert outcome.code == 1 and "is also another file of this run" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_transparency_and_16_bits_can_be_compared(upscale, tmp_path):
+    picture = np.full((8, 8, 4), 60, np.uint8)
+    picture[:, 4:, 3] = 0
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "b.png")
+    assert upscale(tmp_path, "-o", tmp_path / "out", "--compare").code == 0
+    with Image.open(tmp_path / "out/a_comparison.png") as sheet:
+        assert sheet.mode == "RGB"
+    assert (tmp_path / "out/b_comparison.png").is_file()
