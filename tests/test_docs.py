@@ -124,6 +124,29 @@ def test_every_command_has_its_section_and_examples():
         assert any(words[0] == verb for words in command_lines(section)), verb
 
 
+def test_every_extra_is_listed():
+    text = (
+        text_of(ROOT / "pyproject.toml").partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
+    )
+    extras = set(re.findall(r"^(\w+) = ", text, flags=re.MULTILINE)) - {"dev"}
+    rows = re.findall(r"^\| `(\w+)` \|", text_of(DOCS / "index.md"), flags=re.MULTILINE)
+    assert len(extras) > 5 and sorted(rows) == sorted(extras)
+
+
+def test_python_in_the_text_is_valid_and_names_what_is_there():
+    found = 0
+    for page in PAGES:
+        for block in blocks(text_of(page), "python"):
+            compile(block, page.name, "exec")
+            for module, names in re.findall(r"^from (clearsr[\w.]*) import (.+)$", block, flags=re.MULTILINE):
+                found += 1
+                assert all(hasattr(import_module(module), name) for name in names.split(", ")), (
+                    page.name,
+                    names,
+                )
+    assert found >= 5
+
+
 def fields(schema, prefix=""):
     for name, field in schema.model_fields.items():
         if hasattr(field.annotation, "model_fields"):
@@ -157,7 +180,7 @@ def pictures(tmp_path, monkeypatch):
     logo = picture.copy()
     logo.putalpha(128)
     logo.save(tmp_path / "logo.png")
-    for folder in ("photos", "holidays", "photographs"):
+    for folder in ("frames", "photos", "holidays", "photographs"):
         (tmp_path / folder).mkdir()
         picture.resize((16, 12)).save(tmp_path / folder / "small.png")
     grain = np.random.default_rng(0).random((520, 520, 3)) * 255
