@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple
 
 from clearsr.cli.parser import Parser, UsageError, closest, complain
@@ -55,6 +56,7 @@ COMMANDS = {
         "clearsr.cli.complexity:run", "print the paper's Table 5 with our models beside it"
     ),
     "bench": Command("clearsr.cli.bench:run", "measure speed, memory and work, as ratios within one run"),
+    "completion": Command("clearsr.cli.completion:run", "print a script for bash, zsh or fish"),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
 }
 
@@ -92,16 +94,24 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UsageError(f"{name}: no such command; {closest(name, COMMANDS)}")
-    module_name, _, function = COMMANDS[name].target.partition(":")
-    module = import_module(module_name)
-    parser = Parser(f"clearsr {name}", COMMANDS[name].summary)
-    module.add_arguments(parser)
-    args = parser.parse_args(arguments[1:])
+    args = parser_of(name).parse_args(arguments[1:])
 
     from clearsr.cli.terminal import terminal  # rich, which --help can do without
 
     with terminal(verbose=args.verbose, quiet=args.quiet):
-        return int(getattr(module, function)(args))
+        function = COMMANDS[name].target.partition(":")[2]
+        return int(getattr(_module_of(name), function)(args))
+
+
+def _module_of(name: str) -> ModuleType:
+    return import_module(COMMANDS[name].target.partition(":")[0])
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of a command of the table."""
+    parser = Parser(f"clearsr {name}", COMMANDS[name].summary)
+    _module_of(name).add_arguments(parser)
+    return parser
 
 
 def _overview() -> str:
