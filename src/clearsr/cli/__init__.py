@@ -5,8 +5,11 @@ put right ends in one line on stderr; anything else is a bug and keeps its trace
 """
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -14,7 +17,11 @@ from typing import NamedTuple
 from clearsr.cli.parser import Parser, UsageError, closest, complain
 from clearsr.errors import ClearSRError
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED = 1, 2, 130, 141
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_TERMINATED = 1, 2, 130, 141, 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: what holds files or processes lets go of them as on Ctrl-C."""
 
 
 class Command(NamedTuple):
@@ -62,24 +69,52 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code: 0, 1 (something failed), 2 (wrong usage), 130 (Ctrl-C)."""
+    """Run one command line.
+
+    Returns:
+        The exit code: 0, 1 (something failed), 2 (wrong usage), 130 (Ctrl-C), 143 (SIGTERM).
+    """
     # torch reads this when it is imported: what Apple's GPUs cannot do yet is then done on the CPU.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:
-        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()
+        with _ending_on_sigterm():
+            code = _dispatch(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse, after --help and --version
         return stop.code if isinstance(stop.code, int) else EXIT_FAILED
     except ClearSRError as error:
         complain(str(error))
         return EXIT_USAGE if isinstance(error, UsageError) else EXIT_FAILED
+    except _Terminated:
+        complain("terminated")
+        return EXIT_TERMINATED
     except KeyboardInterrupt:
         complain("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; keep Python from flushing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM to this process ends the work in order; to one forked from it, at once."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, _frame: object) -> None:
+        if os.getpid() != process:
+            os._exit(EXIT_TERMINATED)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def _dispatch(arguments: list[str]) -> int:
