@@ -9,7 +9,16 @@ from torch import Tensor
 from clearsr.compare import side_by_side
 from clearsr.errors import ClearSRError
 from clearsr.files import Job, Result, record_of
-from clearsr.image import ImageData, ImageMetadata, from_pil, read_image, resize, to_pil, write_image
+from clearsr.image import (
+    ImageData,
+    ImageMetadata,
+    from_pil,
+    read_image,
+    read_size,
+    resize,
+    to_pil,
+    write_image,
+)
 from clearsr.image.data import display_name
 from clearsr.planning import COMPARISON_MARK
 
@@ -48,19 +57,20 @@ def compare_file(job: Job, result: Result, always: bool = True) -> Result:
         return result
 
     def work() -> tuple[int, int]:
-        lr, sr = read_image(job.input), read_image(job.output)
-        if sr.width * sr.height > _MAX_PIXELS:
+        height, width = read_size(job.output)
+        if height * width > _MAX_PIXELS:
             raise ClearSRError(
-                f"{display_name(target)}: {sr.width}x{sr.height} is too large for a comparison "
+                f"{display_name(target)}: {width}x{height} is too large for a comparison "
                 f"(at most {_MAX_PIXELS:,} pixels); leave --compare out"
             )
+        lr, sr = read_image(job.input), read_image(job.output)
         shown = _on_white(lr)
-        bicubic = resize(shown[None], (sr.height, sr.width))[0]
+        bicubic = resize(shown[None], (height, width))[0]
         pictures = (("input", shown), ("bicubic", bicubic), ("ClearSR", _on_white(sr)))
         sheet = side_by_side([(caption, to_pil(ImageData(color))) for caption, color in pictures])
         profile = None if sr.is_gray else sr.metadata.icc_profile
         write_image(dataclasses.replace(from_pil(sheet), metadata=ImageMetadata(profile)), target)
-        return sr.height, sr.width
+        return height, width
 
     record = record_of(dataclasses.replace(job, output=target), result.status, work)
     if record.status == "failed":

@@ -126,3 +126,10 @@ def test_transparency_and_16_bits_can_be_compared(upscale, tmp_path):
     with Image.open(tmp_path / "out/a_comparison.png") as sheet:
         assert sheet.mode == "RGB"
     assert (tmp_path / "out/b_comparison.png").is_file()
+
+
+def test_a_result_too_large_to_compare_is_said_and_kept(upscale, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr("clearsr.comparisons._MAX_PIXELS", 1000)
+    outcome = upscale(photo("a.png"), "-o", tmp_path / "out", "--compare")
+    assert outcome.code == 1 and "a_comparison.png: 64x48 is too large for a comparison" in outcome.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
