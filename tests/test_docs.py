@@ -34,6 +34,7 @@ RUN = [pytest.param("commands", marks=pytest.mark.slow), "index", "security", "s
 HEAVY_VERBS = {"ablate", "analyze", "batch", "bench", "calibrate", "demo", "fit-niqe", "init", "sweep-lsa"}
 HEAVY_VERBS |= {"train", "serve"}
 NOT_HERE = ("s3://", "cuda", "models/")
+OPERATORS = {"&&", "|", ";", "<(", "(", ")"}
 FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, mkdocs, benchmarks/
 FLAGS_OF_OTHERS |= {"--backend"}  # hardware.md says that there is none
 
@@ -47,18 +48,35 @@ def blocks(text, *languages):
     return re.findall(rf"^```(?:{'|'.join(languages)})\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def command_lines(text):
-    """The arguments of each call of clearsr, as the shell would pass them on."""
+def shell_lines(text):
+    """The lines of the text that a shell is to take, as lists of words and operators."""
     lines = []
     for block in blocks(text, "console", "sh"):
         lines += block.replace("\\\n", " ").splitlines()
-    lines += re.findall(r"^ {4}(clearsr .*)$", text, flags=re.MULTILINE)  # Markdown's other kind of block
+    lines += re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)  # Markdown's other kind of block
     for line in lines:
-        words = shlex.split(line.removeprefix("$ ").partition(" && ")[0], comments=True)
-        if words and Path(words[0]).name == "clearsr":
-            yield words[1:]
-        elif words[:1] in (["torchrun"], ["python"]) and "clearsr" in words:
-            yield words[words.index("clearsr") + 1 :]
+        if "clearsr" in line:
+            without_files = re.sub(r" (?:>>?|<(?!\()) ?\S+", "", line.removeprefix("$ "))
+            lexer = shlex.shlex(without_files, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            yield list(lexer)
+
+
+def command_lines(text):
+    """The arguments of each call of clearsr, as the shell would pass them on."""
+    for line in shell_lines(text):
+        words: list[str] = []
+        for word in [*line, ";"]:
+            if word not in OPERATORS:
+                words.append(word)
+                continue
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):  # a variable for this call
+                del words[0]
+            if words and Path(words[0]).name == "clearsr":
+                yield words[1:]
+            elif words[:1] in (["torchrun"], ["python"]) and "clearsr" in words:
+                yield words[words.index("clearsr") + 1 :]
+            words = []
 
 
 @cache
@@ -85,6 +103,15 @@ def test_a_command_line_is_accepted(words):
     args = parser_of(words[0]).parse_args(words[1:])
     if words[0] in ("upscale", "batch") and not args.config:  # values, too, are those that are accepted
         collect_work(args, ".jpg")
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_examples_in_the_help_are_accepted(verb):
+    text = parser_of(verb).epilog.replace("\\\n", " ")
+    examples = list(command_lines(re.sub(r"^  ", "    ", text, flags=re.MULTILINE)))
+    assert examples
+    for words in examples:
+        parser_of(words[0]).parse_args(words[1:])
 
 
 def test_command_lines_are_found():
