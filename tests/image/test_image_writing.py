@@ -219,3 +219,12 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path: Path) -> N
     ):
         check_output(tmp_path / "x.webp", (17000, 9))
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize("quality", [1, 85, 94, 95, 100])
+def test_noise_becomes_jpeg_at_any_quality(tmp_path, quality):
+    noise = torch.rand((3, 400, 400), generator=torch.Generator().manual_seed(0))
+    write_image(ImageData(noise), tmp_path / "a.jpg", OutputConfig(jpeg_quality=quality))
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.load()
+        assert image.size == (400, 400)

@@ -1,6 +1,10 @@
 """A tiny model behind the real server, called in this process without a network."""
 
 import io
+import os
+import re
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
@@ -53,5 +57,41 @@ def serve(tiny_pipeline):
                 yield client
         finally:
             server.close()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def model_folder(make_network, tmp_path_factory):
+    """A folder with the tiny model, which takes four steps."""
+    from clearsr.checkpoint import save_network
+
+    folder = tmp_path_factory.mktemp("model")
+    save_network(
+        make_network(), folder, ["autoencoder", "lr_encoder", "clearsr"], {"steps": 4, "scheduler": "ddpm"}
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_server(model_folder):
+    """`with run_server("--queue", "2") as (address, process):` `clearsr serve`, tiny model."""
+
+    @contextmanager
+    def start(*flags):
+        command = [sys.executable, "-m", "clearsr", "serve", "--model", str(model_folder), "--device", "cpu"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [*command, "--port", "0", *flags],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        try:
+            line = process.stdout.readline()
+            address = re.search(r"http://\S+", line)
+            assert address, line + process.stderr.read()
+            yield address[0], process
+        finally:
+            process.terminate()
+            process.communicate(timeout=60)
 
     return start

@@ -5,7 +5,7 @@ import pytest
 from clearsr.config.base import build_config
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
-from clearsr.web.no_fetching import names_address
+from clearsr.web.own_files import names_other_file
 
 TOKEN = "a-long-enough-secret"
 
@@ -81,10 +81,11 @@ def test_addresses_that_may_be_used(values):
     assert build_config(ServingConfig, values).host
 
 
-def test_addresses_in_the_place_of_files_are_seen():
+def test_files_elsewhere_are_seen(tmp_path):
     file = {"path": "https://example.org/a.png", "meta": {"_type": "gradio.FileData"}}
-    assert names_address({"data": [[file]]})
-    assert names_address([{"deep": {"path": " HTTP://10.0.0.1/"}}])
-    assert not names_address(
-        {"data": [{"path": "/srv/a.png", "url": "http://localhost/gradio_api/file=/srv/a.png"}]}
+    assert names_other_file({"data": [[file]]}, tmp_path)
+    assert names_other_file([{"deep": {"path": " HTTP://10.0.0.1/"}}], tmp_path)
+    assert names_other_file({"path": f"{tmp_path}/../a.png"}, tmp_path)
+    assert not names_other_file(
+        {"data": [{"path": f"{tmp_path}/a.png", "url": "http://localhost/a"}]}, tmp_path
     )

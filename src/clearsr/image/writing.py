@@ -180,8 +180,10 @@ def encode(
 
 def _format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
     """The encoder's own settings, in Pillow's names."""
-    if format is _JPEG:
-        return {"quality": config.jpeg_quality, "subsampling": "4:4:4", "optimize": True}
+    if (
+        format is _JPEG
+    ):  # without `optimize`, for which Pillow's buffer is too small where there is much noise
+        return {"quality": config.jpeg_quality, "subsampling": "4:4:4"}
     if format is _WEBP:
         # `exact` keeps the colour of transparent pixels; `quality` is the effort when lossless.
         quality = 75 if config.webp_lossless else config.webp_quality

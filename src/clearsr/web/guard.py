@@ -8,6 +8,7 @@ import hmac
 import json
 import re
 from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from clearsr.config.serving import ServingConfig
@@ -15,7 +16,7 @@ from clearsr.web.asgi import App, Message, Receive, Scope, Send
 from clearsr.web.errors import RequestError
 from clearsr.web.look import LOGIN_PAGE
 from clearsr.web.metrics import Metrics
-from clearsr.web.no_fetching import without_addresses
+from clearsr.web.own_files import with_own_files
 from clearsr.web.storage import Storage
 
 COOKIE = "clearsr_session"
@@ -70,7 +71,8 @@ class Guard:
             await (_answer_page(sending, 401) if wants_page else answer(sending, refusal))
             return
         is_json = "/gradio_api/" in scope["path"] and "json" in headers.get("content-type", "")
-        await _bounded(self._app, scope, receive, sending, self._limit, is_json)
+        root = self._storage.root / "page" if is_json else None
+        await _bounded(self._app, scope, receive, sending, self._limit, root)
 
     def _check_origin(self, headers: dict[str, str]) -> None:
         """Other web pages may not use a server without a token, by a form or by a name of their own."""
@@ -152,7 +154,7 @@ async def _answer_page(send: Send, status: int, note: str = "") -> None:
 
 
 async def _bounded(
-    app: App, scope: Scope, receive: Receive, send: Send, limit: int, without_fetching: bool
+    app: App, scope: Scope, receive: Receive, send: Send, limit: int, files_root: Path | None
 ) -> None:
     """Run the app on a request whose body ends the request when it is longer than `limit` bytes."""
     received, is_over, has_started = 0, False, False
@@ -175,12 +177,12 @@ async def _bounded(
 
     refusal = _too_large(limit)
     try:
-        if without_fetching:
-            await without_addresses(app, scope, receiving, sending)
+        if files_root is not None:
+            await with_own_files(app, scope, receiving, sending, files_root)
         else:
             await app(scope, receiving, sending)
     except RequestError as error:
-        if not is_over and not without_fetching:
+        if not is_over and files_root is None:
             raise
         is_over, refusal = True, error
     if is_over and not has_started:

@@ -19,7 +19,7 @@ from clearsr.web.jobs import JobQueue, Progress, Ticket, Work
 from clearsr.web.look import note, progress, summary, warning
 from clearsr.web.page_parts import Finished, Page, Picked, duration, memory, picked, told
 from clearsr.web.settings import command_line, detail_of, sampling_of, strengths_of
-from clearsr.web.work import before_picture, jpeg_copy
+from clearsr.web.work import before_picture, failures_told, jpeg_copy
 
 _POLL = 0.15  # seconds between looks at a job
 _JPEG_SIDE = 65_500
@@ -37,11 +37,11 @@ class Actions:
 
     def estimate(self, files: Any, upscale: float, steps: int) -> str:
         """Sizes, time and memory of what would be done."""
-        pictures = picked(files)
-        if not pictures:
+        if not files:
             return note("Drop one or more pictures above.")
         upscaler, seconds, gigabytes = self._service.upscaler, 0.0, 0.0
         try:
+            pictures = picked(files, self._service.storage.root)
             sizes = [upscaler.check(Path(file.path), upscale) for file in pictures]
         except RequestError as error:
             return warning(str(error))
@@ -123,13 +123,13 @@ class Actions:
 
     async def upscale_one(self, picture: Any, detail: float = 0, upscale: float = 4, seed: int = 0) -> str:
         """For programs: one picture in, the path of its PNG out."""
-        files = picked(picture)
-        if not files:
+        if not picture:
             raise gr.Error("picture: none was given", print_exception=False)
         given = {"detail": detail, "upscale": upscale, "seed": seed}
         finished: list[Finished] = []
         try:
-            async for _ in self._one(files[0], given, "", finished, ""):
+            (file,) = picked(picture, self._service.storage.root)
+            async for _ in self._one(file, given, "", finished, ""):
                 pass
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from None
@@ -167,10 +167,12 @@ class Actions:
             expected = upscaler.estimate((height, width), sampling)
 
             def work(ticket: Ticket) -> None:
-                before_picture(source, before, size)
+                with failures_told(source):
+                    before_picture(source, before, size)
                 upscaler.upscale(ticket, job, sampling, OutputConfig(), with_preview=bool(session))
                 if jpeg is not None:
-                    jpeg_copy(job.output, jpeg, quality)
+                    with failures_told(job.output):
+                        jpeg_copy(job.output, jpeg, quality)
 
             shown: Path | None = None
             async for step in self._queued(work, session):
@@ -240,7 +242,7 @@ class Actions:
 
     def _given(self, values: dict[Any, Any]) -> dict[str, Any]:
         given = {name: values[component] for name, component in self._page.named_inputs().items()}
-        return {**given, "pictures": picked(given["pictures"])}
+        return {**given, "pictures": picked(given["pictures"], self._service.storage.root)}
 
     def _sampling(self, given: Mapping[str, Any]) -> SamplingConfig:
         """The settings of a run; strengths by the dial unless it was left alone or they are given."""

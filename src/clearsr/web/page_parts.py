@@ -1,8 +1,10 @@
 """What the page's actions work with: its components, uploaded files, results, and lines about them."""
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from clearsr.web.errors import RequestError
 from clearsr.web.jobs import Progress
 from clearsr.web.look import progress
 
@@ -11,7 +13,7 @@ class Picked(NamedTuple):
     """An uploaded file.
 
     Attributes:
-        path: where Gradio put it; it has checked that it did.
+        path: where Gradio put it.
         name: as the user's machine calls it.
     """
 
@@ -19,9 +21,16 @@ class Picked(NamedTuple):
     name: str
 
 
-def picked(payload: Any) -> list[Picked]:
-    """The files in what Gradio's file component sends: a file, a list of files, or nothing."""
+def picked(payload: Any, root: Path) -> list[Picked]:
+    """The files in what Gradio's file component sends: a file, a list of files, or nothing.
+
+    Raises:
+        RequestError: 403, a file is not below `root`, where uploads go.
+    """
     files = payload if isinstance(payload, list) else [payload] if payload else []
+    for file in files:
+        if root.resolve() not in Path(file["path"]).resolve().parents:
+            raise RequestError(403, "not_an_upload", "only files that were uploaded can be upscaled")
     return [Picked(file["path"], file.get("orig_name") or "") for file in files]
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,17 +89,14 @@ class Upscaler:
             preview = None
             if with_preview and z_0 is not None and time.monotonic() - last > _PREVIEW_EVERY:
                 preview = job.output.with_name(f"preview-{done}.jpg")
-                write_image(self.preview(z_0), preview, OutputConfig(jpeg_quality=85))
+                write_image(self.preview(z_0), preview, OutputConfig(jpeg_quality=90))
                 last = time.monotonic()
             ticket.report(done, steps, job.input.name, preview)
 
         start = time.monotonic()
-        try:
-            ticket.report(0, max(1, sampling.steps), job.input.name)
-            with checked(self.pipeline.network, on_layer):
-                height, width = upscale_to_file(self.pipeline, job, sampling, output, on_step)
-        except (ClearSRError, OSError, MemoryError, RuntimeError) as error:
-            raise self._failure(error, job.input) from error
+        ticket.report(0, max(1, sampling.steps), job.input.name)
+        with failures_told(job.input), checked(self.pipeline.network, on_layer):
+            height, width = upscale_to_file(self.pipeline, job, sampling, output, on_step)
         seconds = time.monotonic() - start
         self.estimator.learn(height * width / 1e6, sampling.steps, seconds, watch.peak)
         return height, width
@@ -125,7 +123,7 @@ class Upscaler:
         seed = file_seed(sampling.seed, source.name)
         pairs = [(alpha, beta) for alpha in grid[0] for beta in grid[1]]
         cells = []
-        try:
+        with failures_told(source):
             middle = _middle(read_image(source, int(self.limits.max_megapixels * 1e6)))
             with checked(self.pipeline.network, ticket.check):
                 for done, (alpha, beta) in enumerate(pairs):
@@ -136,24 +134,31 @@ class Upscaler:
                         (f"α {alpha:g}  β {beta:g}", to_pil(self.pipeline.upscale([middle], config)[0]))
                     )
             write_image(from_pil(side_by_side(cells, columns=len(grid[1]))), target)
-        except (ClearSRError, OSError, MemoryError, RuntimeError) as error:
-            raise self._failure(error, source) from error
 
-    def _failure(self, error: Exception, source: Path) -> Exception:
-        """What the client is told."""
-        if isinstance(error, RequestError):
-            return error
+
+@contextmanager
+def failures_told(source: Path) -> Iterator[None]:
+    """Within the block what goes wrong with a picture becomes what the client is told of it.
+
+    Raises:
+        RequestError: for all that is not a bug of ours.
+    """
+    try:
+        yield
+    except RequestError:
+        raise
+    except (ClearSRError, OSError, MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             message = "not enough memory for this picture; use a smaller upscale or tile"
-            return RequestError(503, "out_of_memory", message, {"Retry-After": "30"})
+            raise RequestError(503, "out_of_memory", message, {"Retry-After": "30"}) from error
         if isinstance(error, ClearSRError):
-            return RequestError(400, "bad_image", in_client_words(str(error), source))
+            raise RequestError(400, "bad_image", in_client_words(str(error), source)) from error
         if isinstance(error, OSError):
             logger.error("a result could not be written: %s", where(error))
-            return RequestError(507, "no_storage", "the server could not write the result")
-        return error
+            raise RequestError(507, "no_storage", "the server could not write the result") from error
+        raise
 
 
 def before_picture(source: Path, target: Path, size: tuple[int, int]) -> None:

@@ -1,10 +1,11 @@
-"""Requests to Gradio that would have the server fetch an address are refused.
+"""Requests to Gradio may name no file but uploads: neither an address nor another file of the server.
 
-Its components take an address in place of an uploaded file and download it. What they would read is a JSON
-body, so this reads it before them.
+Gradio downloads an address that stands in place of an uploaded file, and in a mounted app it copies any path
+of the server to where clients can read it. What it would read is a JSON body, so this reads it before.
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from clearsr.web.asgi import App, Message, Receive, Scope, Send
@@ -13,8 +14,8 @@ from clearsr.web.errors import RequestError
 _MAX_BODY = 1_000_000  # bytes; settings and names, never pictures
 
 
-async def without_addresses(app: App, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run the app on a JSON request that names no address where a file is meant.
+async def with_own_files(app: App, scope: Scope, receive: Receive, send: Send, root: Path) -> None:
+    """Run the app on a JSON request whose files all lie below `root`.
 
     Raises:
         RequestError: 403, it does; 413, the body is too long; 400, it is no JSON.
@@ -31,11 +32,13 @@ async def without_addresses(app: App, scope: Scope, receive: Receive, send: Send
             break
     try:
         content = json.loads(body) if body else None
-        named = names_address(content)
+        named = names_other_file(content, root)
     except (ValueError, RecursionError):
         raise RequestError(400, "bad_request", "the body is no JSON that can be read") from None
     if named:
-        raise RequestError(403, "no_fetching", "addresses are not fetched; upload the picture itself")
+        raise RequestError(
+            403, "not_an_upload", "only uploaded files are accepted; addresses are not fetched"
+        )
     has_given = False
 
     async def replay() -> Message:
@@ -48,10 +51,14 @@ async def without_addresses(app: App, scope: Scope, receive: Receive, send: Send
     await app(scope, replay, send)
 
 
-def names_address(content: Any) -> bool:
-    """Whether anything in a JSON value is a file whose path is an address."""
+def names_other_file(content: Any, root: Path) -> bool:
+    """Whether a file in a JSON value lies anywhere but below `root`; an address does."""
     if isinstance(content, dict):
         path = content.get("path")
-        is_address = isinstance(path, str) and path.strip().lower().startswith(("http:", "https:"))
-        return is_address or any(map(names_address, content.values()))
-    return isinstance(content, list) and any(map(names_address, content))
+        is_other = isinstance(path, str) and not _lies_below(path, root)
+        return is_other or any(names_other_file(value, root) for value in content.values())
+    return isinstance(content, list) and any(names_other_file(value, root) for value in content)
+
+
+def _lies_below(path: str, root: Path) -> bool:
+    return root.resolve() in Path(path).resolve().parents
