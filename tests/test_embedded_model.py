@@ -6,6 +6,7 @@ from skimage.data import astronaut
 
 from clearsr import ClearSRPipeline
 from clearsr.checkpoint import WEIGHTS_NAME, locate
+from clearsr.demo import degraded_photograph
 from clearsr.evaluation.metrics import psnr
 from clearsr.evaluation.sharpness import laplacian_variance
 from clearsr.image import ImageData, resize
@@ -35,19 +36,23 @@ def test_it_is_small_and_has_been_through_every_stage(pipeline):
 def test_x_lr_alone_is_truer_than_bicubic(pipeline, lr, hr):
     bicubic = resize(lr.color[None], (256, 256))[0]
     restored = pipeline.upscale([lr], pipeline.configure(steps=0))[0].color
-    assert psnr(restored, hr).item() > psnr(bicubic, hr).item() + 0.2
+    assert psnr(restored, hr).item() > psnr(bicubic, hr).item() + 1.0
 
 
-def test_the_default_is_sharper_than_bicubic_and_not_far_from_it(pipeline, lr, hr):
+def test_the_default_is_sharper_and_truer_than_bicubic(pipeline, lr, hr):
     bicubic = resize(lr.color[None], (256, 256))[0]
     picture = pipeline.upscale([lr])[0].color
     assert laplacian_variance(picture).item() > 1.5 * laplacian_variance(bicubic).item()
-    assert psnr(picture, hr).item() > psnr(bicubic, hr).item() - 1.0
+    assert psnr(picture, hr).item() > psnr(bicubic, hr).item() + 0.5
 
 
-def test_more_alpha_is_truer(pipeline, lr, hr):
+def test_more_alpha_is_truer_where_there_is_something_to_guess(pipeline):
+    lr, original = degraded_photograph("astronaut")
     values = [
-        psnr(pipeline.upscale([lr], pipeline.configure(lsa={"alpha": a, "beta": 0.01}))[0].color, hr).item()
-        for a in (0.0, 0.03, 0.1)
+        psnr(
+            pipeline.upscale([lr], pipeline.configure(lsa={"alpha": a, "beta": 0.01}))[0].color,
+            original.color,
+        ).item()
+        for a in (0.0, 0.01, 0.03, 0.1)
     ]
-    assert values == sorted(values)
+    assert values == sorted(values) and values[-1] > values[0] + 0.02
