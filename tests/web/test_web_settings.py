@@ -6,7 +6,7 @@ from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.web.api import safe_name
 from clearsr.web.estimate import Estimator
-from clearsr.web.settings import detail_of, sampling_of, strengths_of
+from clearsr.web.settings import command_line, detail_of, sampling_of, strengths_of
 
 
 def test_the_papers_settings_lie_on_the_dial():
@@ -63,3 +63,11 @@ def test_estimates_follow_what_is_measured(tiny_pipeline):
     for _ in range(30):
         estimator.learn(10, 20, 100.0, 0)
     assert estimator.estimate(10, 20).seconds == pytest.approx(100, rel=0.05)
+
+
+def test_the_command_line_names_what_was_changed():
+    base = SamplingConfig(steps=3)
+    fields = {"alpha": 0.03, "beta": 0.01, "color": "adain", "guidance_scale": 2.5, "tile": 96}
+    line = command_line("a b.png", sampling_of(base, fields, ServingConfig()), base)
+    changed = "--alpha 0.03 --beta 0.01 --guidance-scale 2.5 --color adain --tile 96"
+    assert line == f'clearsr upscale "a b.png" --upscale 4 --seed 0 {changed}'

@@ -190,7 +190,7 @@ class Actions:
             str(job.output),
             str(jpeg) if jpeg else None,
             said,
-            command_line(source.name, sampling),
+            command_line(source.name, sampling, upscaler.pipeline.defaults),
         )
         finished.append(result)
         yield dict(zip((page.slider, page.png, page.jpeg, page.summary), self._shown(result), strict=True))

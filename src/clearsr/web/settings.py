@@ -113,11 +113,21 @@ def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
         raise bad_setting(str(error).replace(QUALITY_FIELDS.get(name, "-"), "quality")) from None
 
 
-def command_line(name: str, sampling: SamplingConfig) -> str:
-    """What to type for the same bytes; settings that the page does not show are the model's own."""
-    alpha, beta = sampling.lsa.strengths
-    flags = f"--upscale {sampling.upscale:g} --seed {sampling.seed} --alpha {alpha:g} --beta {beta:g}"
-    return f'clearsr upscale "{name}" {flags} --steps {sampling.steps}'
+def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig) -> str:
+    """What to type for the same bytes: upscale, seed, and what differs from `base`, the model's own settings."""
+    flags = []
+    for field, path in SAMPLING_FIELDS.items():
+        value, usual = _value_at(sampling, path), _value_at(base, path)
+        if field in ("upscale", "seed") or value != usual:
+            shown = f"{value:g}" if isinstance(value, float) else value
+            flags.append(f"--{field.replace('_', '-')} {shown}")
+    return f'clearsr upscale "{name}" {" ".join(flags)}'
+
+
+def _value_at(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config
 
 
 def bad_setting(message: str) -> RequestError:
