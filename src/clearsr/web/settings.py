@@ -114,7 +114,7 @@ def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
 
 
 def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig) -> str:
-    """What to type for the same bytes: upscale, seed, and what differs from `base`, the model's own settings."""
+    """What to type for the same bytes: upscale, seed, and what differs from `base`, the model's own."""
     flags = []
     for field, path in SAMPLING_FIELDS.items():
         value, usual = _value_at(sampling, path), _value_at(base, path)
