@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 PIECE_SIDES = (1024, 768, 512, 384, 256)  # pixels; multiples of 128: of all foldings, and of a TIFF's 16
 SHARE_OF_AVAILABLE = 0.8
-# Measured on the compact model (docs/performance.md), rounded up: bytes that a run holds per output pixel
+# With room to spare for the compact model, not fitted (docs/performance.md has peaks): bytes per output pixel
 # when the image is in memory as a whole, and per activation of the VAE's finest level.
 IN_MEMORY_BYTES_PER_PIXEL = 160
 ACTIVATION_COPIES = 10

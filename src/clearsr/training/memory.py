@@ -24,7 +24,8 @@ def save_memory(network: ClearSRNetwork, config: TrainConfig) -> None:
 def recompute_activations(network: ClearSRNetwork) -> None:
     """Have the blocks of U-Net, DPM, SPM and VAE compute activations again for gradients, not keep them.
 
-    The blocks are diffusers'; they look at `gradient_checkpointing` and call `_gradient_checkpointing_func`.
+    diffusers' blocks, and ours after them (`models.recomputing`), look at `gradient_checkpointing` and call
+    `_gradient_checkpointing_func`.
     """
     function = partial(checkpoint, use_reentrant=False)
     parts = (network.unet, network.detail_preserving, network.structure_preserving, network.latents.vae)
