@@ -8,12 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from clearsr import pipeline as pipeline_module
+from clearsr import pipeline_steps
 from clearsr.color import low_frequencies
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
+from clearsr.hardware import choose_device, choose_precision
 from clearsr.image import ImageData, resize, resize_alpha, to_pil
-from clearsr.pipeline import ClearSRPipeline, choose_device, choose_precision, output_size
+from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline_steps import output_size
 
 FAST = {"steps": 2, "upscale": 4.0}
 
@@ -206,7 +208,7 @@ def test_a_negative_prompt_needs_a_text_encoder(pipeline, make_image):
 
 
 def test_too_large_a_result_is_refused_before_it_is_made(pipeline, make_image, monkeypatch):
-    monkeypatch.setattr(pipeline_module, "MAX_OUTPUT_PIXELS", 32 * 32)
+    monkeypatch.setattr(pipeline_steps, "MAX_OUTPUT_PIXELS", 32 * 32)
     assert pipeline.upscale([make_image(8, 8)])[0].width == 32
     with pytest.raises(ClearSRError, match="big.png: 36x32 .* smaller --upscale"):
         pipeline.upscale([make_image(8, 9, source="big.png")])

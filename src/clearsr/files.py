@@ -110,7 +110,7 @@ def upscale_to_file(
         OSError: a folder cannot be made.
         MemoryError, RuntimeError: memory ran out, however little was done at once.
     """
-    from clearsr.pipeline import MAX_OUTPUT_PIXELS, result_size
+    from clearsr.pipeline_steps import MAX_OUTPUT_PIXELS, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
     size = result_size(*read_size(job.input), sampling)
@@ -143,7 +143,7 @@ def _upscale_in_blocks(
     Raises:
         ClearSRError: input or output is of a format that is in memory as a whole, and does not fit there.
     """
-    from clearsr.pipeline import result_size
+    from clearsr.pipeline_steps import result_size
     from clearsr.streaming import upscale_in_blocks
 
     with closing(open_source(job.input)) as source:

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -22,11 +22,9 @@ from clearsr.image.geometry import mirrored, resize_axis, to_signed, to_unit
 from clearsr.image.source import ImageSource
 from clearsr.memory import free_bytes
 from clearsr.models.latent_lr_embedding import LatentLR, vae_windows
+from clearsr.pipeline_steps import PipelineSteps
 from clearsr.sampling import Conditioning, StepCallback
 from clearsr.tiling import Window, blend_tiles, pieces, tile_windows
-
-if TYPE_CHECKING:
-    from clearsr.pipeline import ClearSRPipeline
 
 LATENTS_SHARE = 0.05  # of the free memory, that one tensor of latents may take before it goes to disk
 # Input pixels around a part whose colour is looked for where it is transparent; a power of two, so that the
@@ -77,7 +75,7 @@ class PreparedSource:
 
 @torch.no_grad()
 def upscale_in_blocks(
-    pipeline: "ClearSRPipeline",
+    pipeline: PipelineSteps,
     source: ImageSource,
     config: SamplingConfig,
     size: tuple[int, int],
@@ -115,7 +113,7 @@ class _Work:
 
     def __init__(
         self,
-        pipeline: "ClearSRPipeline",
+        pipeline: PipelineSteps,
         prepared: PreparedSource,
         config: SamplingConfig,
         piece: int,

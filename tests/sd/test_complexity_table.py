@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import clearsr.benchmark.sd21
-import clearsr.pipeline
+import clearsr.hardware
 from clearsr.analysis.complexity_table import complexity_table, describe, published, time_image
 from clearsr.checkpoint import locate, save_network
 from clearsr.cli import complexity, main
@@ -101,11 +101,8 @@ def test_the_papers_network_is_timed_with_random_weights_and_not_on_a_cpu(sd21, 
     assert complexity._timed(args, "sd21", sd21, sampling) == (sd21, "")
     assert "sd21 is not timed on a CPU" in caplog.text
 
-    cpu, asked = torch.device("cpu"), []
-    monkeypatch.setattr(
-        clearsr.pipeline, "choose_device", lambda name: Elsewhere() if name == "auto" else cpu
-    )
-    monkeypatch.setattr(clearsr.pipeline, "choose_precision", lambda name, device: torch.float32)
+    asked = []
+    monkeypatch.setattr(clearsr.hardware, "choose_device", lambda name: Elsewhere())
     monkeypatch.setattr(
         clearsr.benchmark.sd21, "random_network", lambda device, dtype: asked.append(dtype) or network
     )

@@ -79,7 +79,7 @@ def run(args: Namespace) -> int:
     show_information()
     from clearsr.evaluation.ablation import row_config, rows_of, run_ablations, run_row
     from clearsr.evaluation.measures import Scorer
-    from clearsr.pipeline import choose_device
+    from clearsr.hardware import choose_device
 
     rows = rows_of(tables)
     plan = _plan(args)

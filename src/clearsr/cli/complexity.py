@@ -97,7 +97,8 @@ def _timed(
     """The column with its time, and what that was measured on."""
     from clearsr.analysis.complexity_table import PRESET, time_image
     from clearsr.benchmark.sd21 import random_network
-    from clearsr.pipeline import ClearSRPipeline, choose_device, choose_precision
+    from clearsr.hardware import choose_device, choose_precision
+    from clearsr.pipeline import ClearSRPipeline
 
     device = choose_device(args.device)
     if subject != PRESET:

@@ -105,7 +105,7 @@ def run(args: Namespace) -> int:
         from clearsr.evaluation.measures import Scorer
         from clearsr.evaluation.niqe import NiqeModel
         from clearsr.evaluation.results import as_document, to_csv, to_json, write_text
-        from clearsr.pipeline import choose_device
+        from clearsr.hardware import choose_device
 
     pairs = find_pairs(args, args.sr)
     device = choose_device(args.device)
@@ -156,7 +156,7 @@ def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Met
     """ClearSR first, then everything that it is compared with."""
     from clearsr.evaluation.methods import baseline
     from clearsr.evaluation.other_networks import diffusers_method, spandrel_method
-    from clearsr.pipeline import choose_device
+    from clearsr.hardware import choose_device
 
     methods: list[Method] = []
     if args.model == "none":
