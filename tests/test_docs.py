@@ -16,10 +16,13 @@ from PIL import Image
 
 import clearsr
 from clearsr.cli import COMMANDS, main
+from clearsr.cli.flags import build, collect
+from clearsr.cli.model import SAMPLING_FLAGS
 from clearsr.cli.parser import Parser
-from clearsr.cli.upscale import OUTPUT_FLAGS, SAMPLING_FLAGS, collect_work
+from clearsr.cli.upscale import OUTPUT_FLAGS, collect_work
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
+from clearsr.config.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -98,11 +101,15 @@ LINES = [
 
 
 @pytest.mark.parametrize("words", LINES)
-def test_a_command_line_is_accepted(words):
+def test_a_command_line_is_accepted(words, monkeypatch):
+    """Its flags, and where the settings are all here, their values too."""
+    monkeypatch.chdir(ROOT)
     assert words[0] in COMMANDS
     args = parser_of(words[0]).parse_args(words[1:])
-    if words[0] in ("upscale", "batch") and not args.config:  # values, too, are those that are accepted
+    if words[0] in ("upscale", "batch") and not args.config:
         collect_work(args, ".jpg")
+    if words[0] == "train" and all(file.is_file() for file in args.config):
+        assert build(TrainConfig, collect(args, {})).data.train
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -189,6 +196,12 @@ def test_every_setting_is_explained_and_its_flag_is_right():
     assert [name for name, _ in rows] == [*fields(SamplingConfig), *fields(OutputConfig, "output.")]
     named = {flag: name for name, flag in rows if flag and flag != "--quality"}
     assert named == SAMPLING_FLAGS | OUTPUT_FLAGS
+
+
+def test_every_setting_of_training_is_explained():
+    table = text_of(DOCS / "training.md").partition("## Every setting")[2]
+    explained = re.findall(r"^\| `([\w.]+)` \|", table, flags=re.MULTILINE)
+    assert sorted(explained) == sorted(fields(TrainConfig))
 
 
 def test_every_public_name_is_in_the_reference():

@@ -25,6 +25,11 @@ def pictures(photo, tmp_path):
     return tmp_path / "in"
 
 
+def batch_command(pictures, out, model, *pool):
+    own = ("batch", pictures, "-o", out, "--model", model, "--threads-per-worker", "1")
+    return [sys.executable, "-m", "clearsr", *own, *pool, *SETTINGS]
+
+
 def rows_so_far(manifest):
     lines = manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
@@ -49,20 +54,7 @@ def test_workers_die_and_all_is_there_once(engine, pictures, model, upscale, tmp
     if engine == "ray":
         pytest.importorskip("ray")
     out = tmp_path / "out"
-    pool = ("--engine", engine, "--workers", "2", "--threads-per-worker", "1")
-    command = [
-        sys.executable,
-        "-m",
-        "clearsr",
-        "batch",
-        pictures,
-        "-o",
-        out,
-        "--model",
-        model,
-        *pool,
-        *SETTINGS,
-    ]
+    command = batch_command(pictures, out, model, "--engine", engine, "--workers", "2")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     first = kill_a_worker(process, out / "manifest.jsonl", 20)
     # With both gone, the run can only end if one at least was replaced.
@@ -103,20 +95,7 @@ def test_workers_die_and_all_is_there_once(engine, pictures, model, upscale, tmp
 @pytest.mark.timeout(900)
 def test_a_killed_run_goes_on_where_it_was(pictures, model, tmp_path):
     out = tmp_path / "out"
-    pool = ("--engine", "local", "--workers", "2", "--threads-per-worker", "1")
-    command = [
-        sys.executable,
-        "-m",
-        "clearsr",
-        "batch",
-        pictures,
-        "-o",
-        out,
-        "--model",
-        model,
-        *pool,
-        *SETTINGS,
-    ]
+    command = batch_command(pictures, out, model, "--engine", "local", "--workers", "2")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(rows_so_far(out / "manifest.jsonl")) < 50:
         assert process.poll() is None
@@ -144,9 +123,8 @@ def test_a_machine_of_a_cluster_is_lost(pictures, model, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args=size)
     try:
         lost = cluster.add_node(**size)
-        pool = ("--address", cluster.address, "--threads-per-worker", "1")
-        command = [sys.executable, "-m", "clearsr", "batch", pictures, "-o", out, "--model", model, *pool]
-        process = subprocess.Popen([*command, *SETTINGS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        command = batch_command(pictures, out, model, "--address", cluster.address)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         while len({row["worker"] for row in rows_so_far(out / "manifest.jsonl")}) < 2:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)

@@ -4,9 +4,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsr.cli.evaluate import EVALUATION_FLAGS
 from clearsr.cli.flags import Overrides, add_config_flags, build, collect
-from clearsr.cli.measuring import add_pair_arguments, find_pairs, numbers_of
+from clearsr.cli.measuring import EVALUATION_FLAGS, add_pair_arguments, find_pairs, numbers_of
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import show_information, write_line
 from clearsr.config.base import merge, parse_override

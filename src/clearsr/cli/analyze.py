@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import build
+from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
 from clearsr.cli.study import (
     STUDY_FLAGS,
@@ -17,7 +18,6 @@ from clearsr.cli.study import (
     read_pairs,
 )
 from clearsr.cli.terminal import busy, counting, write_line
-from clearsr.cli.upscale import pipeline_options
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -82,14 +82,12 @@ def run(args: Namespace) -> int:
         )
 
     with busy("starting", args.quiet):
-        from clearsr.pipeline import ClearSRPipeline
         from clearsr.plots import require_matplotlib
 
     require_matplotlib()
     sampling = build(SamplingConfig, settings.sampling, model_sampling(args))
     count, _ = read_pairs(args, settings.analysis, sampling)
-    with busy(f"loading {args.model}", args.quiet):
-        pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
+    pipeline = load_pipeline(args)
     draw: dict[str, Callable[..., None]] = {
         "control": _control,
         "spectra": _spectra,
@@ -107,12 +105,8 @@ def _control(
     """Figures 2 and 8."""
     from clearsr.analysis.control import AGAINST, VARIANTS, study_control
     from clearsr.analysis.draw_control import draw_differences, draw_pictures
-    from clearsr.pipeline import ClearSRPipeline
 
-    against = None
-    if args.against is not None:
-        with busy(f"loading {args.against}", args.quiet):
-            against = ClearSRPipeline.from_pretrained(args.against, **pipeline_options(args))
+    against = None if args.against is None else load_pipeline(args, args.against)
     count, pairs = read_pairs(args, settings.analysis, sampling)
     with counting("control signals", count, args.quiet) as begin:
         study = study_control(pipeline, pairs, sampling, settings.analysis, against, begin)

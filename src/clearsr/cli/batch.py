@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import Overrides, add_config_flags, build
+from clearsr.cli.model import pipeline_options, resolve_sampling
 from clearsr.cli.terminal import busy
 from clearsr.cli.upscale import (
     FORMATS,
     add_work_arguments,
     collect_work,
-    pipeline_options,
-    resolve_sampling,
 )
 from clearsr.config.batch import BatchConfig
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.flags import build
+from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
 from clearsr.cli.study import (
     STUDY_FLAGS,
@@ -16,7 +17,6 @@ from clearsr.cli.study import (
     read_pairs,
 )
 from clearsr.cli.terminal import busy, counting, write_line
-from clearsr.cli.upscale import pipeline_options
 from clearsr.config.base import merge
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
@@ -124,12 +124,10 @@ def _study(args: Namespace, settings: Settings, sampling: SamplingConfig, keep: 
     from clearsr.analysis.calibration import require_steps
     from clearsr.analysis.trajectory import study_trajectory
     from clearsr.evaluation.measures import Scorer
-    from clearsr.pipeline import ClearSRPipeline
 
     require_steps(sampling.steps)
     count, pairs = read_pairs(args, settings.analysis, sampling)
-    with busy(f"loading {args.model}", args.quiet):
-        pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
+    pipeline = load_pipeline(args)
     scorer = Scorer(settings.analysis.evaluation, device=pipeline.device)
     kept = settings.analysis.rows if keep else 0
     with counting("calibrating", count, args.quiet) as begin:

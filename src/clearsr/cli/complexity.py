@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clearsr.cli.model import add_model_flags, pipeline_options
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy, write_line
-from clearsr.cli.upscale import PRECISIONS, pipeline_options
 
 if TYPE_CHECKING:
     from clearsr.analysis.complexity_table import Complexity
@@ -44,9 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, default="markdown", help="(default: markdown)")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write here, not to stdout")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
-    parser.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    add_model_flags(parser, with_model=False)
 
 
 def run(args: Namespace) -> int:

@@ -5,22 +5,20 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearsr.cli.flags import Overrides, add_config_flags, build, collect
+from clearsr.cli.flags import Overrides, add_config_flags
 from clearsr.cli.measuring import (
-    OWN_FLAGS,
+    EVALUATION_FLAGS,
     add_model_arguments,
     add_pair_arguments,
+    collect_measuring,
     dataset_name,
     find_pairs,
-    load_pipeline,
-    numbers_of,
 )
+from clearsr.cli.model import load_pipeline, resolve_sampling
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy, write_line
-from clearsr.cli.upscale import resolve_sampling
 from clearsr.config.base import merge, parse_override
 from clearsr.config.evaluation import EvaluationConfig
-from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from torch import device
@@ -32,11 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-EVALUATION_FLAGS = {
-    "--measures": "measures",
-    "--crop-border": "crop_border",
-    "--confidence": "confidence",
-}
 BASELINES = ("bicubic", "lanczos")
 
 _EPILOG = """\
@@ -93,11 +86,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Measure, print the means, and write what was asked for."""
-    given = collect(args, OWN_FLAGS | EVALUATION_FLAGS)
-    own, evaluation = split_settings(given)
-    build(SamplingConfig, own)
-    config = build(EvaluationConfig, evaluation)
-    seeds = numbers_of(args.seeds, "--seeds", int)
+    own, config, seeds = collect_measuring(args)
     baselines = [name.strip() for name in args.baselines.split(",") if name.strip()]
     _check(args, baselines)
 
@@ -121,14 +110,6 @@ def run(args: Namespace) -> int:
             write_text(path, text())
     _show(evaluations, len(pairs), config)
     return 0
-
-
-def split_settings(given: Overrides) -> tuple[Overrides, Overrides]:
-    """Settings of the model, and of the evaluation."""
-    of_evaluation = set(EVALUATION_FLAGS.values())
-    own = {key: value for key, value in given.values.items() if key not in of_evaluation}
-    measured = {key: value for key, value in given.values.items() if key in of_evaluation}
-    return Overrides(own, given.origins), Overrides(measured, given.origins)
 
 
 def _check(args: Namespace, baselines: list[str]) -> None:
@@ -177,7 +158,8 @@ def _own_methods(args: Namespace, own: Overrides) -> "tuple[list[Method], device
     """ClearSR under the settings that were given, and under the others that `--also` names."""
     from clearsr.evaluation.methods import clearsr_method
 
-    pipeline, sampling = load_pipeline(args, own)
+    sampling = resolve_sampling(args, own)
+    pipeline = load_pipeline(args)
     name = args.name or (args.model if args.model == "compact" else Path(args.model).name)
     methods = [clearsr_method(name, pipeline, sampling)]
     for text in args.also:

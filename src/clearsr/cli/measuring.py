@@ -3,26 +3,32 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from clearsr.cli.flags import Overrides, add_config_files, add_config_flags
+from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
+from clearsr.cli.model import SAMPLING_FLAGS, add_model_flags, embedded_defaults
 from clearsr.cli.parser import UsageError
-from clearsr.cli.terminal import busy
-from clearsr.cli.upscale import (
-    PRECISIONS,
-    SAMPLING_FLAGS,
-    embedded_defaults,
-    pipeline_options,
-    resolve_sampling,
-)
+from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from clearsr.evaluation.pairs import ImagePair
-    from clearsr.pipeline import ClearSRPipeline
 
 Number = TypeVar("Number", int, float)
 OWN_FLAGS = {flag: path for flag, path in SAMPLING_FLAGS.items() if flag != "--seed"}
+EVALUATION_FLAGS = {
+    "--measures": "measures",
+    "--crop-border": "crop_border",
+    "--confidence": "confidence",
+}
+
+
+class Measuring(NamedTuple):
+    """What the user asked for, checked; `sampling` is still to be laid over the model's own settings."""
+
+    sampling: Overrides
+    evaluation: EvaluationConfig
+    seeds: list[int]
 
 
 def add_pair_arguments(parser: ArgumentParser) -> None:
@@ -36,15 +42,28 @@ def add_pair_arguments(parser: ArgumentParser) -> None:
 def add_model_arguments(parser: ArgumentParser, with_seeds: bool = True) -> None:
     """The flags that name the model and its settings."""
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
-    model.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    model.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    add_model_flags(model)
     if with_seeds:
         model.add_argument("--seeds", default="0", metavar="N,N,...", help="run with each (default: 0)")
     settings = parser.add_argument_group("settings of the model")
     add_config_flags(settings, OWN_FLAGS, embedded_defaults())
     add_config_files(settings, "lsa.ela_end=0.3")
+
+
+def collect_measuring(args: Namespace) -> Measuring:
+    """The settings of a command that upscales and measures.
+
+    Raises:
+        UsageError: a bad value; it is refused before anything heavy is imported.
+    """
+    given = collect(args, OWN_FLAGS | EVALUATION_FLAGS)
+    of_evaluation = set(EVALUATION_FLAGS.values())
+    own = {key: value for key, value in given.values.items() if key not in of_evaluation}
+    measured = {key: value for key, value in given.values.items() if key in of_evaluation}
+    sampling = Overrides(own, given.origins)
+    build(SamplingConfig, sampling)
+    evaluation = build(EvaluationConfig, Overrides(measured, given.origins))
+    return Measuring(sampling, evaluation, numbers_of(args.seeds, "--seeds", int))
 
 
 def find_pairs(args: Namespace, sr: Path | None = None) -> "list[ImagePair]":
@@ -68,16 +87,6 @@ def dataset_name(args: Namespace) -> str:
     if args.testset is None and folder.name.lower() in ("test_hr", "test_lr", "hr", "lr", "gt", "lq"):
         folder = folder.parent
     return dataset_of(folder.name) or folder.name
-
-
-def load_pipeline(args: Namespace, own: Overrides) -> "tuple[ClearSRPipeline, SamplingConfig]":
-    """The pipeline that the flags name, and its settings."""
-    from clearsr.pipeline import ClearSRPipeline
-
-    sampling = resolve_sampling(args, own)
-    with busy(f"loading {args.model}", args.quiet):
-        pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
-    return pipeline, sampling
 
 
 def numbers_of(text: str, flag: str, kind: Callable[[str], Number]) -> list[Number]:

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearsr.cli.evaluate import EVALUATION_FLAGS
 from clearsr.cli.flags import add_config_flags, build, collect
+from clearsr.cli.measuring import EVALUATION_FLAGS
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import write_line
 from clearsr.config.evaluation import EvaluationConfig

@@ -5,8 +5,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
+from clearsr.cli.model import add_model_flags, load_pipeline
 from clearsr.cli.terminal import busy, show_information, write_line
-from clearsr.cli.upscale import PRECISIONS
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 
@@ -35,10 +35,7 @@ examples:
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.epilog = _EPILOG
-    parser.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
-    parser.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    add_model_flags(parser)
     parser.add_argument("--api-only", action="store_true", help="no page, the HTTP API alone")
     group = parser.add_argument_group("serving")
     group.add_argument("--no-auth", action="store_true", help="let everyone in who reaches the address")
@@ -50,16 +47,13 @@ def run(args: Namespace) -> int:
     """Serve until stopped."""
     config = build(ServingConfig, collect(args, SERVING_FLAGS), _from_environment(args))
     show_information()
-    with busy(f"loading {args.model}", args.quiet):
+    with busy("starting", args.quiet):
         try:
             from clearsr.web.server import build_server, run_server
         except ImportError as error:
             raise ClearSRError(f"serve: {error.name} is missing; pip install 'clearsr[web]'") from None
-        from clearsr.pipeline import ClearSRPipeline
-
-        pipeline = ClearSRPipeline.from_pretrained(
-            args.model, device=args.device, precision=args.precision, base_model=args.base_model
-        )
+    pipeline = load_pipeline(args)
+    with busy("starting", args.quiet):
         server = build_server(pipeline, config, with_page=not args.api_only)
     run_server(server, config, _announce)
     return 0

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clearsr.cli.flags import Overrides, add_config_flags, build, collect
 from clearsr.cli.measuring import OWN_FLAGS, add_model_arguments, add_pair_arguments, find_pairs
+from clearsr.cli.model import SAMPLING_FLAGS, embedded_defaults
 from clearsr.cli.parser import UsageError
-from clearsr.cli.upscale import SAMPLING_FLAGS, embedded_defaults
 from clearsr.config.analysis import AnalysisConfig
 from clearsr.config.sampling import SamplingConfig
 

@@ -4,21 +4,20 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearsr.cli.evaluate import EVALUATION_FLAGS, split_settings
-from clearsr.cli.flags import add_config_flags, build, collect
+from clearsr.cli.flags import add_config_flags
 from clearsr.cli.measuring import (
-    OWN_FLAGS,
+    EVALUATION_FLAGS,
     add_model_arguments,
     add_pair_arguments,
+    collect_measuring,
     dataset_name,
     find_pairs,
-    load_pipeline,
     numbers_of,
 )
+from clearsr.cli.model import load_pipeline, resolve_sampling
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy, write_line
 from clearsr.config.evaluation import EvaluationConfig
-from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from clearsr.evaluation.lsa_sweep import Sweep
@@ -54,13 +53,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run the grid, write, and print Table 4."""
-    own, evaluation = split_settings(collect(args, OWN_FLAGS | EVALUATION_FLAGS))
+    own, config, seeds = collect_measuring(args)
     if own.given("lsa.alpha") or own.given("lsa.beta"):
         raise UsageError("--alpha, --beta: sweep-lsa sets them itself; give --alphas and --betas")
-    build(SamplingConfig, own)
-    config = build(EvaluationConfig, evaluation)
     alphas, betas = _strengths(args.alphas, "--alphas"), _strengths(args.betas, "--betas")
-    seeds = numbers_of(args.seeds, "--seeds", int)
     if args.testset is None and (args.lr is None or args.hr is None):
         raise UsageError("sweep-lsa: needs --testset DIR, or --lr DIR and --hr DIR")
 
@@ -77,7 +73,8 @@ def run(args: Namespace) -> int:
     example = pairs[0].name if args.example is None else args.example
     if example not in (pair.name for pair in pairs):
         raise UsageError(f"--example {example}: is none of the pictures, such as {pairs[0].name}")
-    pipeline, sampling = load_pipeline(args, own)
+    sampling = resolve_sampling(args, own)
+    pipeline = load_pipeline(args)
     scorer = Scorer(config, has_hr=pairs[0].hr is not None, device=pipeline.device)
     with Progress(transient=True, disable=args.quiet) as progress:
         task = progress.add_task("sweeping", total=len(pairs) * len(seeds) * len(alphas) * len(betas))

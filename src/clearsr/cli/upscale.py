@@ -1,16 +1,20 @@
 """`clearsr upscale`: files and folders in, larger files out. All is checked before weights are loaded."""
 
-import json
 from argparse import ArgumentParser, Namespace
-from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
+from clearsr.cli.model import (
+    SAMPLING_FLAGS,
+    add_model_flags,
+    embedded_defaults,
+    load_pipeline,
+    resolve_sampling,
+)
 from clearsr.cli.parser import UsageError
 from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
-from clearsr.config.base import build_config
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 
@@ -18,26 +22,8 @@ if TYPE_CHECKING:
     from clearsr.cli.reporter import Reporter
     from clearsr.files import Job
 
-SAMPLING_FLAGS = {
-    "--upscale": "upscale",
-    "--steps": "steps",
-    "--seed": "seed",
-    "--lsa": "lsa.preset",
-    "--alpha": "lsa.alpha",
-    "--beta": "lsa.beta",
-    "--guidance-scale": "guidance_scale",
-    "--negative-prompt": "negative_prompt",
-    "--color": "color",
-    "--scheduler": "scheduler",
-    "--start": "start",
-    "--start-timestep": "start_timestep",
-    "--noise-scale": "noise_scale",
-    "--tile": "tile.size",
-    "--max-memory": "max_memory",
-}
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LOSSY = {".jpg": "jpeg_quality", ".jpeg": "jpeg_quality", ".webp": "webp_quality", ".avif": "avif_quality"}
 
@@ -79,10 +65,7 @@ def add_work_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--format", choices=FORMATS, help="format of the results (default: png)")
     parser.add_argument("--quality", metavar="N", help="1-100, for jpg, webp and avif (default: high)")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
-    model.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
-    model.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
+    add_model_flags(model)
     model.add_argument(
         "--compile", action="store_true", help="torch.compile the network; pays for many images of one size"
     )
@@ -134,33 +117,6 @@ def collect_work(args: Namespace, suffix: str) -> tuple[Overrides, OutputConfig]
     return sampling, build(OutputConfig, _with_quality(overrides.section("output"), args.quality, suffix))
 
 
-def resolve_sampling(args: Namespace, given: Overrides) -> SamplingConfig:
-    """The model's own settings with the user's over them.
-
-    Raises:
-        ClearSRError: there is no such model, or it cannot do what is asked.
-    """
-    from clearsr.checkpoint import locate, read_description
-
-    description = read_description(locate(args.model))
-    sampling = build(SamplingConfig, given, description["sampling"])
-    _check_negative_prompt(sampling, args.base_model or description["model"].get("base_model"))
-    return sampling
-
-
-def pipeline_options(args: Namespace) -> dict[str, Any]:
-    """What `ClearSRPipeline.from_pretrained` takes beside the model."""
-    names = ("device", "precision", "base_model", "compile", "offload")
-    return {name: getattr(args, name) for name in names if name in args}
-
-
-def embedded_defaults() -> SamplingConfig:
-    """The settings that the model in the package brings, without reading its weights."""
-    path = files("clearsr") / "weights" / "compact" / "config.json"
-    sampling = json.loads(path.read_text("utf-8"))["sampling"] if path.is_file() else {}
-    return build_config(SamplingConfig, sampling)
-
-
 def _upscale_all(
     args: Namespace,
     jobs: "list[Job]",
@@ -172,7 +128,6 @@ def _upscale_all(
     """Load the model once, if there is anything to do, and take the files one by one."""
     from clearsr.comparisons import compare_file
     from clearsr.files import is_done, skipped, upscale_file
-    from clearsr.pipeline import ClearSRPipeline
 
     waiting = [job for job in jobs if args.overwrite or not is_done(job)]
     for job in jobs:
@@ -185,8 +140,7 @@ def _upscale_all(
             reporter.skip(streams.shown_job(job))
     if not waiting:
         return
-    with busy(f"loading {args.model}", args.quiet):
-        pipeline = ClearSRPipeline.from_pretrained(args.model, **pipeline_options(args))
+    pipeline = load_pipeline(args)
     with reporter.working(len(waiting)):
         for job in waiting:
             on_step = reporter.start(job)
@@ -225,13 +179,3 @@ def _with_quality(overrides: Overrides, quality: str | None, suffix: str) -> Ove
     if suffix == ".webp":
         values["webp_lossless"] = False
     return Overrides(values, {**overrides.origins, field: "--quality"})
-
-
-def _check_negative_prompt(sampling: SamplingConfig, base_model: str | None) -> None:
-    """A negative prompt needs a text encoder, and guidance to act through."""
-    if not sampling.negative_prompt:
-        return
-    if base_model is None:
-        raise UsageError("--negative-prompt: this model has no text encoder; leave it out")
-    if sampling.guidance_scale == 1:
-        raise UsageError("--negative-prompt: acts through guidance; give --guidance-scale above 1 too")
