@@ -5,18 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearsr.cli.flags import build
 from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.study import (
-    STUDY_FLAGS,
-    Settings,
-    add_study_arguments,
-    collect_study,
-    gives_strengths,
-    model_sampling,
-    read_pairs,
-)
+from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, read_pairs
 from clearsr.cli.terminal import busy, counting, write_line
 from clearsr.config.sampling import SamplingConfig
 
@@ -85,7 +76,7 @@ def run(args: Namespace) -> int:
         from clearsr.plots import require_matplotlib
 
     require_matplotlib()
-    sampling = build(SamplingConfig, settings.sampling, model_sampling(args))
+    sampling = settings.over_model(args.model)
     count, _ = read_pairs(args, settings.analysis, sampling)
     pipeline = load_pipeline(args)
     draw: dict[str, Callable[..., None]] = {
@@ -156,7 +147,7 @@ def _trajectory(
     from clearsr.analysis.trajectory import study_trajectory
     from clearsr.evaluation.measures import MEASURES, Scorer
 
-    if not gives_strengths(settings.sampling):
+    if not settings.gives_strengths:
         sampling = sampling.model_copy(
             update={"lsa": sampling.lsa.model_copy(update={"alpha": 0.0, "beta": 0.0})}
         )

@@ -4,20 +4,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsr.cli.flags import build
 from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.study import (
-    STUDY_FLAGS,
-    Settings,
-    add_study_arguments,
-    collect_study,
-    gives_strengths,
-    model_sampling,
-    read_pairs,
-)
+from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, read_pairs
 from clearsr.cli.terminal import busy, counting, write_line
-from clearsr.config.base import merge
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 
@@ -57,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Measure, find, show, keep."""
     settings = collect_study(args, STUDY_FLAGS)
-    if gives_strengths(settings.sampling):
+    if settings.gives_strengths:
         raise UsageError("--lsa, --alpha, --beta: calibration samples without LSA; leave them out")
     if "niqe" not in settings.analysis.evaluation.measures:
         raise UsageError("--measures: the rule needs niqe among them")
@@ -110,8 +100,7 @@ def _sampling(args: Namespace, settings: Settings) -> SamplingConfig:
     """The run to calibrate on: without LSA, and of enough steps to have parts."""
     from clearsr.analysis.calibration import DEFAULT_STEPS
 
-    own = merge(model_sampling(args), {"lsa": {"alpha": 0.0, "beta": 0.0}})
-    sampling = build(SamplingConfig, settings.sampling, own)
+    sampling = settings.over_model(args.model, {"lsa": {"alpha": 0.0, "beta": 0.0}})
     if settings.sampling.given("steps") or sampling.steps >= DEFAULT_STEPS:
         return sampling
     if not args.quiet:

@@ -1,7 +1,7 @@
 """What `clearsr analyze` and `clearsr calibrate` share: pictures, a model, settings and measures."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +10,7 @@ from clearsr.cli.measuring import OWN_FLAGS, add_model_arguments, add_pair_argum
 from clearsr.cli.model import SAMPLING_FLAGS, embedded_defaults
 from clearsr.cli.parser import UsageError
 from clearsr.config.analysis import AnalysisConfig
+from clearsr.config.base import merge
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -29,6 +30,18 @@ class Settings(NamedTuple):
 
     sampling: Overrides
     analysis: AnalysisConfig
+
+    @property
+    def gives_strengths(self) -> bool:
+        """Whether the user chose how strongly LSA acts."""
+        return any(self.sampling.given(f"lsa.{name}") for name in ("preset", "alpha", "beta"))
+
+    def over_model(self, model: str, changes: Mapping[str, Any] | None = None) -> SamplingConfig:
+        """The settings that the model brings, `changes` over them, and over both the user's."""
+        from clearsr.checkpoint import locate, read_description
+
+        own = read_description(locate(model))["sampling"]
+        return build(SamplingConfig, self.sampling, merge(own, changes or {}))
 
 
 def add_study_arguments(parser: ArgumentParser, flags: dict[str, str]) -> None:
@@ -57,18 +70,6 @@ def collect_study(args: Namespace, flags: dict[str, str]) -> Settings:
     if stored in (["lr"], ["hr"]):
         raise UsageError(f"--{stored[0]}: pairs are needed; give --lr and --hr")
     return Settings(sampling, build(AnalysisConfig, overrides.section("analysis")))
-
-
-def gives_strengths(sampling: Overrides) -> bool:
-    """Whether the user chose how strongly LSA acts."""
-    return any(sampling.given(f"lsa.{name}") for name in ("preset", "alpha", "beta"))
-
-
-def model_sampling(args: Namespace) -> dict[str, Any]:
-    """The settings that the model brings."""
-    from clearsr.checkpoint import locate, read_description
-
-    return dict(read_description(locate(args.model))["sampling"])
 
 
 def read_pairs(

@@ -1,6 +1,8 @@
 """The network that a stage starts from: fresh parts, a base, and what earlier stages left."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -31,9 +33,7 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
         ClearSRError: the base or a model in `init_from` cannot be loaded, or does not fit the configuration.
     """
     network = build_network(config.model, config.seed)
-    stages: list[str] = []
-    for source in config.init_from:
-        stages += start_from(network, source)
+    stages = _start_from_all(network, config.init_from)
     if config.stage == "prior" and "clearsr" in stages:
         raise ClearSRError(
             "init_from: has been through stage clearsr, whose control branches belong to its U-Net; stage "
@@ -51,6 +51,25 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
         linear = network.latents.own_lr_encoder().get_submodule("linear")
         linear.load_state_dict(network.latents.vae.encoder.linear.state_dict())
     return network, stages
+
+
+def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[str]:
+    """Load one model after the other; returns the stages that they have been through."""
+    stages: list[str] = []
+    first, before = Path(), None
+    for source in sources:
+        brought = start_from(network, source)
+        stages += brought
+        if "autoencoder" not in brought:
+            continue
+        own = {name: v.clone() for name, v in network.latents.vae.state_dict().items() if "lora_" not in name}
+        if before is not None and any(not torch.equal(before[name], value) for name, value in own.items()):
+            logger.warning(
+                "init_from: %s and %s bring different VAEs; that of the latter is taken, and what else the "
+                "former brings was trained on other latents", first, source,
+            )  # fmt: skip
+        first, before = source, own
+    return stages
 
 
 def missing_stages(config: TrainConfig, stages: list[str]) -> list[str]:
