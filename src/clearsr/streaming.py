@@ -18,7 +18,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.disk_tensor import DiskTensor
 from clearsr.image.alpha import fill_transparent
 from clearsr.image.data import ImageData
-from clearsr.image.geometry import mirrored, resize_axis, to_signed, to_unit
+from clearsr.image.geometry import mirrored, resize_axis, resize_share, to_signed, to_unit
 from clearsr.image.source import ImageSource
 from clearsr.memory import free_bytes
 from clearsr.models.latent_lr_embedding import LatentLR, vae_windows
@@ -143,13 +143,13 @@ class _Work:
         """What step 2 wants to know of the whole image: the image prompt, and the colours."""
         height, width = self._prepared.height, self._prepared.width
         side = self._pipeline.network.image_prompt.side
-        rows, columns = (resize_axis(length, side, 0, side)[2] for length in (height, width))
         small, colors = torch.zeros(1, 3, side, side), ChannelStatistics()
         for window in pieces(height, width, self._piece):
             pixels = self._prepared.read(window)
             colors.add(pixels)
-            by_rows, by_columns = rows[:, window.top : window.bottom], columns[:, window.left : window.right]
-            small += by_rows @ to_signed(pixels) @ by_columns.T
+            rows, by_rows = resize_share(height, side, window.top, window.bottom)
+            columns, by_columns = resize_share(width, side, window.left, window.right)
+            small[:, :, rows, columns] += by_rows @ to_signed(pixels) @ by_columns.T
         return self._pipeline.prompt_of(small), colors
 
     def embed(self) -> LatentLR:

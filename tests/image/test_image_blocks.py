@@ -126,6 +126,41 @@ def test_other_files_are_upright_part_by_part(tmp_path: Path, orientation: int, 
     _assert_same_parts(source, whole)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_kept_tiles_leave_no_holes_in_memory(tmp_path: Path) -> None:
+    # Tiles of 192 kB that stay, made between arrays of 12 MB that go: one by one, 144 of them cost 1.5 GB.
+    side, rows, columns = 256, 12, 12
+    samples = np.zeros((rows * side, columns * side, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb", tile=(side, side), compression="zlib")
+    source, before = open_source(tmp_path / "x.tif"), _anonymous_bytes()
+    for window in pieces(source.height, source.width, side):
+        source.read(window)
+        pixels = torch.ones(3, 1024, 1024)
+        twice = 2 * pixels
+        total = twice + pixels  # all three live until the next tile is there
+    assert bool((total == 3).all())
+    assert _anonymous_bytes() - before < 400e6
+    source.close()
+
+
+def _anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in status if line.startswith("RssAnon")).split()[1])
+
+
+def test_a_tile_that_is_far_larger_than_its_picture_is_not_taken_at_its_word(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb", tile=(16, 16))
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "x.tif") as file:
+        for code in (322, 323):  # TileWidth, TileLength
+            tag = file.pages[0].tags[code]
+            data[tag.offset + 2 : tag.offset + 4] = (4).to_bytes(2, "little")  # a LONG
+            data[tag.offset + 8 : tag.offset + 12] = (2**20).to_bytes(4, "little")
+    (tmp_path / "x.tif").write_bytes(data)
+    assert TiffSource.open(tmp_path / "x.tif", "x.tif", 10**6) is None
+
+
 def test_damage_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "x.tif"
     samples = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from clearsr.image import crop, fill_transparent, pad_to_multiple, resize, resize_alpha, to_signed, to_unit
-from clearsr.image.geometry import resize_axis
+from clearsr.image.geometry import resize_axis, resize_share
 
 
 def _picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -133,3 +133,16 @@ def test_parts_of_a_resized_picture_are_the_wholes(size: tuple[int, int]) -> Non
         seen = picture[0, :, first_row:last_row, first:last]
         part = (rows @ (seen @ columns.T).clamp(0, 1)).clamp(0, 1)
         torch.testing.assert_close(part, whole[:, top:bottom, left:right], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("length", "target"), [(1000, 7), (96, 64), (10, 33), (64, 64), (5, 1), (1, 5)])
+@pytest.mark.parametrize("part", [1, 3, 37])
+def test_the_shares_of_parts_of_an_axis_add_up_to_resizing_it(length: int, target: int, part: int) -> None:
+    signal = torch.rand(length, generator=torch.Generator().manual_seed(0))
+    whole = resize_axis(length, target, 0, target)[2] @ signal
+    summed = torch.zeros(target)
+    for first in range(0, length, part):
+        last = min(first + part, length)
+        cells, share = resize_share(length, target, first, last)
+        summed[cells] += share @ signal[first:last]
+    assert torch.allclose(summed, whole, atol=1e-6)

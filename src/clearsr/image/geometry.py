@@ -3,6 +3,8 @@
 `resize` is what the package calls "bicubic" everywhere: antialiased, Keys' a = -0.5, as Pillow does it.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,6 +56,26 @@ def resize_axis(length: int, target: int, first: int, last: int) -> tuple[int, i
     cells = torch.arange(start, stop, dtype=torch.float64) + 0.5
     weights = _keys_cubic((cells[None, :] - centers[:, None]) / max(stretch, 1.0))
     return start, stop, (weights / weights.sum(1, keepdim=True)).float()
+
+
+def resize_share(length: int, target: int, first: int, last: int) -> tuple[slice, Tensor]:
+    """What cells `first` to `last` of an axis of `length` cells give when it is resized to `target` cells.
+
+    `resize_axis` seen from the other side: the shares of all parts of the axis add up to the whole result.
+
+    Returns:
+        the cells of the target that get something, and weights (cells that get something)×(last - first).
+    """
+    stretch = length / target
+    support = 2 * max(stretch, 1.0) + 1  # one more cell than `resize_axis` looks at, against rounding
+    low = max(0, math.floor((first - support) / stretch - 0.5))
+    high = min(target, math.ceil((last + support) / stretch + 0.5))
+    start, stop, weights = resize_axis(length, target, low, high)
+    share = weights.new_zeros(high - low, last - first)
+    overlap = slice(max(first, start), min(last, stop))
+    there, here = (slice(overlap.start - edge, overlap.stop - edge) for edge in (first, start))
+    share[:, there] = weights[:, here]
+    return slice(low, high), share
 
 
 def _keys_cubic(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ whole and kept as the bytes that it holds.
 """
 
 import dataclasses
+import math
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from clearsr.image.metadata import collect_metadata, safe_exif
 from clearsr.tiling import Window
 
 _CACHE_BYTES = 96_000_000  # of decoded strips or tiles: a row of them is read several times
+_LARGEST_TILE = 4096 * 4096  # in pixels, that a small picture may come in; its size is the file's word alone
 _BLACK_IS_ZERO, _RGB, _CONTIGUOUS = 1, 2, 1
 _INFO_TAGS = {"icc_profile": 34675, "xmp": 700}  # under the names that Pillow gives them
 
@@ -81,7 +83,13 @@ class TiffSource:
         self._page: Any = file.pages[0]
         self.height, self.width = self._page.imagelength, self._page.imagewidth
         self._base = 3 if self._page.photometric == _RGB else 1
-        self._decoded: OrderedDict[int, np.ndarray] = OrderedDict()
+        # One block of memory for all that is kept: small arrays that live long, made between large ones that
+        # do not, leave the heap full of holes (5 GB of them on the way through 1,000 megapixels).
+        shape = (*_chunk_size(self._page), self._page.samplesperpixel)
+        dtype, chunks = self._page.dtype.newbyteorder("="), len(self._page.dataoffsets)
+        count = min(_CACHE_BYTES // (math.prod(shape) * dtype.itemsize), chunks)
+        self._kept = np.empty((max(1, count), *shape), dtype)
+        self._places: OrderedDict[int, int] = OrderedDict()  # in `_kept`, of chunks; what goes first is first
         self._metadata = self._read_metadata(path)
 
     @classmethod
@@ -108,6 +116,7 @@ class TiffSource:
                 and len(file.pages) == 1
                 and page.samplesperpixel >= (3 if page.photometric == _RGB else 1)
                 and 50706 not in page.tags  # a camera's raw file
+                and 0 < math.prod(_chunk_size(page)) <= page.imagewidth * page.imagelength + _LARGEST_TILE
             )
             if not is_plain:
                 file.close()
@@ -123,8 +132,8 @@ class TiffSource:
         Raises:
             ClearSRError: the file is damaged there.
         """
-        height, width, _, channels = self._chunk_shape()
-        samples = np.empty((*window.size, channels), self._page.dtype)
+        height, width, channels = self._kept.shape[1:]
+        samples = np.empty((*window.size, channels), self._kept.dtype)
         for row in range(window.top // height, -(-window.bottom // height)):
             for column in range(window.left // width, -(-window.right // width)):
                 chunk = Window(row * height, column * width, (row + 1) * height, (column + 1) * width)
@@ -140,20 +149,21 @@ class TiffSource:
         """Close the file."""
         self._file.close()
 
-    def _chunk_shape(self) -> tuple[int, int, int, int]:
-        """Height, width, depth and channels of what is decoded at once."""
-        page = self._page
-        if page.is_tiled:
-            return page.tilelength, page.tilewidth, 1, page.samplesperpixel
-        return min(page.rowsperstrip, page.imagelength), page.imagewidth, 1, page.samplesperpixel
-
     def _chunk(self, row: int, column: int) -> np.ndarray:
-        """h×w×C samples of a strip or tile."""
-        width = self._chunk_shape()[1]
-        index = row * -(-self.width // width) + column
-        if index in self._decoded:
-            self._decoded.move_to_end(index)
-            return self._decoded[index]
+        """h×w×C samples of a strip or tile; what lies beyond the picture is undefined."""
+        index = row * -(-self.width // self._kept.shape[2]) + column
+        if index in self._places:
+            self._places.move_to_end(index)
+            return self._kept[self._places[index]]
+        chunk = self._decode(index)
+        is_full = len(self._places) == len(self._kept)
+        place = self._places.popitem(last=False)[1] if is_full else len(self._places)
+        self._kept[place, : chunk.shape[0], : chunk.shape[1]] = chunk
+        self._places[index] = place
+        return self._kept[place]
+
+    def _decode(self, index: int) -> np.ndarray:
+        """h×w×C samples of a strip or tile, which at the border may be smaller than the others."""
         page = self._page
         try:
             with silent_tifffile():
@@ -161,16 +171,12 @@ class TiffSource:
                 handle.seek(page.dataoffsets[index])
                 data = handle.read(page.databytecounts[index])
                 values = page.decode(data, index, jpegtables=page.jpegtables)[0]
-            chunk = np.asarray(values)[0].astype(page.dtype.newbyteorder("="), copy=False)
+            return np.asarray(values)[0]
         except Exception as error:  # decoders raise anything, as in `read_image`
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ClearSRError(
                 f"{self.source}: is damaged or incomplete and cannot be read ({reason})"
             ) from error
-        self._decoded[index] = chunk
-        while len(self._decoded) > 1 and sum(c.nbytes for c in self._decoded.values()) > _CACHE_BYTES:
-            self._decoded.popitem(last=False)
-        return chunk
 
     def _read_metadata(self, path: Path) -> ImageMetadata:
         """As `read_image` finds it: by Pillow, or by `tifffile` where Pillow does not know the layout."""
@@ -183,6 +189,13 @@ class TiffSource:
                 info = {name: tag.value for name, tag in tags.items() if tag is not None}
                 return collect_metadata(info, Image.Exif(), is_gray, self.source)
             return collect_metadata(image.info, safe_exif(image, self.source), is_gray, self.source)
+
+
+def _chunk_size(page: Any) -> tuple[int, int]:
+    """Height and width of a TIFF page's tiles or strips, which are what can be decoded alone."""
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
