@@ -1,5 +1,7 @@
 """`clearsr ablate` to the end in small: which rows run, what they change, what is not run twice."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -86,6 +88,26 @@ def test_the_whole_command_and_a_second_run_that_trains_nothing(run, arguments, 
     again = run(*arguments, "--tables", "6")
     assert again.code == 0 and len(trained) == 3
     assert (tmp_path / "out" / "tables.md").read_text() == text
+
+
+def test_a_row_that_was_stopped_is_not_measured_and_goes_on(run, arguments, tmp_path, monkeypatch):
+    from clearsr.training import engine
+
+    step = engine.Stepper.step
+
+    def stopped_by_a_signal(self, number):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number)
+
+    monkeypatch.setattr(engine.Stepper, "step", stopped_by_a_signal)
+    outcome = run(*arguments, "--tables", "6")
+    assert outcome.code == 1
+    assert "window-32: stopped after step 1 of 2; the same command goes on there" in outcome.errors[-1]
+    assert not list((tmp_path / "out").rglob("result.json"))
+    assert not (tmp_path / "out" / "window-16").exists()
+    monkeypatch.setattr(engine.Stepper, "step", step)
+    again = run(*arguments, "--tables", "6")
+    assert again.code == 0 and again.out.count("| measured |") == 3
 
 
 @pytest.mark.parametrize("recipe", [None, RECIPE], ids=["paper", "compact"])

@@ -28,6 +28,7 @@ from clearsr.evaluation.tables import Table, TableRow
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.training.engine import fit
 from clearsr.training.fresh_control import model_beside, write_start
+from clearsr.training.run_folder import steps_done
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ def run_row(
     A row whose result was written under the same settings and pictures is read, not run again.
 
     Raises:
-        ClearSRError: the training or the evaluation cannot be done.
+        ClearSRError: the training or the evaluation cannot be done, or the training was stopped.
     """
     config = row_config(row, plan)
     folder = plan.output / row.overlay
@@ -138,6 +139,11 @@ def run_row(
     if plan.source is not None and not (folder / "start").is_dir():
         write_start(plan.source, config.model, folder / "start", config.seed)
     export = fit(config, resume="latest")
+    done = steps_done(config.output)
+    if done < config.steps:  # stopped by a signal: not the row's network yet, so nothing is measured
+        raise ClearSRError(
+            f"{row.overlay}: stopped after step {done} of {config.steps}; the same command goes on there"
+        )
     pipeline = ClearSRPipeline.from_pretrained(export, precision=config.precision)
     method = clearsr_method(row.overlay, pipeline, sampling)
     evaluation = evaluate_method(method, pairs, scorer, seeds)

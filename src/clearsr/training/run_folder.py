@@ -31,6 +31,12 @@ def checkpoint_folders(run: Path) -> list[Path]:
     return sorted(folders, key=lambda p: int(p.name.removeprefix("step-")))
 
 
+def steps_done(run: Path) -> int:
+    """Steps that the newest checkpoint of a run has seen; 0 without one."""
+    folders = checkpoint_folders(run)
+    return int(folders[-1].name.removeprefix("step-")) if folders else 0
+
+
 def save_checkpoint(
     run: Path, step: int, state: TrainingState, keep: int, notes: dict[str, Any] | None = None
 ) -> Path:
