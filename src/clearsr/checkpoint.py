@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from clearsr.atomic import written_aside
 from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
@@ -69,11 +70,10 @@ def save_network(
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".{os.getpid()}.{WEIGHTS_NAME}"
-        save_file(tensors, aside, metadata={"format": "pt"})
-        aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
-        description[DIGEST_KEY] = sha256_of(aside)
-        os.replace(aside, folder / WEIGHTS_NAME)
+        with written_aside(folder / WEIGHTS_NAME) as aside:
+            save_file(tensors, aside, metadata={"format": "pt"})
+            aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+            description[DIGEST_KEY] = sha256_of(aside)
         _write_description(description, folder)
     except (OSError, SafetensorError) as error:
         raise ClearSRError(f"{folder}: the model cannot be written ({error})") from error
@@ -93,9 +93,8 @@ def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> No
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not folder.samefile(source):
-            aside = folder / f".{os.getpid()}.{WEIGHTS_NAME}"
-            shutil.copyfile(source / WEIGHTS_NAME, aside)
-            os.replace(aside, folder / WEIGHTS_NAME)
+            with written_aside(folder / WEIGHTS_NAME) as aside:
+                shutil.copyfile(source / WEIGHTS_NAME, aside)
         _write_description(description, folder)
     except OSError as error:
         reason = error.strerror or error
@@ -105,10 +104,9 @@ def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> No
 
 
 def _write_description(description: Mapping[str, Any], folder: Path) -> None:
-    """config.json, aside first and then renamed into place."""
-    aside = folder / f".{os.getpid()}.json"
-    aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / CONFIG_NAME)
+    """config.json."""
+    with written_aside(folder / CONFIG_NAME) as aside:
+        aside.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 class LoadedNetwork(NamedTuple):

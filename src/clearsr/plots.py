@@ -5,12 +5,12 @@ Matplotlib (extra `plots`) is imported where it is used; pyplot, which holds glo
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearsr.atomic import write_text, written_aside
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
@@ -110,11 +110,10 @@ def save_figure(figure: "Figure", folder: Path, name: str, numbers: Mapping[str,
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths[:2]:
-            aside = _aside(path)
             # Without a date the same numbers give the same file.
             dateless = {"CreationDate": None} if path.suffix == ".pdf" else None
-            figure.savefig(aside, format=path.suffix[1:], metadata=dateless)
-            os.replace(aside, path)
+            with written_aside(path) as aside:
+                figure.savefig(aside, format=path.suffix[1:], metadata=dateless)
     except OSError as error:
         raise ClearSRError(f"{folder}: figures cannot be written ({error.strerror or error})") from None
     write_numbers(numbers, paths[2])
@@ -127,14 +126,7 @@ def write_numbers(numbers: Mapping[str, Any], path: Path) -> None:
     Raises:
         ClearSRError: the file cannot be written.
     """
-    from clearsr.evaluation.results import write_text
-
     write_text(path, json.dumps(_rounded(numbers), indent=1, allow_nan=False) + "\n")
-
-
-def _aside(path: Path) -> Path:
-    """Where a file is written before it is renamed."""
-    return path.with_name(f".{os.getpid()}.{path.name}")
 
 
 def _rounded(value: Any) -> Any:

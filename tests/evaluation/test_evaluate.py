@@ -13,6 +13,7 @@ from scipy import stats
 from skimage.data import astronaut
 from skimage.filters import laplace
 
+from clearsr.atomic import write_text
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
@@ -21,7 +22,7 @@ from clearsr.evaluation.measures import MEASURES, Scorer
 from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_of
 from clearsr.evaluation.metrics import psnr, to_luma
 from clearsr.evaluation.pairs import match_folders, read_8_bit
-from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json, write_text
+from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json
 from clearsr.image import ImageData, resize, write_image
 from clearsr.pipeline import ClearSRPipeline
 

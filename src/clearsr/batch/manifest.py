@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 
+from clearsr.atomic import written_aside
 from clearsr.errors import ClearSRError
 from clearsr.image.data import display_name
 
@@ -148,17 +149,12 @@ class Manifest:
             return
         keys = np.fromiter((hash_of(Row.from_line(line).input) for line in self._lines()), dtype=np.uint64)
         last = _last_of_each(keys)
-        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
+        with written_aside(self.path) as aside:
             with aside.open("xb") as file:
                 file.writelines(line for line, stays in zip(self._lines(), last, strict=True) if stays)
                 file.flush()
                 os.fsync(file.fileno())
             self._file.close()  # Windows replaces no open file
-            os.replace(aside, self.path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
 
     def clear(self) -> None:
         """Forget all rows."""

@@ -1,13 +1,13 @@
 """The settings that a manifest's pictures were made with, saved beside it: another run must have the same."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from clearsr import __version__
+from clearsr.atomic import written_aside
 from clearsr.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
@@ -82,10 +82,9 @@ def save_settings(manifest: Path, settings: Settings) -> None:
     """
     path = settings_path(manifest)
     document = {"clearsr": __version__, "since": settings.since, **settings.values}
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        with written_aside(path) as aside:
+            aside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise ClearSRError(f"{display_name(path)}: cannot be written: {error.strerror}") from None
 

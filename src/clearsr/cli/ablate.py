@@ -125,8 +125,8 @@ def _plan(args: Namespace) -> "AblationPlan":
 
 def _write(args: Namespace, tables: list[int], measured: "dict[Any, Evaluation]", note: str) -> None:
     """The tables, to OUT/tables.md and to stdout."""
+    from clearsr.atomic import write_text
     from clearsr.evaluation.ablation import ablation_table
-    from clearsr.evaluation.results import write_text
     from clearsr.evaluation.tables import render
 
     text = "\n".join(render(ablation_table(number, measured, note)) for number in tables)

@@ -64,7 +64,7 @@ def run(args: Namespace) -> int:
             describe,
             published,
         )
-        from clearsr.evaluation.results import write_text
+        from clearsr.atomic import write_text
         from clearsr.evaluation.tables import render
         from clearsr.plots import write_numbers
 

@@ -91,9 +91,10 @@ def run(args: Namespace) -> int:
     _check(args, baselines)
 
     with busy("starting", args.quiet):
+        from clearsr.atomic import write_text
         from clearsr.evaluation.measures import Scorer
         from clearsr.evaluation.niqe import NiqeModel
-        from clearsr.evaluation.results import as_document, to_csv, to_json, write_text
+        from clearsr.evaluation.results import as_document, to_csv, to_json
         from clearsr.hardware import choose_device
 
     pairs = find_pairs(args, args.sr)

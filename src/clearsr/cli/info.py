@@ -1,12 +1,12 @@
 """`clearsr info`: this installation, a preset's parameters beside the paper's, or what a model holds."""
 
 import json
-import os
 import platform
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearsr.atomic import write_text
 from clearsr.cli.flags import add_config_files, build, collect
 from clearsr.cli.parser import UsageError
 from clearsr.config.base import merge
@@ -220,11 +220,5 @@ def check_writable(path: Path) -> None:
 
 
 def write_json(report: dict[str, Any], path: Path) -> None:
-    """Write aside, then rename into place."""
-    aside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise ClearSRError(f"--json {path}: cannot be written ({error.strerror or error})") from None
+    """What `--json` asks for."""
+    write_text(path, json.dumps(report, indent=2) + "\n")

@@ -57,8 +57,9 @@ def run(args: Namespace) -> int:
     if args.output is not None and args.output.is_dir():
         raise UsageError(f"-o {args.output}: is a folder; expected the name of a file")
 
+    from clearsr.atomic import write_text
     from clearsr.evaluation.report import benchmark_tables
-    from clearsr.evaluation.results import read_results, write_text
+    from clearsr.evaluation.results import read_results
     from clearsr.evaluation.tables import render
 
     measured = [evaluation for path in args.results for evaluation in read_results(path)]

@@ -91,9 +91,10 @@ def run(args: Namespace) -> int:
 
 def _write(sweep: "Sweep", scorer: "Scorer", args: Namespace) -> None:
     """The files, and Table 4 on stdout."""
+    from clearsr.atomic import write_text
     from clearsr.evaluation.lsa_figure import draw_curves, draw_pictures
     from clearsr.evaluation.lsa_sweep import grid_table, table_4
-    from clearsr.evaluation.results import as_document, to_json, write_text
+    from clearsr.evaluation.results import as_document, to_json
     from clearsr.evaluation.tables import render
 
     table = render(table_4(sweep))

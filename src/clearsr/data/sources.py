@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from clearsr.atomic import written_aside
 from clearsr.errors import ClearSRError
 from clearsr.image import IMAGE_SUFFIXES, ChooseWindow, list_images, read_levels
 
@@ -123,7 +124,8 @@ def write_index(shard: Path) -> None:
     """Write where the members of a shard begin beside it, so that opening it needs no walk through it."""
     members = [[item.name, item.offset, item.size] for item in _scan(shard)]
     index = {"bytes": shard.stat().st_size, "members": members}
-    shard.with_name(shard.name + INDEX_SUFFIX).write_text(json.dumps(index), encoding="utf-8")
+    with written_aside(shard.with_name(shard.name + INDEX_SUFFIX)) as aside:
+        aside.write_text(json.dumps(index), encoding="utf-8")
 
 
 def other_files(inputs: Sequence[Path], items: Sequence[ImageItem]) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from clearsr.atomic import write_text
 from clearsr.config.base import build_config, merge, read_yaml
 from clearsr.config.sampling import SamplingConfig
 from clearsr.config.training import TrainConfig
@@ -22,7 +23,7 @@ from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.methods import clearsr_method
 from clearsr.evaluation.pairs import ImagePair
 from clearsr.evaluation.published import published_table
-from clearsr.evaluation.results import as_document, read_results, to_json, write_text
+from clearsr.evaluation.results import as_document, read_results, to_json
 from clearsr.evaluation.summary import summary_row
 from clearsr.evaluation.tables import Table, TableRow
 from clearsr.pipeline import ClearSRPipeline

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from clearsr.atomic import written_aside
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.metrics import filter_valid, gaussian_taps, luma_batch
 
@@ -49,7 +50,8 @@ class NiqeModel:
         """
         tensors = {"mean": self.mean.contiguous(), "covariance": self.covariance.contiguous()}
         try:
-            Path(path).write_bytes(to_bytes(tensors, metadata=dict(self.meta)))
+            with written_aside(Path(path)) as aside:
+                aside.write_bytes(to_bytes(tensors, metadata=dict(self.meta)))
         except OSError as error:
             raise ClearSRError(f"{path}: the NIQE model cannot be written ({error})") from None
 

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -79,21 +78,6 @@ def to_csv(evaluations: Sequence[Evaluation]) -> str:
             cells = ["" if math.isnan(value) else repr(value) for value in values]
             writer.writerow([evaluation.method, "" if row.seed is None else row.seed, row.image, *cells])
     return text.getvalue()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file aside and rename it, with its folder made if need be.
-
-    Raises:
-        ClearSRError: it cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    except OSError as error:
-        raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _described(evaluation: Evaluation) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, model_validator
 
+from clearsr.atomic import write_text
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationConfig
 from clearsr.degradation import crop_to_multiple, degrade
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.results import write_text
 from clearsr.image import ImageData, ListedImage, fill_transparent, list_images, read_image, write_image
 from clearsr.seeds import make_generator
 

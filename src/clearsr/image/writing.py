@@ -8,7 +8,6 @@ import dataclasses
 import errno
 import logging
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, PngImagePlugin, features
 
+from clearsr.atomic import written_aside
 from clearsr.config.output import OutputConfig
 from clearsr.errors import ClearSRError
 from clearsr.image.data import ImageData, ImageMetadata, display_name, to_samples
@@ -223,21 +223,17 @@ def on_white(image: ImageData) -> ImageData:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then give it that name; leave nothing if it fails.
+    """Let `write` fill a file that then appears at `path`; leave nothing if it fails.
 
     Raises:
         ClearSRError: the disk is full, the folder is read-only, and the like.
     """
     target = Path(os.path.realpath(path))  # through a link, the file behind it is replaced
-    temporary = target.with_name(f".clearsr-{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
-        with temporary.open("xb+") as file:
+        with written_aside(target) as aside, aside.open("xb+") as file:
             write(file)
-        os.replace(temporary, target)
     except OSError as error:
         raise ClearSRError(f"{display_name(path)}: cannot be written: {_reason(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from clearsr.atomic import written_aside
 from clearsr.config.base import build_config, read_yaml, write_yaml
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
@@ -99,12 +100,11 @@ def record_config(config: TrainConfig, run: Path, first_step: int) -> None:
         ClearSRError: the folder cannot be written.
     """
     path = run / CONFIG_NAME
-    aside = path.with_name(f".{CONFIG_NAME}")
     try:
-        write_yaml(config, aside)
-        if path.is_file() and path.read_bytes() != aside.read_bytes():
-            path.replace(run / f"config-until-step-{first_step:08d}.yaml")
-        aside.replace(path)
+        with written_aside(path) as aside:
+            write_yaml(config, aside)
+            if path.is_file() and path.read_bytes() != aside.read_bytes():
+                path.replace(run / f"config-until-step-{first_step:08d}.yaml")
     except OSError as error:
         raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
 
