@@ -20,8 +20,8 @@ from clearsr.errors import ClearSRError
 from clearsr.evaluation.evaluate import Evaluation, Row, evaluate_method, evaluate_outputs
 from clearsr.evaluation.measures import MEASURES, Scorer
 from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_of
-from clearsr.evaluation.metrics import psnr, to_luma
-from clearsr.evaluation.pairs import match_folders, read_8_bit
+from clearsr.evaluation.metrics import PYIQA_EPSILON, psnr, ssim, to_luma
+from clearsr.evaluation.pairs import match_folders, read_8_bit, to_8_bit
 from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json
 from clearsr.image import ImageData, resize, write_image
 from clearsr.pipeline import ClearSRPipeline
@@ -83,9 +83,38 @@ def test_a_method_is_scored_as_an_8_bit_file_would_be(scorer, pairs, tmp_path):
     assert seen == [("bicubic", "a"), ("bicubic", "b")]
     for pair, row in zip(pairs, result.rows, strict=True):
         picture, hr = read_8_bit(tmp_path / f"{pair.name}.png"), read_8_bit(pair.hr)
-        assert row.values["psnr"] == psnr(picture, hr).item()
+        assert row.values["psnr"] == psnr(picture, hr, epsilon=PYIQA_EPSILON).item()
     outputs = match_folders({"sr": tmp_path, "hr": pairs[0].hr.parent})
     assert evaluate_outputs("again", outputs, scorer).means() == result.means()
+
+
+def test_other_conventions_are_taken_when_asked_for(scorer, pairs):
+    wanted = ("psnr_exact", "psnr_rounded", "psnr_rgb", "ssim_rgb")
+    assert not set(wanted) & set(scorer.names)
+    hr = read_8_bit(pairs[0].hr)
+    sr = to_8_bit(hr.flip(0) * 0.9)
+    values = Scorer(EvaluationConfig(measures=wanted, crop_border=2)).score(sr, hr)
+    assert values == {
+        "psnr_exact": psnr(sr, hr, 2).item(),
+        "psnr_rounded": psnr(sr, hr, 2, round_luma=True).item(),
+        "psnr_rgb": psnr(sr, hr, 2, rgb=True).item(),
+        "ssim_rgb": ssim(sr, hr, 2, rgb=True).item(),
+    }
+    assert len(set(values.values())) == 4
+
+
+def test_originals_that_the_factor_does_not_divide_are_cut(scorer, tmp_path, caplog):
+    hr = torch.rand(3, 99, 98, generator=torch.Generator().manual_seed(4))
+    sr = to_8_bit(hr[:, :96, :96] * 0.9)
+    for role, color in (("sr", sr), ("hr", hr)):
+        (tmp_path / role).mkdir()
+        write_image(ImageData(color), tmp_path / role / "a.png")
+    pairs = match_folders({"sr": tmp_path / "sr", "hr": tmp_path / "hr"})
+    result = evaluate_outputs("x", pairs, scorer)
+    assert result.rows[0].values == scorer.score(sr, to_8_bit(hr)[:, :96, :96])
+    assert "1 originals are larger than the outputs" in caplog.text
+    with pytest.raises(ClearSRError, match="fewer than 2 rows"):
+        evaluate_outputs("x", pairs, scorer, upscale=2)
 
 
 def test_a_border_is_left_out_of_psnr(pairs):

@@ -52,6 +52,35 @@ def test_both_metrics_equal_scikit_image(name: str, crop: int):
     assert ssim(sr, hr, crop).item() == pytest.approx(reference_ssim(first, second), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", IMAGES)
+def test_all_three_channels_equal_scikit_image(name: str):
+    hr, sr = IMAGES[name], noisy(IMAGES[name])
+    first, second = (255 * image.permute(1, 2, 0).numpy() for image in (sr, hr))
+    expected = peak_signal_noise_ratio(second, first, data_range=255)
+    assert psnr(sr, hr, rgb=True).item() == pytest.approx(expected, abs=1e-6)
+    channels = [reference_ssim(first[..., i], second[..., i]) for i in range(3)]
+    assert ssim(sr, hr, rgb=True).item() == pytest.approx(np.mean(channels), abs=1e-6)
+    grey = hr[:1]
+    assert (
+        psnr(noisy(grey), grey, rgb=True).item() == psnr(noisy(grey).expand(3, -1, -1), grey, rgb=True).item()
+    )
+
+
+def test_rounded_luma_is_that_of_whole_levels():
+    hr, sr = noisy(IMAGES["astronaut"], 0.01), noisy(IMAGES["astronaut"])  # no luma half-way between levels
+    first, second = (np.round(reference_luma(image, 2)) for image in (sr, hr))
+    expected = peak_signal_noise_ratio(second, first, data_range=255)
+    assert psnr(sr, hr, 2, round_luma=True).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.002])
+def test_an_epsilon_is_added_to_the_error_on_the_scale_of_one(strength: float):
+    hr, sr = IMAGES["astronaut"], noisy(IMAGES["astronaut"], strength)
+    first, second = reference_luma(sr, 0) / 255, reference_luma(hr, 0) / 255
+    expected = -10 * np.log10(np.square(first - second).mean() + 1e-6)
+    assert psnr(sr, hr, epsilon=1e-6).item() == pytest.approx(expected, abs=1e-9)
+
+
 def test_luma_equals_scikit_image_and_spans_the_studio_range():
     image = IMAGES["odd size"]
     np.testing.assert_allclose(to_luma(image)[0].numpy(), reference_luma(image, 0), atol=1e-9)
@@ -79,7 +108,7 @@ def test_a_batch_gives_the_values_of_its_images():
 
 def test_identical_images():
     image = IMAGES["random"]
-    assert psnr(image, image).item() == float("inf")
+    assert psnr(image, image).item() == psnr(image, image, epsilon=1e-8).item() == float("inf")
     assert ssim(image, image).item() == pytest.approx(1.0, abs=1e-12)
 
 

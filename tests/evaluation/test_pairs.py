@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.pairs import find_testset, fitting_hr, match_folders
+from clearsr.evaluation.pairs import cut_to_output, find_testset, fitting_hr, match_folders
 from clearsr.image import ImageData, write_image
 
 
@@ -42,6 +42,46 @@ def test_a_last_tag_may_differ(make):
         ("Canon_001", "Canon_001_LR4.png", "Canon_001_HR.png"),
         ("P_2", "P_2_x1.png", "P_2_x4.png"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("sr", "hr", "names"),
+    [
+        (
+            ("img_001_SRF_4_LR", "img_002_SRF_4_LR"),
+            ("img_001_SRF_4_HR", "img_002_SRF_4_HR"),
+            "img_00{}_SRF_4",
+        ),
+        (("img_001_SRF_4_LR_out", "img_002_SRF_4_LR_out"), ("img_001", "img_002"), "img_00{}"),
+        (("0001x4", "0002x4"), ("0001", "0002"), "000{}"),
+        (("baby1x4", "baby2x4"), ("baby1", "baby2"), "baby{}"),
+        (("s1_EDSR_Lx4", "s2_EDSR_Lx4"), ("s1", "s2"), "s{}"),
+        (("s1_SwinIR", "s2_SwinIR"), ("s1_SRF_4_HR", "s2_SRF_4_HR"), "s{}"),
+        (("Canon_001_LR4", "Canon_002_LR4"), ("Canon_001_HR", "Canon_002_HR"), "Canon_00{}"),
+    ],
+)
+def test_names_as_authors_of_networks_write_them(make, sr, hr, names):
+    root = make(*(f"sr/{name}.png" for name in sr), *(f"hr/{name}.png" for name in hr))
+    pairs = match_folders({"sr": root / "sr", "hr": root / "hr"})
+    assert [(pair.name, pair.sr.stem, pair.hr.stem) for pair in pairs] == [
+        (names.format(1), sr[0], hr[0]),
+        (names.format(2), sr[1], hr[1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sr", "hr"),
+    [
+        (("a_1", "b_1"), ("a_2", "b_2")),  # numbers are no tags
+        (("a_cat",), ("a_dog",)),  # one file has no ending that it shares with others
+        (("a_x2", "a_x4"), ("a",)),
+        (("a_out", "b_out"), ("a", "c")),
+    ],
+)
+def test_what_may_be_other_pictures_is_not_matched(make, sr, hr):
+    root = make(*(f"sr/{name}.png" for name in sr), *(f"hr/{name}.png" for name in hr))
+    with pytest.raises(ClearSRError, match="some have no counterpart"):
+        match_folders({"sr": root / "sr", "hr": root / "hr"})
 
 
 def test_equal_stems_keep_their_tags(make):
@@ -86,3 +126,23 @@ def test_the_original_is_cut_to_what_the_small_image_shows(lr, hr, expected):
 def test_sizes_that_cannot_belong_together():
     with pytest.raises(ClearSRError, match="a: the original is 30x32, the LR image 10x8"):
         fitting_hr(torch.zeros(3, 32, 30), ImageData(torch.zeros(3, 8, 10)), "a")
+
+
+def test_an_original_may_have_the_rows_that_the_factor_drops(tmp_path):
+    hr = torch.rand(3, 35, 43, generator=torch.Generator().manual_seed(0))
+    cut = cut_to_output(hr, torch.zeros(3, 32, 40), 4, tmp_path)
+    assert torch.equal(cut, hr[:, :32, :40])
+    assert torch.equal(cut_to_output(hr, torch.zeros(3, 35, 43), 1, tmp_path), hr)
+
+
+@pytest.mark.parametrize(
+    ("sr", "says"),
+    [
+        ((31, 40), "x.png: is 40x31, its original 43x35; the sizes must be equal, or .* fewer than 4 rows"),
+        ((36, 43), "x.png: is 43x36, its original 43x35; .*the output is the larger one: cut it"),
+        ((36, 20), "the output is the larger one"),
+    ],
+)
+def test_other_sizes_are_an_error_that_names_both(tmp_path, sr, says):
+    with pytest.raises(ClearSRError, match=says):
+        cut_to_output(torch.zeros(3, 35, 43), torch.zeros(3, *sr), 4, tmp_path / "x.png")

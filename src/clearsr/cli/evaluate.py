@@ -19,6 +19,7 @@ from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy, write_line
 from clearsr.config.base import merge, parse_override
 from clearsr.config.evaluation import EvaluationConfig
+from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from torch import device
@@ -38,12 +39,15 @@ what is measured:
   --lr DIR --hr DIR   what --model (default: compact) makes of the LR images
   --testset DIR       the same for StableSR's layout: test_LR and test_HR (or LR and HR, lq and gt)
   --model none        only what it would be compared with
-Pictures are matched by stem; --hr may be left out, then only measures without an original remain.
+Pictures are matched by stem, with or without tags such as _LR4, x4 and _SRF_4_HR; --hr may be left out, then
+only measures without an original remain.
 
 PSNR and SSIM are of the luma: BT.601 in studio range (16-235) of 8-bit RGB. The default leaves no border out,
 as pyiqa and the scripts of StableSR and OSEDiff do; SeeSR and classical tables leave out 4 (--crop-border 4).
-SSIM (exact) is scikit-image's and BasicSR's; SSIM rounds the luma to whole levels first, as pyiqa does, with
-which the tables of the diffusion papers were made.
+PSNR and SSIM are pyiqa's, with which the tables of the diffusion papers were made: PSNR adds 1e-8 to the
+error (0.001 dB at 44 dB), SSIM rounds the luma to whole levels first. SSIM (exact) is scikit-image's and
+BasicSR's. Other conventions are taken when --measures names them: psnr_exact, psnr_rounded (luma in whole
+levels, as MATLAB's), psnr_rgb and ssim_rgb (all three channels).
 NIQE (ours) has a pristine model of our own: its numbers are on another scale than the published ones, which
 niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need pip install 'clearsr[eval]'.
 
@@ -87,6 +91,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Measure, print the means, and write what was asked for."""
     own, config, seeds = collect_measuring(args)
+    upscale = float(own.values.get("upscale", SamplingConfig().upscale))  # of outputs that are there
     baselines = [name.strip() for name in args.baselines.split(",") if name.strip()]
     _check(args, baselines)
 
@@ -102,7 +107,7 @@ def run(args: Namespace) -> int:
     niqe_model = None if args.niqe_model is None else NiqeModel.load(args.niqe_model)
     methods = [] if args.sr is not None else _methods(args, own, baselines)
     scorer = Scorer(config, has_hr=pairs[0].hr is not None, device=device, niqe_model=niqe_model)
-    evaluations = _measure(args, pairs, methods, scorer, seeds)
+    evaluations = _measure(args, pairs, methods, scorer, seeds, upscale)
     for path, text in (
         (args.csv, lambda: to_csv(evaluations)),
         (args.json, lambda: to_json(as_document(evaluations, scorer))),
@@ -178,8 +183,9 @@ def _measure(
     methods: "list[Method]",
     scorer: "Scorer",
     seeds: list[int],
+    upscale: float,
 ) -> "list[Evaluation]":
-    """One evaluation per method, with a bar."""
+    """One evaluation per method, with a bar; `upscale` is the factor of outputs that are there already."""
     from rich.progress import Progress
 
     from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
@@ -197,7 +203,8 @@ def _measure(
             progress.update(task, advance=1, description=f"{method}: {image}")
 
         if args.sr is not None:
-            evaluations.append(evaluate_outputs(args.name or args.sr.name, pairs, scorer, on_image))
+            name = args.name or args.sr.name
+            evaluations.append(evaluate_outputs(name, pairs, scorer, on_image, upscale))
         for method in methods:
             folder = None if args.save is None else args.save / _file_name(method.name)
             evaluations.append(

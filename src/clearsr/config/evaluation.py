@@ -8,8 +8,12 @@ from clearsr.config.base import FrozenConfig
 
 MeasureName = Literal[
     "psnr",
+    "psnr_exact",
+    "psnr_rounded",
+    "psnr_rgb",
     "ssim",
     "ssim_rounded",
+    "ssim_rgb",
     "lpips",
     "dists",
     "fid",

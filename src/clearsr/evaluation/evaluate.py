@@ -4,6 +4,7 @@ Nothing is kept in memory but numbers; the pictures go to a folder if wanted, or
 a measure (FID) judges folders.
 """
 
+import logging
 import math
 import shutil
 import tempfile
@@ -19,10 +20,12 @@ from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.methods import Method
-from clearsr.evaluation.pairs import ImagePair, fitting_hr, read_8_bit, to_8_bit
+from clearsr.evaluation.pairs import ImagePair, cut_to_output, fitting_hr, read_8_bit, to_8_bit
 from clearsr.evaluation.statistics import Interval, mean_interval
 from clearsr.image import ImageData, read_image, write_image
 from clearsr.seeds import file_seed
+
+logger = logging.getLogger(__name__)
 
 OnImage = Callable[[str, str], None]  # called after each picture with the method and the picture's name
 Mean = dict[str, float]
@@ -99,26 +102,37 @@ class Evaluation:
 
 
 def evaluate_outputs(
-    name: str, pairs: Sequence[ImagePair], scorer: Scorer, on_image: OnImage | None = None
+    name: str,
+    pairs: Sequence[ImagePair],
+    scorer: Scorer,
+    on_image: OnImage | None = None,
+    upscale: float = 4,
 ) -> Evaluation:
     """Score pictures that are there already (`sr` of every pair) against their originals.
+
+    Args:
+        upscale: the factor; an original may have so many rows and columns more, less one, that are cut off.
 
     Raises:
         ClearSRError: a picture cannot be read, or its size is not that of its original.
     """
     result = Evaluation(name, tuple(scorer.names), scorer.config)
+    cut = []
     for pair in pairs:
         assert pair.sr is not None, "pairs to score have pictures"
         sr = read_8_bit(pair.sr)
         hr = None if pair.hr is None else read_8_bit(pair.hr)
         if hr is not None and hr.shape != sr.shape:
-            raise ClearSRError(
-                f"{pair.sr}: is {sr.shape[2]}x{sr.shape[1]}, its original {hr.shape[2]}x{hr.shape[1]}; "
-                "the sizes must be equal"
-            )
+            hr = cut_to_output(hr, sr, upscale, pair.sr)
+            cut.append(pair.name)
         result.rows.append(Row(pair.name, None, _scored(scorer, sr, hr, pair.sr)))
         if on_image is not None:
             on_image(name, pair.name)
+    if cut:
+        logger.warning(
+            "%d originals are larger than the outputs and were cut at the bottom and on the right, as BasicSR"
+            " does: %s", len(cut), cut[0] if len(cut) == 1 else f"{cut[0]} and others",
+        )  # fmt: skip
     if scorer.of_folders:
         with _linked([pair.sr for pair in pairs]) as sr_folder, _linked([p.hr for p in pairs]) as hr_folder:
             result.of_folders[None] = scorer.score_folders(sr_folder, hr_folder)

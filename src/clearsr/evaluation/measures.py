@@ -1,8 +1,9 @@
 """Every measure that `clearsr evaluate` knows: one table, and the class that takes them of a picture.
 
 PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). A bare
-label is on the scale of the published tables: `ssim_rounded` rounds the luma to levels as pyiqa does, and
-`niqe_pyiqa` has the original's pristine model. What cannot be had is listed with its reason.
+label is on the scale of the published tables: `psnr` has pyiqa's epsilon, `ssim_rounded` rounds the luma to
+levels as pyiqa does, and `niqe_pyiqa` has the original's pristine model. Other conventions, those of other
+harnesses' logs, are taken when they are asked for. What cannot be had is listed with its reason.
 """
 
 import logging
@@ -15,7 +16,7 @@ import torch
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.metrics import psnr, ssim
+from clearsr.evaluation.metrics import PYIQA_EPSILON, psnr, ssim
 from clearsr.evaluation.niqe import NiqeModel, niqe
 from clearsr.evaluation.sharpness import laplacian_variance
 
@@ -33,6 +34,7 @@ class Measure:
         needs_hr: it compares with the original.
         pyiqa_name: its name in pyiqa; empty if it is our own.
         of_folders: it judges all pictures together (FID).
+        on_request: taken only where `measures` names it.
     """
 
     label: str
@@ -41,6 +43,7 @@ class Measure:
     needs_hr: bool = True
     pyiqa_name: str = ""
     of_folders: bool = False
+    on_request: bool = False
 
     @property
     def arrow(self) -> str:
@@ -50,8 +53,12 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "psnr": Measure("PSNR", "high", 2),
+    "psnr_exact": Measure("PSNR (exact)", "high", 2, on_request=True),
+    "psnr_rounded": Measure("PSNR (rounded luma)", "high", 2, on_request=True),
+    "psnr_rgb": Measure("PSNR (RGB)", "high", 2, on_request=True),
     "ssim": Measure("SSIM (exact)", "high", 4),
     "ssim_rounded": Measure("SSIM", "high", 4),
+    "ssim_rgb": Measure("SSIM (RGB)", "high", 4, on_request=True),
     "lpips": Measure("LPIPS", "low", 4, pyiqa_name="lpips"),
     "dists": Measure("DISTS", "low", 4, pyiqa_name="dists"),
     "fid": Measure("FID", "low", 2, pyiqa_name="fid", of_folders=True),
@@ -92,7 +99,7 @@ class Scorer:
             ClearSRError: a measure that the configuration names cannot be had.
         """
         self.config, self._device, self._niqe_model = config, torch.device(device), niqe_model
-        wanted: Sequence[str] = config.measures or tuple(MEASURES)
+        wanted = config.measures or [name for name, measure in MEASURES.items() if not measure.on_request]
         self.names: list[str] = []
         self.missing: dict[str, str] = {}
         self._networks: dict[str, Any] = {}
@@ -169,10 +176,11 @@ class Scorer:
                 inputs = [sr] if hr is None or not MEASURES[name].needs_hr else [sr, hr]
                 return float(self._networks[name](*(image[None].to(self._device) for image in inputs)))
         assert hr is not None, "measures that need an original are missing without one"
-        if name == "psnr":
-            return psnr(sr, hr, border).item()
-        if name in ("ssim", "ssim_rounded"):
-            return ssim(sr, hr, border, round_luma=name == "ssim_rounded").item()
+        variant = {"round_luma": name.endswith("_rounded"), "rgb": name.endswith("_rgb")}
+        if name.startswith("psnr"):
+            return psnr(sr, hr, border, PYIQA_EPSILON if name == "psnr" else 0.0, **variant).item()
+        if name.startswith("ssim"):
+            return ssim(sr, hr, border, **variant).item()
         return (laplacian_variance(sr) / laplacian_variance(hr)).item()
 
 

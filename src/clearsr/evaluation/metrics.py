@@ -1,4 +1,4 @@
-"""PSNR and SSIM on the luma channel, as the super-resolution literature reports them.
+"""PSNR and SSIM on the luma channel (or on RGB), as the super-resolution literature reports them.
 
 Luma is BT.601 in studio range (16..235 on the 0-255 scale), the Y of MATLAB's `rgb2ycbcr` and of BasicSR.
 SSIM is the original one of Wang et al. 2004: Gaussian window 11x11 with sigma 1.5, averaged over the
@@ -14,6 +14,7 @@ from clearsr.errors import ClearSRError
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
+PYIQA_EPSILON = 1e-8
 _PEAK = 255.0
 _LUMA_WEIGHTS = (65.481, 128.553, 24.966)  # sum 219 = 235 - 16
 _LUMA_OFFSET = 16.0
@@ -31,6 +32,15 @@ def to_luma(image: Tensor) -> Tensor:
     Raises:
         ClearSRError: the tensor is not such an image.
     """
+    image = _as_double(image)
+    if image.shape[-3] == 1:
+        return image * sum(_LUMA_WEIGHTS) + _LUMA_OFFSET
+    red, green, blue = image.split(1, dim=-3)
+    return _LUMA_WEIGHTS[0] * red + _LUMA_WEIGHTS[1] * green + _LUMA_WEIGHTS[2] * blue + _LUMA_OFFSET
+
+
+def _as_double(image: Tensor) -> Tensor:
+    """The picture in float64; refuses what is none."""
     if image.ndim not in (3, 4) or image.shape[-3] not in (1, 3) or image.numel() == 0:
         raise ClearSRError(
             f"image: a tensor of shape {tuple(image.shape)} is no picture; "
@@ -41,11 +51,7 @@ def to_luma(image: Tensor) -> Tensor:
     image = image.detach()
     if image.device.type == "mps":  # MPS has no float64
         image = image.cpu()
-    image = image.double()
-    if image.shape[-3] == 1:
-        return image * sum(_LUMA_WEIGHTS) + _LUMA_OFFSET
-    red, green, blue = image.split(1, dim=-3)
-    return _LUMA_WEIGHTS[0] * red + _LUMA_WEIGHTS[1] * green + _LUMA_WEIGHTS[2] * blue + _LUMA_OFFSET
+    return image.double()
 
 
 def luma_batch(image: Tensor) -> Tensor:
@@ -53,13 +59,24 @@ def luma_batch(image: Tensor) -> Tensor:
     return to_luma(image).reshape(-1, *image.shape[-2:])
 
 
-def psnr(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
+def psnr(
+    sr: Tensor,
+    hr: Tensor,
+    crop_border: int = 0,
+    epsilon: float = 0.0,
+    round_luma: bool = False,
+    rgb: bool = False,
+) -> Tensor:
     """Peak signal-to-noise ratio of the luma in dB, one value per image; infinite for identical images.
 
     Args:
         sr: B×C×H×W or C×H×W in [0, 1], the image to judge.
         hr: the same size, the truth.
         crop_border: pixels to leave out on each side (classical tables leave out the upscale factor).
+        epsilon: added to the mean squared error on the scale of [0, 1], unless that is zero; pyiqa has
+            `PYIQA_EPSILON` there, which takes off 0.0004 dB at 40 dB and 0.004 dB at 50 dB.
+        round_luma: round the luma to whole levels first, as MATLAB's `rgb2ycbcr` of 8-bit images does.
+        rgb: take all three channels in place of the luma.
 
     Returns:
         B values (one for a single image), float64.
@@ -67,12 +84,14 @@ def psnr(sr: Tensor, hr: Tensor, crop_border: int = 0) -> Tensor:
     Raises:
         ClearSRError: the sizes differ, or the crop leaves nothing.
     """
-    luma_sr, luma_hr = _comparable_luma(sr, hr, crop_border)
-    mean_squared_error = (luma_sr - luma_hr).square().mean(dim=(-2, -1))
-    return 10 * torch.log10(_PEAK**2 / mean_squared_error)
+    of_sr, of_hr = _comparable(sr, hr, crop_border, rgb)
+    if round_luma:
+        of_sr, of_hr = of_sr.round(), of_hr.round()
+    error = (of_sr - of_hr).square().mean(dim=(-3, -2, -1))
+    return 10 * torch.log10(_PEAK**2 / torch.where(error > 0, error + epsilon * _PEAK**2, error))
 
 
-def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0, round_luma: bool = False) -> Tensor:
+def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0, round_luma: bool = False, rgb: bool = False) -> Tensor:
     """Structural similarity of the luma, at most 1, one value per image.
 
     Arguments and result are those of `psnr`; what remains after the crop must measure at least 11 pixels.
@@ -80,29 +99,30 @@ def ssim(sr: Tensor, hr: Tensor, crop_border: int = 0, round_luma: bool = False)
     Args:
         round_luma: round the luma to whole levels first and count negative contrast terms as 0, as pyiqa does
             (with which the tables of the diffusion papers were made); else as scikit-image and BasicSR do.
+        rgb: the mean of the three channels' values in place of the luma's.
 
     Raises:
         ClearSRError: the sizes differ, or the images are smaller than the window.
     """
-    luma_sr, luma_hr = _comparable_luma(sr, hr, crop_border)
+    of_sr, of_hr = _comparable(sr, hr, crop_border, rgb)
     if round_luma:
-        luma_sr, luma_hr = luma_sr.round(), luma_hr.round()
-    if min(luma_sr.shape[-2:]) < SSIM_WINDOW:
+        of_sr, of_hr = of_sr.round(), of_hr.round()
+    if min(of_sr.shape[-2:]) < SSIM_WINDOW:
         raise ClearSRError(
-            f"ssim: {_size(luma_sr)} pixels remain after a crop of {crop_border} per side; "
+            f"ssim: {_size(of_sr)} pixels remain after a crop of {crop_border} per side; "
             f"its window needs at least {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
     taps = gaussian_taps(SSIM_WINDOW, SSIM_SIGMA)
-    mean_sr, mean_hr = filter_valid(luma_sr, taps), filter_valid(luma_hr, taps)
-    variance_sr = filter_valid(luma_sr.square(), taps) - mean_sr.square()
-    variance_hr = filter_valid(luma_hr.square(), taps) - mean_hr.square()
-    covariance = filter_valid(luma_sr * luma_hr, taps) - mean_sr * mean_hr
+    mean_sr, mean_hr = filter_valid(of_sr, taps), filter_valid(of_hr, taps)
+    variance_sr = filter_valid(of_sr.square(), taps) - mean_sr.square()
+    variance_hr = filter_valid(of_hr.square(), taps) - mean_hr.square()
+    covariance = filter_valid(of_sr * of_hr, taps) - mean_sr * mean_hr
     c1, c2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
     luminance = (2 * mean_sr * mean_hr + c1) / (mean_sr.square() + mean_hr.square() + c1)
     contrast_structure = (2 * covariance + c2) / (variance_sr + variance_hr + c2)
     if round_luma:
         contrast_structure = contrast_structure.clamp_min(0)
-    return (luminance * contrast_structure).mean(dim=(-2, -1))
+    return (luminance * contrast_structure).mean(dim=(-3, -2, -1))
 
 
 def gaussian_taps(size: int, sigma: float) -> list[float]:
@@ -126,24 +146,30 @@ def filter_valid(maps: Tensor, taps: list[float]) -> Tensor:
     return maps
 
 
-def _comparable_luma(sr: Tensor, hr: Tensor, crop_border: int) -> tuple[Tensor, Tensor]:
-    """Both lumas as B×H×W on the device of `sr`, cropped; their sizes are checked."""
-    luma_sr, luma_hr = luma_batch(sr), luma_batch(hr)
-    if luma_sr.shape != luma_hr.shape:
+def _comparable(sr: Tensor, hr: Tensor, crop_border: int, rgb: bool) -> tuple[Tensor, Tensor]:
+    """Luma or channels of both on the scale of 0-255 and the device of `sr`, B×C×H×W, cropped and checked."""
+    of_sr, of_hr = (_channels(image) if rgb else luma_batch(image)[:, None] for image in (sr, hr))
+    if of_sr.shape != of_hr.shape:
         raise ClearSRError(
-            f"sizes (width x height) must be equal: sr is {_size(luma_sr)}, hr is {_size(luma_hr)}"
+            f"sizes (width x height) must be equal: sr is {_size(of_sr)}, hr is {_size(of_hr)}"
         )
-    if crop_border < 0 or 2 * crop_border >= min(luma_sr.shape[-2:]):
+    if crop_border < 0 or 2 * crop_border >= min(of_sr.shape[-2:]):
         raise ClearSRError(
-            f"crop_border: {crop_border} pixels per side do not fit an image of {_size(luma_sr)}; "
-            f"accepted are 0 to {(min(luma_sr.shape[-2:]) - 1) // 2}"
+            f"crop_border: {crop_border} pixels per side do not fit an image of {_size(of_sr)}; "
+            f"accepted are 0 to {(min(of_sr.shape[-2:]) - 1) // 2}"
         )
-    luma_hr = luma_hr.to(luma_sr.device)
+    of_hr = of_hr.to(of_sr.device)
     border = (-crop_border,) * 4
-    return F.pad(luma_sr, border), F.pad(luma_hr, border)
+    return F.pad(of_sr, border), F.pad(of_hr, border)
 
 
-def _size(luma: Tensor) -> str:
+def _channels(image: Tensor) -> Tensor:
+    """B×3×H×W float64 on the scale of 0-255; a grey image has its one channel three times."""
+    values = _as_double(image) * _PEAK
+    return values.reshape(-1, *values.shape[-3:]).expand(-1, 3, -1, -1)
+
+
+def _size(images: Tensor) -> str:
     """`640x480`, with the number of images in front if there are several."""
-    count, height, width = luma.shape
+    count, height, width = images.shape[0], *images.shape[-2:]
     return f"{width}x{height}" if count == 1 else f"{count} images of {width}x{height}"

@@ -1,6 +1,7 @@
 """Which pictures belong together: folders matched by stem, and the layouts that test sets come in."""
 
 import logging
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ logger = logging.getLogger(__name__)
 
 # Folders of a test set: StableSR's own, then what others call them.
 LAYOUTS = (("test_LR", "test_HR"), ("LR", "HR"), ("lr", "hr"), ("lq", "gt"), ("LR_x4", "HR"))
-_TAG = re.compile(r"[-_](lr\d?|hr|sr|lq|gt|out|clearsr|x\d+(\.\d+)?)$", re.IGNORECASE)
+_TAG = re.compile(
+    r"([-_.](lr(x?\d)?|hr|sr|lq|gt|out|clearsr|srf[-_]?\d|x\d+(\.\d+)?)|(?<=[a-z\d])x[2-8])$", re.IGNORECASE
+)
 _NAMED = 5  # names that a message lists
 
 
@@ -32,7 +35,8 @@ class ImagePair:
 def match_folders(folders: Mapping[str, Path | None]) -> list[ImagePair]:
     """The pictures of several folders, matched by stem (and the folders below, if there are any).
 
-    Where stems differ in a last tag alone (`a_LR4` and `a_HR`, `b` and `b_x4`), they are matched without it.
+    Where stems differ, they are matched without a last tag (`a_LR4` and `a_HR`, `b` and `bx4`), without all
+    tags (`c_SRF_4_HR` and `c`), or without what all names of a folder end in (`d_SwinIR` and `d`).
 
     Args:
         folders: any of `lr`, `sr`, `hr` -> folder; None is left out.
@@ -42,13 +46,20 @@ def match_folders(folders: Mapping[str, Path | None]) -> list[ImagePair]:
     """
     given = {role: folder for role, folder in folders.items() if folder is not None}
     found = {role: _by_stem(folder) for role, folder in given.items()}
-    names = [set(files) for files in found.values()]
-    if any(other != names[0] for other in names):
-        bare = {role: _without_tags(files) for role, files in found.items()}
-        if None in bare.values() or len({frozenset(files or ()) for files in bare.values()}) > 1:
-            raise ClearSRError(_mismatch(found, given))
-        found = {role: files or {} for role, files in bare.items()}
-        logger.info("pictures are matched without the last tag of their names")
+    for shorten in (dict, _without_last_tag, _without_tags, _without_ending):
+        matched = {role: shorten(files) for role, files in found.items()}
+        if len({frozenset(files) for files in matched.values()}) == 1 and all(
+            len(matched[role]) == len(files) for role, files in found.items()
+        ):
+            break
+    else:
+        raise ClearSRError(_mismatch(found, given))
+    if shorten is not dict:
+        example = next(iter(next(iter(matched.values()))))
+        names = " and ".join(files[example].name for files in matched.values())
+        level = logging.WARNING if shorten is _without_ending else logging.INFO
+        logger.log(level, "names differ; pictures are matched without their ends, such as %s", names)
+    found = matched
     first = next(iter(found.values()))
     return [ImagePair(name, **{role: files[name] for role, files in found.items()}) for name in first]
 
@@ -97,6 +108,24 @@ def fitting_hr(hr: torch.Tensor, lr: ImageData, name: str) -> torch.Tensor:
     )
 
 
+def cut_to_output(hr: torch.Tensor, sr: torch.Tensor, upscale: float, file: Path) -> torch.Tensor:
+    """The part of `hr` that an output shows: all, or without the last rows and columns that x N drops.
+
+    Raises:
+        ClearSRError: the sizes cannot belong together.
+    """
+    height, width = sr.shape[-2:]
+    spare = (hr.shape[-2] - height, hr.shape[-1] - width)
+    if all(0 <= rest < max(1, upscale) for rest in spare):
+        return hr[..., :height, :width]
+    larger = "; the output is the larger one: cut it as the original was cut" if min(spare) < 0 else ""
+    raise ClearSRError(
+        f"{file}: is {width}x{height}, its original {hr.shape[-1]}x{hr.shape[-2]}; the sizes must be equal, "
+        f"or the original's larger by fewer than {max(1, upscale):g} rows and columns (--upscale), which are "
+        f"then left out at the bottom and on the right{larger}"
+    )
+
+
 def _by_stem(folder: Path) -> dict[str, Path]:
     """Images of a folder by their path below it, without suffix."""
     if not folder.is_dir():
@@ -110,15 +139,26 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _without_tags(files: Mapping[str, Path]) -> dict[str, Path] | None:
-    """The files by stems without a last tag such as `_LR4`, `_x4` or `_out`; None if two would be one."""
-    bare: dict[str, Path] = {}
-    for name, file in files.items():
-        short = _TAG.sub("", name)
-        if short in bare:
-            return None
-        bare[short] = file
-    return bare
+def _without_last_tag(files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files by stems without a last tag such as `_LR4`, `_x4` or `_out`."""
+    return {_TAG.sub("", name): file for name, file in files.items()}
+
+
+def _without_tags(files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files by stems without any of the tags that they end in."""
+    bare = _without_last_tag(files)
+    return bare if bare.keys() == files.keys() else _without_tags(bare)
+
+
+def _without_ending(files: Mapping[str, Path]) -> dict[str, Path]:
+    """The files by stems without what all of them end in, from a separator on, and without tags.
+
+    An ending of digits alone may be a number, and that of a single file could be anything: they stay.
+    """
+    shared = os.path.commonprefix([name[::-1] for name in files])[::-1] if len(files) > 1 else ""
+    start = re.search(r"[-_.]", shared)
+    ending = shared[start.start() :] if start and re.search(r"[^\W\d_]", shared[start.start() :]) else ""
+    return _without_tags({name.removesuffix(ending): file for name, file in files.items()})
 
 
 def _mismatch(found: Mapping[str, Mapping[str, Path]], folders: Mapping[str, Path]) -> str:
