@@ -84,17 +84,17 @@ def new_figure(height: float, width: float = TEXT_WIDTH) -> "Figure":
     return Figure(figsize=(width, height))
 
 
-def mark_level(axis: Any, value: float, label: str, at_left: bool = False) -> None:
-    """A dashed line across an axis at a value, named at its right end, or its left."""
+def mark_level(axis: Any, value: float, label: str, at_left: bool = False, below: bool = False) -> None:
+    """A dashed line across an axis at a value, named at its right end or its left, above or below it."""
     axis.axhline(value, color=COLORS["gray"], linewidth=0.8, linestyle=(0, (4, 2)))
     axis.annotate(
         label,
         (0 if at_left else 1, value),
         xycoords=("axes fraction", "data"),
-        xytext=(2 if at_left else 0, 2),
+        xytext=(2 if at_left else 0, -2 if below else 2),
         textcoords="offset points",
         ha="left" if at_left else "right",
-        va="bottom",
+        va="top" if below else "bottom",
         color=COLORS["gray"],
         fontsize=7,
     )

@@ -1,6 +1,7 @@
 """Table 1: which rows stand beside each other, what is marked, what a reader is told."""
 
 import pytest
+from scipy import stats
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.evaluation.evaluate import Evaluation, Row
@@ -47,6 +48,16 @@ def test_in_groups_measured_rows_are_apart():
 def test_a_set_of_ones_own_has_measured_rows_only():
     (table,) = benchmark_tables([measured("holidays", psnr=25.0, lpips=0.2)])
     assert table.title == "Measured on holidays" and len(table.rows) == 1
+    assert table.measures == ("psnr", "lpips")  # no columns of dashes
+
+
+def test_a_row_over_seeds_says_how_far_they_differ():
+    one = measured("holidays", psnr=25.0)
+    one.rows = [Row("a", seed, {"psnr": 25.0 + seed}) for seed in range(3)]
+    text = render(benchmark_tables([one])[0])
+    half = stats.t.ppf(0.975, 2) * 1 / 3**0.5
+    drawn = f"mean over seeds 0, 1, 2 (over the seeds: PSNR ± {half:.2f})."
+    assert f"mine: 1 images, 4 pixels of border left out, {drawn}" in text
 
 
 @pytest.mark.parametrize("format", ["markdown", "latex", "html"])

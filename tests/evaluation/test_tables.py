@@ -1,5 +1,6 @@
 """Tables: what is marked, how it is written, and the paper's own marks on its published numbers."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -8,7 +9,7 @@ import pytest
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.measures import MEASURES
 from clearsr.evaluation.published import DATASETS, dataset_of, note, published_table
-from clearsr.evaluation.tables import Table, TableRow, ranked, render
+from clearsr.evaluation.tables import Table, TableRow, ranked, render, render_all
 
 
 @pytest.fixture
@@ -48,14 +49,23 @@ def test_html_is_well_formed(table):
     root = ElementTree.fromstring(f"<div>{render(table, 'html')}</div>")
     cells = [[td for td in tr.findall("td")] for tr in root.iter("tr")][1:]
     assert [td.findtext("b") for td in cells[1]] == [None, "25.00", "0.1000"]
-    assert [td.findtext("u") for td in cells[2]] == [None, "24.00", None]
+    assert [td.findtext("i") for td in cells[2]] == [None, "24.00", None]
     assert root.findtext("table/caption") == "T & co" and root.findtext("p") == "a note"
+
+
+def test_several_tables_are_one_page_of_html(table):
+    text = render_all([table, table], "html")
+    assert text.startswith("<!doctype html>") and '<meta charset="utf-8">' in text
+    assert text.count("<table>") == 2 and "<title>T &amp; co</title>" in text
+    assert render_all([table, table]) == render(table) + "\n" + render(table)
+    assert "amssymb" not in render_all([table], "latex")
+    assert "amssymb" in render_all([dataclasses.replace(table, title="✓")], "latex")
 
 
 def test_latex_escapes_and_marks(table):
     text = render(table, "latex")
     assert r"b\_1 & \textbf{25.00} & \textbf{0.1000} \\" in text
-    assert r"c & \underline{24.00} & -- \\" in text
+    assert r"c & \textit{24.00} & -- \\" in text
     assert r"\caption{T \& co}" in text and r"PSNR $\uparrow$" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 2
     assert not re.search(r"(?<!\\)[&]", text.split(r"\hline")[2].replace(" & ", ""))

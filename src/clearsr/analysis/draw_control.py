@@ -16,7 +16,7 @@ _MAX_LABELS = 24  # with more images the bars carry no names
 def draw_pictures(study: ControlStudy, folder: Path, definition: str) -> list[Path]:
     """Figure 2: a row per image with LR, x_lr and the control signals without and with the constraint."""
     rows = len(study.pictures)
-    side = TEXT_WIDTH / 4
+    side = TEXT_WIDTH / 4 - 0.08  # what stays between two pictures
     aspect = study.pictures[0].lr.shape[1] / study.pictures[0].lr.shape[2]
     with paper_style():
         figure = new_figure(rows * (side * aspect + 0.22) + 0.3)
@@ -54,12 +54,14 @@ def draw_differences(study: ControlStudy, folder: Path, definition: str) -> list
         colors = [COLORS["blue"] if value > 0 else COLORS["red"] for value in heights]
         axis.bar(range(len(heights)), heights, width=min(0.7, 0.07 * len(heights)), color=colors)
         axis.axhline(0, color="black", linewidth=0.6)
-        mark_level(axis, mean, f"mean {mean:.3g}")
+        mark_level(axis, mean, f"mean {mean:.3g}", at_left=mean < 0, below=mean < 0)  # where no bars are
         axis.set_ylabel(f"Diff of {definition} $D_{{kl}}$ (nats)")
         if named:
-            axis.set_xticks(range(len(names)), names)
-            if max(map(len, names)) > 4:
-                axis.tick_params("x", rotation=45)
+            is_long = max(map(len, names)) > 4
+            turned: dict[str, Any] = (
+                {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
+            )
+            axis.set_xticks(range(len(names)), names, **turned)
         else:
             axis.set_xticks([])
             axis.set_xlabel(f"{len(names)} images")

@@ -65,7 +65,7 @@ def run(args: Namespace) -> int:
             published,
         )
         from clearsr.atomic import write_text
-        from clearsr.evaluation.tables import render
+        from clearsr.evaluation.tables import render_all
         from clearsr.plots import write_numbers
 
     ours: list[Complexity] = []
@@ -78,7 +78,7 @@ def run(args: Namespace) -> int:
                 counted, timed_on = _timed(args, subject, counted, sampling)
             machine = timed_on or machine
         ours.append(counted)
-    text = render(complexity_table(ours, args.size, machine), args.format)
+    text = render_all([complexity_table(ours, args.size, machine)], args.format)
     if args.output is None:
         write_line(text.rstrip("\n"))
     else:

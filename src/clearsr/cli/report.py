@@ -60,14 +60,14 @@ def run(args: Namespace) -> int:
     from clearsr.atomic import write_text
     from clearsr.evaluation.report import benchmark_tables
     from clearsr.evaluation.results import read_results
-    from clearsr.evaluation.tables import render
+    from clearsr.evaluation.tables import render_all
 
     measured = [evaluation for path in args.results for evaluation in read_results(path)]
     measured += _measured(outputs, args, config)
     for evaluation in measured:
         evaluation.dataset = _known(args.dataset) if args.dataset else evaluation.dataset
     chosen = [_known(args.dataset)] if args.dataset else []
-    text = "\n".join(render(table, args.format) for table in benchmark_tables(measured, chosen, args.mark))
+    text = render_all(benchmark_tables(measured, chosen, args.mark), args.format)
     if args.output is None:
         write_line(text.rstrip("\n"))
     else:

@@ -1,9 +1,11 @@
 """Table 1: the published rows beside what was measured here, on each benchmark."""
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 from clearsr.evaluation.evaluate import Evaluation
+from clearsr.evaluation.measures import MEASURES, shown
 from clearsr.evaluation.published import DATASETS, note, published_table
 from clearsr.evaluation.summary import summary_row
 from clearsr.evaluation.tables import Table, TableRow
@@ -42,21 +44,40 @@ def _of_dataset(dataset: str, measured: Sequence[Evaluation], marking: Marking) 
         rows.append(
             summary_row(evaluation, (evaluation.method, "measured"), "measured" if marking == "group" else "")
         )
-        notes.append(_about(evaluation))
-    notes.append("Best bold, second best in italics; ± is half the confidence interval over the images.")
     has = {name for evaluation in measured for name in evaluation.names}
     extra = [own for own, standard in _OWN_SCALES.items() if own in has and standard not in has]
-    measures = (*published["measures"], *extra)
+    columns = (*published["measures"], *extra)
+    measures = tuple(name for name in columns if any(name in row.values for row in rows))
+    about: dict[str, list[str]] = {}
+    for evaluation in measured:
+        about.setdefault(_about(evaluation, measures), []).append(evaluation.method)
+    notes += [f"{', '.join(methods)}: {text}" for text, methods in about.items()]
+    notes.append("Best bold, second best in italics; ± is half the confidence interval over the images.")
     title = f"Table 1 on {dataset}" if dataset in DATASETS else f"Measured on {dataset}"
     return Table(title, ("method", "source"), measures, tuple(rows), tuple(notes))
 
 
-def _about(evaluation: Evaluation) -> str:
+def _about(evaluation: Evaluation, measures: Sequence[str]) -> str:
     """What a reader must know to compare a measured row."""
     count = len(evaluation.images)
     whole = DATASETS.get(evaluation.dataset)
     of = "" if whole in (None, count) else f" of the {whole} that the published rows are means over"
     border = evaluation.config.crop_border
     seeds = [str(seed) for seed in evaluation.seeds if seed is not None]
-    drawn = f", seeds {', '.join(seeds)}" if len(seeds) > 1 else ""
-    return f"{evaluation.method}: {count} images{of}, {border} pixels of border left out{drawn}."
+    drawn = (
+        f", mean over seeds {', '.join(seeds)}{_between_seeds(evaluation, measures)}"
+        if len(seeds) > 1
+        else ""
+    )
+    return f"{count} images{of}, {border} pixels of border left out{drawn}."
+
+
+def _between_seeds(evaluation: Evaluation, measures: Sequence[str]) -> str:
+    """How far the confidence interval over the seeds reaches, measure by measure."""
+    found = {name: evaluation.over_seeds(name) for name in measures}
+    parts = [
+        f"{MEASURES[name].label} ± {shown(name, interval.half_width)}"
+        for name, interval in found.items()
+        if interval is not None and math.isfinite(interval.half_width)
+    ]
+    return f" (over the seeds: {', '.join(parts)})" if parts else ""

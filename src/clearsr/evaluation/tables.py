@@ -10,6 +10,21 @@ from clearsr.evaluation.measures import MEASURES, is_better, labels, shown
 
 Format = Literal["markdown", "latex", "html"]
 BEST, SECOND = 1, 2
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+body {{ font: 15px/1.4 sans-serif; margin: 2em; }}
+table {{ border-collapse: collapse; border-block: 1.5px solid; margin-top: 2em; }}
+caption {{ font-weight: bold; text-align: left; padding-bottom: 0.4em; }}
+th, td {{ padding: 0.2em 0.7em; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
+th {{ border-bottom: 1px solid; }}
+.name {{ text-align: left; }}
+p {{ margin: 0.4em 0; font-size: 13px; max-width: 60em; }}
+</style>
+"""
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,16 @@ def render(table: Table, format: Format = "markdown") -> str:
     return writer[format](table, heads, body, ranks)
 
 
+def render_all(tables: Sequence[Table], format: Format = "markdown") -> str:
+    """Several tables as one text, in HTML as a page of its own."""
+    text = "\n".join(render(table, format) for table in tables)
+    page = _PAGE.format(title=html.escape(tables[0].title)) if format == "html" else ""
+    needs = (
+        "% \\checkmark needs \\usepackage{amssymb}\n" if format == "latex" and r"\checkmark" in text else ""
+    )
+    return page + needs + text
+
+
 def ranked(values: Sequence[float], name: str) -> dict[int, int]:
     """Index -> 1 (best) or 2 (second best) among values of a measure as they are shown; ties share a rank.
 
@@ -113,7 +138,7 @@ def _markdown(table: Table, heads: list[str], body: list[list[str]], ranks: list
 def _latex(table: Table, heads: list[str], body: list[list[str]], ranks: list[list[int]]) -> str:
     def cell(text: str, rank: int) -> str:
         escaped = _for_latex(text)
-        return {BEST: rf"\textbf{{{escaped}}}", SECOND: rf"\underline{{{escaped}}}"}.get(rank, escaped)
+        return {BEST: rf"\textbf{{{escaped}}}", SECOND: rf"\textit{{{escaped}}}"}.get(rank, escaped)
 
     columns = "l" * len(table.heads) + "r" * len(table.measures)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_for_latex(table.title)}}}"]
@@ -144,14 +169,17 @@ def _for_latex(text: str) -> str:
 
 
 def _html(table: Table, heads: list[str], body: list[list[str]], ranks: list[list[int]]) -> str:
-    def cell(text: str, rank: int) -> str:
+    classes = [' class="name"'] * len(table.heads) + [""] * len(table.measures)
+
+    def cell(text: str, rank: int, of_class: str) -> str:
         escaped = html.escape(text)
-        inner = {BEST: f"<b>{escaped}</b>", SECOND: f"<u>{escaped}</u>"}.get(rank, escaped)
-        return f"<td>{inner}</td>"
+        inner = {BEST: f"<b>{escaped}</b>", SECOND: f"<i>{escaped}</i>"}.get(rank, escaped)
+        return f"<td{of_class}>{inner}</td>"
 
     lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>"]
-    lines.append("<tr>" + "".join(f"<th>{html.escape(head)}</th>" for head in heads) + "</tr>")
+    names = (f"<th{kind}>{html.escape(head)}</th>" for head, kind in zip(heads, classes, strict=True))
+    lines.append("<tr>" + "".join(names) + "</tr>")
     for texts, row_ranks in zip(body, ranks, strict=True):
-        lines.append("<tr>" + "".join(map(cell, texts, row_ranks)) + "</tr>")
+        lines.append("<tr>" + "".join(map(cell, texts, row_ranks, classes)) + "</tr>")
     lines.append("</table>")
     return "\n".join([*lines, *(f"<p>{html.escape(note)}</p>" for note in table.notes)]) + "\n"
