@@ -65,6 +65,22 @@ def test_a_folder_of_outputs_agrees_with_scikit_image(run, testset, tmp_path):
     assert "LPIPS" in outcome.err and "clearsr[eval]" in outcome.err and "lpips" in document["missing"]
 
 
+def test_a_log_is_compared_with_what_was_measured(run, testset, tmp_path):
+    hr = testset / "test_HR"
+    given = ("evaluate", "--sr", hr, "--hr", hr, "--measures", "ssim,ssim_rounded")
+    name = next(hr.iterdir()).stem
+    log = tmp_path / "theirs.log"
+    log.write_text(f"INFO: out/{name}.png | SSIM: 0.990000\n")
+    outcome = run(*given, "--log", log)
+    assert outcome.code == 0, outcome.err
+    assert f"| ssim | ssim_rounded | 1 | +0.010000 | 0.010000 | {name} |" in outcome.out
+    log.write_text("nothing\n")
+    outcome = run(*given, "--log", log)
+    assert outcome.code == 1 and "theirs.log: names none of the pictures" in outcome.errors[-1]
+    outcome = run(*given, "--log", tmp_path / "none.log")
+    assert outcome.code == 2 and "none.log: is no file" in outcome.errors[0]
+
+
 def test_models_baselines_and_seeds_in_one_table(evaluate, testset, tmp_path):
     outcome = evaluate(
         "--testset", testset, "--baselines", "lanczos,bicubic", "--seeds", "0,7", "--noise-scale", "0.5",

@@ -53,6 +53,7 @@ niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need 
 
 examples:
   clearsr evaluate --sr results/ --hr test_HR/ --csv rows.csv
+  clearsr evaluate --sr results/ --hr test_HR/ --log published.log
   clearsr evaluate --testset RealSRVal_crop128 --baselines bicubic,lanczos --seeds 0,1,2 --json ours.json
   clearsr evaluate --testset testset --also steps=0 --also lsa.preset=fidelity --spandrel RealESRGAN.pth
 """
@@ -69,6 +70,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     results = parser.add_argument_group("results")
     results.add_argument("--csv", type=Path, metavar="FILE", help="a row per picture")
     results.add_argument("--json", type=Path, metavar="FILE", help="means, intervals and a row per picture")
+    results.add_argument(
+        "--log", type=Path, metavar="FILE", help="another harness's per-image log to compare the first with"
+    )
     results.add_argument("--save", type=Path, metavar="DIR", help="keep the pictures that were made")
     others = parser.add_argument_group("compared with, on the same LR images")
     others.add_argument("--baselines", metavar="NAMES", default="", help="bicubic,lanczos")
@@ -115,6 +119,8 @@ def run(args: Namespace) -> int:
         if path is not None:
             write_text(path, text())
     _show(evaluations, len(pairs), config)
+    if args.log is not None:
+        _show_agreement(evaluations[0], args.log)
     return 0
 
 
@@ -134,6 +140,8 @@ def _check(args: Namespace, baselines: list[str]) -> None:
     for name in baselines:
         if name not in BASELINES:
             raise UsageError(f"--baselines {name}: accepted are {', '.join(BASELINES)}")
+    if args.log is not None and not args.log.is_file():
+        raise UsageError(f"--log {args.log}: is no file")
     for flag, path in (("--csv", args.csv), ("--json", args.json)):
         if path is not None and path.is_dir():
             raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
@@ -223,6 +231,20 @@ def _upscale_of(method: "Method") -> float:
 
 def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
+
+
+def _show_agreement(evaluation: "Evaluation", log: Path) -> None:
+    """How far a log's numbers are from ours, on stdout."""
+    from clearsr.evaluation.published_log import compare, read_log
+
+    write_line(f"\n**{evaluation.method} against {log.name}**\n")
+    write_line("| in the log | measured | images | difference of the means | largest difference | at |")
+    write_line("|---|---|---:|---:|---:|---|")
+    for found in compare(evaluation, read_log(log, evaluation.images)):
+        write_line(
+            f"| {found.in_log} | {found.measure} | {found.images} | {found.mean:+.6f} | {found.largest:.6f} "
+            f"| {found.at} |"
+        )
 
 
 def _show(evaluations: "list[Evaluation]", count: int, config: EvaluationConfig) -> None:

@@ -64,6 +64,12 @@ def match_folders(folders: Mapping[str, Path | None]) -> list[ImagePair]:
     return [ImagePair(name, **{role: files[name] for role, files in found.items()}) for name in first]
 
 
+def bare_stem(name: str) -> str:
+    """A stem without any of the tags that it ends in: `img_001` of `img_001_SRF_4_LR`."""
+    shorter = _TAG.sub("", name)
+    return name if shorter == name else bare_stem(shorter)
+
+
 def find_testset(folder: Path) -> tuple[Path, Path | None]:
     """The folders of LR and HR images of a test set, such as StableSR's `test_LR` and `test_HR`.
 
@@ -146,8 +152,7 @@ def _without_last_tag(files: Mapping[str, Path]) -> dict[str, Path]:
 
 def _without_tags(files: Mapping[str, Path]) -> dict[str, Path]:
     """The files by stems without any of the tags that they end in."""
-    bare = _without_last_tag(files)
-    return bare if bare.keys() == files.keys() else _without_tags(bare)
+    return {bare_stem(name): file for name, file in files.items()}
 
 
 def _without_ending(files: Mapping[str, Path]) -> dict[str, Path]:
