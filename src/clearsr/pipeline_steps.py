@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from clearsr.color import match_color
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.errors import ClearSRError
 from clearsr.hardware import (
     Precision,
@@ -114,13 +114,10 @@ class PipelineSteps:
         Raises:
             ClearSRError: the model has no text encoder, or there is no guidance to act through.
         """
-        if not config.negative_prompt:
-            return None
         base = self.network.config.base_model
-        if base is None:
-            raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
-        if config.guidance_scale == 1:
-            raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1")
+        check_negative_prompt(config, base)
+        if base is None or not config.negative_prompt:
+            return None
         from clearsr.models.pretrained import encode_text  # with diffusers and transformers
 
         return encode_text(base, config.negative_prompt, self.network.config.base_revision).to(self.device)

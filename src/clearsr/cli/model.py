@@ -9,7 +9,8 @@ from clearsr.cli.flags import Overrides, build
 from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy
 from clearsr.config.base import build_config
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SamplingConfig, check_negative_prompt
+from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.pipeline import ClearSRPipeline
@@ -55,7 +56,10 @@ def resolve_sampling(args: Namespace, given: Overrides) -> SamplingConfig:
 
     description = read_description(locate(args.model))
     sampling = build(SamplingConfig, given, description["sampling"])
-    _check_negative_prompt(sampling, args.base_model or description["model"].get("base_model"))
+    try:
+        check_negative_prompt(sampling, args.base_model or description["model"].get("base_model"))
+    except ClearSRError as error:
+        raise UsageError(str(error)) from None
     return sampling
 
 
@@ -83,13 +87,3 @@ def embedded_defaults() -> SamplingConfig:
     path = files("clearsr") / "weights" / "compact" / "config.json"
     sampling = json.loads(path.read_text("utf-8"))["sampling"] if path.is_file() else {}
     return build_config(SamplingConfig, sampling)
-
-
-def _check_negative_prompt(sampling: SamplingConfig, base_model: str | None) -> None:
-    """A negative prompt needs a text encoder, and guidance to act through."""
-    if not sampling.negative_prompt:
-        return
-    if base_model is None:
-        raise UsageError("--negative-prompt: this model has no text encoder; leave it out")
-    if sampling.guidance_scale == 1:
-        raise UsageError("--negative-prompt: acts through guidance; give --guidance-scale above 1 too")

@@ -20,6 +20,7 @@ SERVING_FLAGS = {
     "--max-upload-mb": "max_upload_mb",
     "--max-megapixels": "max_megapixels",
     "--max-output-megapixels": "max_output_megapixels",
+    "--max-memory": "max_memory",
 }
 
 _EPILOG = """\

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ByteSize, Field, field_validator, model_validator
 
 from clearsr.config.base import FrozenConfig
+from clearsr.errors import ClearSRError
 
 SchedulerName = Literal["ddpm", "ddim", "dpm++", "unipc", "euler"]
 Spacing = Literal["linspace", "leading", "trailing", "quadratic"]
@@ -109,3 +110,17 @@ class SamplingConfig(FrozenConfig):
         if self.start == "noise" and self.noise_scale == 0:
             raise ValueError("start noise needs noise_scale above 0 (--noise-scale 1)")
         return self
+
+
+def check_negative_prompt(config: SamplingConfig, base_model: str | None) -> None:
+    """See that a negative prompt has a text encoder (models on a base have one) and guidance to act through.
+
+    Raises:
+        ClearSRError: it has not.
+    """
+    if not config.negative_prompt:
+        return
+    if base_model is None:
+        raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
+    if config.guidance_scale == 1:
+        raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1 too")

@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from clearsr.config.base import FrozenConfig
 
@@ -24,6 +24,9 @@ class ServingConfig(FrozenConfig):
     max_upload_mb: Positive = Field(32.0, description="largest request, in megabytes")
     max_megapixels: Positive = Field(12.0, description="largest picture to upscale, by its header")
     max_output_megapixels: Positive = Field(64.0, description="largest result")
+    max_memory: Annotated[ByteSize, Field(ge=1_000_000)] | None = Field(
+        None, description="peak memory of a picture, such as 1.5GB; unset: what is free"
+    )
     max_steps: Annotated[int, Field(ge=0, le=1000)] = Field(100, description="most denoising steps")
     max_tile: Annotated[int, Field(ge=32)] = Field(128, description="largest tile, in latents")
     queue: Annotated[int, Field(ge=0)] = Field(8, description="pictures that may wait")

@@ -25,12 +25,10 @@ from clearsr.web.describe import UPSCALE_DESCRIPTION
 from clearsr.web.errors import RequestError, internal_error
 from clearsr.web.jobs import JobQueue, Ticket
 from clearsr.web.metrics import Metrics
-from clearsr.web.settings import MEDIA_TYPES, OUTPUT_FIELDS, SAMPLING_FIELDS, output_of, sampling_of
-from clearsr.web.settings import bad_setting as _bad_setting
+from clearsr.web.settings import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
 from clearsr.web.storage import Storage
 from clearsr.web.work import Upscaler
 
-_FIELDS = {"file", "format", "quality", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
 _CHUNK = 1 << 20
 _MAX_NAME = 200  # bytes, so that what is added to it still fits a file system
 
@@ -84,7 +82,7 @@ async def _upscale(request: Request, service: Service) -> Response:
     try:
         folder = await asyncio.to_thread(service.storage.folder)
         fields, source = await _read_request(request, folder, service)
-        sampling = sampling_of(service.upscaler.pipeline.defaults, fields, service.upscaler.limits)
+        sampling = service.upscaler.sampling(fields)
         suffix, output = output_of(fields)
         await asyncio.to_thread(service.upscaler.check, source, sampling.upscale)
         job = Job(source, Path(source.name), folder / f"{source.stem}{mark_of(sampling.upscale)}{suffix}")
@@ -116,18 +114,16 @@ async def _read_request(request: Request, folder: Path, service: Service) -> tup
         raise RequestError(415, "not_multipart", "send multipart/form-data with the picture as `file`")
     seconds = service.upscaler.limits.upload_seconds
     try:
-        form = await asyncio.wait_for(request.form(max_files=1, max_fields=len(_FIELDS)), seconds)
+        form = await asyncio.wait_for(request.form(max_files=1, max_fields=len(FIELDS)), seconds)
     except asyncio.TimeoutError:  # noqa: UP041  (another class before Python 3.11)
         raise RequestError(408, "slow_upload", f"the upload took longer than {seconds:g} s") from None
     except HTTPException as error:
         raise RequestError(400, "bad_request", str(error.detail)) from None
     async with _closing(form):
-        unknown = [key for key in form if key not in _FIELDS]
-        if unknown:
-            raise _bad_setting(f"{unknown[0]}: no such field; known: {', '.join(sorted(_FIELDS))}")
+        check_fields(key for key in form if key != "file")
         picture = form.get("file")
         if not isinstance(picture, UploadFile):
-            raise _bad_setting("file: the picture must be uploaded as a file (addresses are not fetched)")
+            raise bad_setting("file: the picture must be uploaded as a file (addresses are not fetched)")
         path = folder / safe_name(picture.filename or "picture")
         with path.open("wb") as file:
             while chunk := await picture.read(_CHUNK):

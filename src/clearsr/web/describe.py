@@ -9,7 +9,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.web.settings import FORMATS, MEDIA_TYPES, OUTPUT_FIELDS, SAMPLING_FIELDS
 
 _STATUSES = {
-    400: "not an image, or a damaged one",
+    400: "not an image, or a damaged one; text for a model that takes none",
     401: "the token is missing or wrong",
     408: "the upload took too long",
     413: "too many bytes or pixels",

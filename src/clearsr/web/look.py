@@ -19,9 +19,11 @@ CSS = """
 .bar div { height: 100%; border-radius: 4px; background: var(--color-accent); transition: width 0.2s ease; }
 .note code { overflow-wrap: anywhere; white-space: pre-wrap; font-size: 0.85rem; }
 #examples .grid-wrap { padding: 0; }
-#examples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+#examples .grid-container, #gallery .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)); }
 #examples img { width: 100%; }
 #actions button, #downloads button, #downloads a { min-height: 46px; }
+#gallery .grid-wrap { height: auto; min-height: 0; max-height: none; padding-top: 2rem; }
+footer .divider { display: none !important; }
 @media (max-width: 640px) {
   .gradio-container .main { padding: 0.6rem !important; }
   .gradio-container .wrap, .gradio-container .column, .gradio-container .row > * { min-width: 0 !important; }

@@ -6,16 +6,21 @@ from typing import Any, get_args
 import gradio as gr
 from fastapi import FastAPI
 
-from clearsr.config.sampling import ColorMethod, SamplingConfig, SchedulerName
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import ColorMethod, SchedulerName
 from clearsr.image import IMAGE_SUFFIXES
 from clearsr.web.api import Service
 from clearsr.web.look import CSS, HEAD, make_theme, note
-from clearsr.web.page_actions import Actions
+from clearsr.web.page_actions import NO_PICTURE, Actions
 from clearsr.web.page_examples import write_examples
 from clearsr.web.page_parts import Page
-from clearsr.web.settings import detail_of
+from clearsr.web.settings import FORMATS, detail_of
 
-PRESETS = {"ClearSR* · truer": -50, "ClearSR · paper": 0, "Crisper": 50}
+# On a phone the status is below the button.
+_SHOW_STATUS = (
+    "() => document.querySelector('#status').scrollIntoView({behavior: 'smooth', block: 'nearest'})"
+)
+PRESETS = {"Truer": -50, "Balanced": 0, "Crisper": 50}
 
 
 def mount_page(app: FastAPI, service: Service) -> None:
@@ -32,18 +37,20 @@ def mount_page(app: FastAPI, service: Service) -> None:
 
 def build_page(service: Service) -> gr.Blocks:
     """All components, wired."""
-    defaults = service.upscaler.pipeline.defaults
     examples = write_examples(service.storage)
     # Cached files are deleted by `Storage`.
-    with gr.Blocks(title="ClearSR", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="ClearSR", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(HEAD, elem_id="head")
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=320):
-                inputs, shown = _inputs(defaults, service, examples)
-                estimate = gr.HTML(note("Drop one or more pictures above."), elem_id="estimate")
+                inputs, shown = _inputs(service, examples)
+                estimate = gr.HTML(note(NO_PICTURE), elem_id="estimate")
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Upscale", variant="primary", elem_id="run", scale=3)
-                    cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", interactive=False, scale=1)
+                    cancel = gr.Button("Cancel", variant="stop", elem_id="cancel", visible=False, scale=1)
+                with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+                    inputs |= _sampling_inputs(service)
+                    inputs |= _file_inputs()
             with gr.Column(scale=7, min_width=320):
                 outputs = _outputs()
         page = Page(**inputs, **outputs, estimate=estimate, run=run, cancel=cancel)
@@ -73,11 +80,9 @@ def _examples(paths: list[Path]) -> gr.Gallery | None:
     )  # fmt: skip
 
 
-def _inputs(
-    defaults: SamplingConfig, service: Service, examples: list[Path]
-) -> tuple[dict[str, Any], gr.Gallery | None]:
+def _inputs(service: Service, examples: list[Path]) -> tuple[dict[str, Any], gr.Gallery | None]:
     """The left column: pictures and settings, by the fields of `Page`, and the examples."""
-    limits = service.upscaler.limits
+    defaults = service.upscaler.pipeline.defaults
     parts: dict[str, Any] = {
         "pictures": gr.File(
             label="Pictures",
@@ -102,44 +107,83 @@ def _inputs(
                 queue=False,
                 api_visibility="private",
             )
-    with gr.Row():
-        parts["upscale"] = gr.Slider(1, 8, defaults.upscale, step=0.5, label="Upscale", elem_id="upscale")
-        parts["seed"] = gr.Number(defaults.seed, label="Seed", precision=0, min_width=110, elem_id="seed")
-    with gr.Accordion("Advanced", open=False, elem_id="advanced"):
-        top = max(50, defaults.steps)
-        parts["steps"] = gr.Slider(
-            0, min(top, limits.max_steps), defaults.steps, step=1, label="Steps", elem_id="steps",
-            info="0 shows the latent embedding without diffusion",
-        )  # fmt: skip
-        with gr.Row():
-            parts["alpha"] = gr.Textbox("", label="Alpha (ELA)", max_lines=1, min_width=120)
-            parts["beta"] = gr.Textbox("", label="Beta (LLA)", max_lines=1, min_width=120)
-        gr.HTML(note("Empty: from the slider above. ClearSR* is alpha 0.03, beta 0.01; both 0 turn it off."))
-        with gr.Row():
-            parts["scheduler"] = gr.Dropdown(
-                list(get_args(SchedulerName)), value=defaults.scheduler, label="Scheduler", min_width=120
-            )
-            parts["color"] = gr.Dropdown(
-                list(get_args(ColorMethod)), value=defaults.color, label="Colour match", min_width=120
-            )
-        parts["guidance_scale"] = gr.Slider(1, 15, defaults.guidance_scale, step=0.5, label="Guidance scale")
-        with gr.Row():
-            parts["noise_scale"] = gr.Slider(
-                0, 2, defaults.noise_scale, step=0.05, label="Noise scale", min_width=140
-            )
-            parts["start_timestep"] = gr.Slider(
-                1, 999, defaults.start_timestep, step=1, label="Start timestep", min_width=140
-            )
-        parts["tile"] = gr.Slider(32, limits.max_tile, defaults.tile.size, step=16, label="Tile, in latents")
-        parts["quality"] = gr.Slider(1, 100, 95, step=1, label="JPEG quality")
+    parts["upscale"] = gr.Slider(
+        1, 8, defaults.upscale, step=0.5, label="Upscale", elem_id="upscale", info="times as wide and high"
+    )
     return parts, shown
+
+
+def _sampling_inputs(service: Service) -> dict[str, Any]:
+    """What else there is to set of a run, by the fields of `Page`."""
+    defaults, limits = service.upscaler.pipeline.defaults, service.upscaler.limits
+    parts: dict[str, Any] = {}
+    parts["steps"] = gr.Slider(
+        0, min(max(50, defaults.steps), limits.max_steps), defaults.steps, step=1, label="Steps",
+        elem_id="steps", info="0 restores without generating anything",
+    )  # fmt: skip
+    parts["seed"] = gr.Number(
+        defaults.seed, label="Seed", precision=0, elem_id="seed", info="another number draws another texture"
+    )
+    with gr.Row():
+        parts["alpha"] = gr.Textbox("", label="Alpha (truer)", max_lines=1, min_width=120)
+        parts["beta"] = gr.Textbox("", label="Beta (crisper)", max_lines=1, min_width=120)
+    gr.HTML(note("Alpha and beta: 0 to 1 each; empty, they follow from the control above. Both 0: off."))
+    with gr.Row():
+        parts["scheduler"] = gr.Dropdown(
+            list(get_args(SchedulerName)), value=defaults.scheduler, label="Scheduler", min_width=120
+        )
+        parts["start"] = gr.Dropdown(
+            [("input and noise", "lr"), ("noise alone", "noise")],
+            value=defaults.start, label="Start from", min_width=120,
+        )  # fmt: skip
+    with gr.Row():
+        parts["noise_scale"] = gr.Slider(
+            0, 2, defaults.noise_scale, step=0.05, label="Noise scale", min_width=140
+        )
+        parts["start_timestep"] = gr.Slider(
+            1, 999, defaults.start_timestep, step=1, label="Start timestep", min_width=140
+        )
+    parts["guidance_scale"] = gr.Slider(
+        1, 30, defaults.guidance_scale, step=0.5, label="Guidance scale", info="1 is off; more takes longer"
+    )
+    parts["negative_prompt"] = gr.Textbox(
+        defaults.negative_prompt, label="Negative prompt", visible=service.upscaler.takes_text,
+        info="what the picture must not look like; acts with a guidance scale above 1", elem_id="negative",
+    )  # fmt: skip
+    with gr.Row():
+        parts["color"] = gr.Dropdown(
+            list(get_args(ColorMethod)), value=defaults.color, label="Colour match", min_width=120
+        )
+        parts["tile"] = gr.Slider(
+            32, limits.max_tile, defaults.tile.size, step=16, label="Tile, in latents", min_width=140
+        )
+    return parts
+
+
+def _file_inputs() -> dict[str, Any]:
+    """How the results are written, by the fields of `Page`."""
+    output = OutputConfig()
+    with gr.Row():
+        depth = gr.Dropdown(
+            [("as the input", "input"), ("8", 8), ("16", 16)],
+            value=output.bit_depth, label="Bits per sample", min_width=120,
+        )  # fmt: skip
+        second = gr.Dropdown(
+            [format for format in FORMATS if format != "png"], value="jpg", label="Second download",
+            min_width=120, elem_id="format",
+        )  # fmt: skip
+    quality = gr.Slider(1, 100, output.jpeg_quality, step=1, label="Quality", info="of JPEG, WebP and AVIF")
+    metadata = gr.Checkbox(output.keep_metadata, label="Keep EXIF, XMP and resolution", elem_id="metadata")
+    return {
+        "bit_depth": depth, "keep_metadata": metadata, "copy_format": second, "copy_quality": quality,
+    }  # fmt: skip
 
 
 def _outputs() -> dict[str, Any]:
     """The right column: the result and what to do with it."""
     status = gr.HTML(note("The result appears here."), elem_id="status")
     slider = gr.ImageSlider(
-        label="Before / after",
+        label="Left: the input, enlarged · right: ClearSR",
         format="png",
         interactive=False,
         max_height=640,
@@ -148,12 +192,12 @@ def _outputs() -> dict[str, Any]:
     )
     with gr.Row(elem_id="downloads"):
         png = gr.DownloadButton("Download PNG", variant="primary", interactive=False, elem_id="png")
-        jpeg = gr.DownloadButton("Download JPEG", interactive=False, elem_id="jpeg")
+        copy = gr.DownloadButton("Download JPG", interactive=False, elem_id="copy")
     summary = gr.HTML("", elem_id="summary")
     gallery = gr.Gallery(
         label="Results",
         columns=4,
-        height=190,
+        height="auto",
         interactive=False,
         visible=False,
         elem_id="gallery",
@@ -164,14 +208,14 @@ def _outputs() -> dict[str, Any]:
         gr.HTML(note("The middle of the first picture with several strengths of Latent Space Adjustment."))
         compare = gr.Button("Draw the comparison", elem_id="compare")
         sheet = gr.Image(
-            label="Comparison",
+            show_label=False,
             format="png",
             interactive=False,
             elem_id="sheet",
             buttons=["fullscreen", "download"],
         )
     return {
-        "status": status, "slider": slider, "png": png, "jpeg": jpeg, "summary": summary, "gallery": gallery,
+        "status": status, "slider": slider, "png": png, "copy": copy, "summary": summary, "gallery": gallery,
         "done": done, "compare": compare, "sheet": sheet,
     }  # fmt: skip
 
@@ -195,16 +239,19 @@ def _wire(page: Page, actions: Actions, blocks: gr.Blocks) -> None:
         "show_progress": "hidden",
     }
     page.run.click(actions.run, page.inputs(), page.outputs(), **long)
+    page.run.click(None, None, None, js=_SHOW_STATUS, **quiet)
     page.compare.click(
         actions.compare, page.inputs(), [page.status, page.sheet, page.cancel, page.compare], **long
     )
     page.cancel.click(actions.cancel, None, None, **quiet)
-    page.gallery.select(actions.show, [page.done], [page.slider, page.png, page.jpeg, page.summary], **quiet)
+    page.gallery.select(actions.show, [page.done], [page.slider, page.png, page.copy, page.summary], **quiet)
     blocks.unload(actions.cancel)
     # What `gradio_client` calls: the same, without the page around it.
     one = gr.File(visible=False, label="picture")
+    settings = gr.JSON(visible=False, label="settings")
     button, result = gr.Button(visible=False), gr.File(visible=False, label="result")
     button.click(
-        actions.upscale_one, [one, page.detail, page.upscale, page.seed], result, api_name="upscale",
-        api_description="Upscale one picture; returns a PNG.", preprocess=False, concurrency_limit=None,
+        actions.upscale_one, [one, page.detail, page.upscale, page.seed, settings], result,
+        api_name="upscale", preprocess=False, concurrency_limit=None,
+        api_description="Upscale one picture. `settings` takes the other fields of POST /v1/upscale.",
     )  # fmt: skip

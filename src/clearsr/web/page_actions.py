@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import gradio as gr
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
 from clearsr.files import Job
 from clearsr.planning import mark_of
 from clearsr.web.api import Service, safe_name
@@ -18,12 +17,21 @@ from clearsr.web.errors import RequestError, internal_error
 from clearsr.web.jobs import JobQueue, Progress, Ticket, Work
 from clearsr.web.look import note, progress, summary, warning
 from clearsr.web.page_parts import Finished, Page, Picked, duration, memory, picked, told
-from clearsr.web.settings import command_line, detail_of, sampling_of, strengths_of
-from clearsr.web.work import before_picture, failures_told, jpeg_copy
+from clearsr.web.settings import (
+    QUALITY_FIELDS,
+    bad_setting,
+    check_fields,
+    command_line,
+    detail_of,
+    output_of,
+    strengths_of,
+)
+from clearsr.web.work import before_picture, can_hold, copy_of, failures_told
 
 _POLL = 0.15  # seconds between looks at a job
-_JPEG_SIDE = 65_500
 GRID = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
+
+NO_PICTURE = "Drop one or more pictures above, or choose an example."
 
 Update = dict[Any, Any]
 
@@ -38,7 +46,7 @@ class Actions:
     def estimate(self, files: Any, upscale: float, steps: int) -> str:
         """Sizes, time and memory of what would be done."""
         if not files:
-            return note("Drop one or more pictures above.")
+            return note(NO_PICTURE)
         upscaler, seconds, gigabytes = self._service.upscaler, 0.0, 0.0
         try:
             pictures = picked(files, self._service.storage.root)
@@ -52,7 +60,7 @@ class Actions:
         (height, width), count = sizes[0], len(sizes)
         what = f"{width}×{height} → {round(width * upscale)}×{round(height * upscale)}"
         what = what if count == 1 else f"{count} pictures"
-        return note(f"{what} · about {duration(seconds)} · {memory(gigabytes)} of memory")
+        return note(f"{what} · about {duration(seconds)} · {memory(gigabytes)}")
 
     async def run(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[Update]:
         """Upscale the pictures one after the other, with the page kept up to date."""
@@ -62,12 +70,12 @@ class Actions:
             yield {page.status: warning("There is no picture yet: drop one, or choose an example.")}
             return
         finished: list[Finished] = []
-        failures: list[str] = []
+        failures: list[RequestError] = []
         yield {
             page.status: progress(0, 1, "Waiting for a place in the queue"),
-            page.run: gr.update(interactive=False), page.cancel: gr.update(interactive=True),
+            page.run: gr.update(interactive=False), page.cancel: gr.update(visible=True),
             page.png: gr.update(value=None, interactive=False),
-            page.jpeg: gr.update(value=None, interactive=False), page.summary: "", page.done: [],
+            page.copy: gr.update(value=None, interactive=False), page.summary: "", page.done: [],
             page.gallery: gr.update(value=None, visible=False),
         }  # fmt: skip
         try:
@@ -77,24 +85,22 @@ class Actions:
                     async for update in self._one(file, given, place, finished, str(request.session_hash)):
                         yield update
                 except RequestError as error:
-                    failures.append(str(error))
+                    failures.append(error)
                     if error.code in ("cancelled", "shutting_down"):
                         break
                 if finished:
                     yield {page.gallery: gr.update(
-                        value=[(f.png, Path(f.png).name) for f in finished], visible=len(pictures) > 1
+                        value=[(f.result, Path(f.result).name) for f in finished], visible=len(pictures) > 1
                     )}  # fmt: skip
         finally:
             self._forget(str(request.session_hash))
-        said = (
-            [note(f"Done: {len(finished)} of {len(pictures)}." if len(pictures) > 1 else "Done.")]
-            if finished
-            else []
-        )
-        yield {
-            page.status: "".join([*said, *map(warning, failures)]), page.done: finished,
-            page.run: gr.update(interactive=True), page.cancel: gr.update(interactive=False),
+        said = _outcome(len(finished), len(pictures), failures)
+        end: Update = {
+            page.status: said, page.done: finished,
+            page.run: gr.update(interactive=True), page.cancel: gr.update(visible=False),
         }  # fmt: skip
+        # What is shown if there is no result is an early look at one that there will not be.
+        yield end if finished else {**end, page.slider: None}
 
     async def compare(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[Update]:
         """Draw the grid of alpha and beta for the first picture."""
@@ -102,7 +108,7 @@ class Actions:
         if not given["pictures"]:
             yield {page.status: warning("There is no picture yet: drop one, or choose an example.")}
             return
-        yield {page.cancel: gr.update(interactive=True), page.compare: gr.update(interactive=False)}
+        yield {page.cancel: gr.update(visible=True), page.compare: gr.update(interactive=False)}
         upscaler = self._service.upscaler
         try:
             source, folder = await self._take(given["pictures"][0])
@@ -116,24 +122,38 @@ class Actions:
                 yield {page.status: progress(step.done, step.steps, f"Comparing settings · {step.note}")}
             yield {page.status: note("The comparison is drawn."), page.sheet: str(target)}
         except RequestError as error:
-            yield {page.status: warning(str(error))}
+            yield {page.status: _outcome(0, 1, [error])}
         finally:
             self._forget(str(request.session_hash))
-        yield {page.cancel: gr.update(interactive=False), page.compare: gr.update(interactive=True)}
+        yield {page.cancel: gr.update(visible=False), page.compare: gr.update(interactive=True)}
 
-    async def upscale_one(self, picture: Any, detail: float = 0, upscale: float = 4, seed: int = 0) -> str:
-        """For programs: one picture in, the path of its PNG out."""
+    async def upscale_one(
+        self,
+        picture: Any,
+        detail: float = 0,
+        upscale: float = 4,
+        seed: int = 0,
+        settings: dict[str, Any] | None = None,
+    ) -> str:
+        """For programs: one picture in, the path of the result out.
+
+        Args:
+            settings: further fields, by the names that `POST /v1/upscale` has for them.
+        """
         if not picture:
             raise gr.Error("picture: none was given", print_exception=False)
-        given = {"detail": detail, "upscale": upscale, "seed": seed}
         finished: list[Finished] = []
         try:
+            if not isinstance(settings or {}, dict):
+                raise bad_setting("settings: must be an object of settings by name")
+            check_fields(settings or {})
+            given = {"detail": detail, "upscale": upscale, "seed": seed, **(settings or {})}
             (file,) = picked(picture, self._service.storage.root)
             async for _ in self._one(file, given, "", finished, ""):
                 pass
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        return finished[0].png
+        return finished[0].result
 
     def cancel(self, request: gr.Request) -> None:
         """End what this page has in the queue."""
@@ -159,20 +179,20 @@ class Actions:
             sampling = self._sampling(given)
             height, width = await asyncio.to_thread(upscaler.check, source, sampling.upscale)
             size = max(1, round(height * sampling.upscale)), max(1, round(width * sampling.upscale))
+            suffix, output = output_of(given)
             stem = folder / f"{source.stem}{mark_of(sampling.upscale)}"
-            job = Job(source, Path(source.name), Path(f"{stem}.png"))
-            jpeg = Path(f"{stem}.jpg") if max(size) <= _JPEG_SIDE else None
+            job = Job(source, Path(source.name), Path(f"{stem}{suffix}"))
+            copy, copied = _copy_of(given, stem, size)
             before = folder / "before.jpg"
-            quality = int(given.get("quality") or 95)
             expected = upscaler.estimate((height, width), sampling)
 
             def work(ticket: Ticket) -> None:
                 with failures_told(source):
                     before_picture(source, before, size)
-                upscaler.upscale(ticket, job, sampling, OutputConfig(), with_preview=bool(session))
-                if jpeg is not None:
+                upscaler.upscale(ticket, job, sampling, output, with_preview=bool(session))
+                if copy is not None:
                     with failures_told(job.output):
-                        jpeg_copy(job.output, jpeg, quality)
+                        copy_of(job.output, copy, copied)
 
             shown: Path | None = None
             async for step in self._queued(work, session):
@@ -188,12 +208,12 @@ class Actions:
         result = Finished(
             str(before),
             str(job.output),
-            str(jpeg) if jpeg else None,
+            str(copy) if copy else None,
             said,
-            command_line(source.name, sampling, upscaler.pipeline.defaults),
+            command_line(source.name, sampling, upscaler.pipeline.defaults, output),
         )
         finished.append(result)
-        yield dict(zip((page.slider, page.png, page.jpeg, page.summary), self._shown(result), strict=True))
+        yield dict(zip((page.slider, page.png, page.copy, page.summary), self._shown(result), strict=True))
 
     async def _queued(self, work: Work, session: str) -> AsyncIterator[Progress]:
         """The progress of a job from taking its place to its end, whenever there is news.
@@ -251,19 +271,15 @@ class Actions:
         if given["detail"] != detail_of(base.lsa.strengths):
             alpha, beta = strengths_of(given["detail"])
             fields = {"alpha": alpha, "beta": beta, **fields}
-        try:
-            return sampling_of(base, fields, self._service.upscaler.limits)
-        except ClearSRError as error:
-            raise (
-                error if isinstance(error, RequestError) else RequestError(422, "bad_setting", str(error))
-            ) from None
+        return self._service.upscaler.sampling(fields)
 
     def _shown(self, result: Finished) -> tuple[Any, ...]:
         """Updates of before/after view, both downloads and the summary."""
+        kind = Path(result.copy).suffix[1:].upper() if result.copy else "copy"
         return (
-            (result.before, result.png),
-            gr.update(value=result.png, interactive=True),
-            gr.update(value=result.jpeg, interactive=result.jpeg is not None),
+            (result.before, result.result),
+            gr.update(value=result.result, interactive=True),
+            gr.update(label=f"Download {kind}", value=result.copy, interactive=result.copy is not None),
             summary(result.caption, result.command),
         )
 
@@ -271,3 +287,22 @@ class Actions:
         ticket = self._tickets.pop(session, None)
         if ticket is not None:
             ticket.cancel()
+
+
+def _copy_of(given: Mapping[str, Any], stem: Path, size: tuple[int, int]) -> tuple[Path | None, OutputConfig]:
+    """The file of the second download, if one is wanted and can hold that size, and how it is written."""
+    name = given.get("copy_format")
+    if not name:
+        return None, OutputConfig()
+    quality = given["copy_quality"] if name in QUALITY_FIELDS else None
+    suffix, output = output_of({**given, "format": name, "quality": quality})
+    path = Path(f"{stem}{suffix}")
+    return path if can_hold(path, size) else None, output
+
+
+def _outcome(finished: int, count: int, failures: Sequence[RequestError]) -> str:
+    """What became of a run over `count` pictures."""
+    lines = [note(f"Done: {finished} of {count}." if count > 1 else "Done.")] if finished else []
+    for error in failures:
+        lines.append(note("Cancelled.") if error.code == "cancelled" else warning(str(error)))
+    return "".join(lines)

@@ -41,21 +41,26 @@ class Page:
     pictures: Any
     detail: Any
     upscale: Any
-    seed: Any
     steps: Any
+    seed: Any
     alpha: Any
     beta: Any
     scheduler: Any
-    color: Any
-    guidance_scale: Any
-    noise_scale: Any
+    start: Any
     start_timestep: Any
+    noise_scale: Any
+    guidance_scale: Any
+    negative_prompt: Any
+    color: Any
     tile: Any
-    quality: Any
+    bit_depth: Any
+    keep_metadata: Any
+    copy_format: Any
+    copy_quality: Any
     status: Any
     slider: Any
     png: Any
-    jpeg: Any
+    copy: Any
     summary: Any
     gallery: Any
     done: Any
@@ -72,7 +77,7 @@ class Page:
     def outputs(self) -> list[Any]:
         """What a run changes."""
         return [
-            self.status, self.slider, self.png, self.jpeg, self.summary, self.gallery, self.done, self.run,
+            self.status, self.slider, self.png, self.copy, self.summary, self.gallery, self.done, self.run,
             self.cancel,
         ]  # fmt: skip
 
@@ -83,11 +88,19 @@ class Page:
 
 
 class Finished(NamedTuple):
-    """A result on the page."""
+    """A result.
+
+    Attributes:
+        before: a file with the input enlarged, to compare with.
+        result: the file; on the page a PNG.
+        copy: the same in another format, if it was asked for and can hold it.
+        caption: what was done.
+        command: the command line that does it.
+    """
 
     before: str
-    png: str
-    jpeg: str | None
+    result: str
+    copy: str | None
     caption: str
     command: str
 
@@ -110,4 +123,4 @@ def duration(seconds: float) -> str:
 
 
 def memory(gigabytes: float) -> str:
-    return f"about {gigabytes:.1f} GB" if gigabytes >= 0.1 else "less than 0.1 GB"
+    return f"about {gigabytes:.1f} GB of memory" if gigabytes >= 0.1 else "under 0.1 GB of memory"

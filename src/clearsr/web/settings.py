@@ -4,34 +4,46 @@
 Latent Space Adjustment. The paper's two settings lie on it: ClearSR at 0, ClearSR* at -50.
 """
 
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from clearsr.config.base import build_config, merge
+from clearsr.cli.model import SAMPLING_FLAGS
+from clearsr.cli.upscale import FORMATS
+from clearsr.config.base import FrozenConfig, build_config, merge
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.web.errors import RequestError
 
-# Field of a request -> dotted path in SamplingConfig.
-SAMPLING_FIELDS = {
-    "upscale": "upscale",
-    "steps": "steps",
-    "seed": "seed",
-    "lsa": "lsa.preset",
-    "alpha": "lsa.alpha",
-    "beta": "lsa.beta",
-    "guidance_scale": "guidance_scale",
-    "color": "color",
-    "scheduler": "scheduler",
-    "start": "start",
-    "start_timestep": "start_timestep",
-    "noise_scale": "noise_scale",
-    "tile": "tile.size",
-}
-OUTPUT_FIELDS = ("bit_depth", "keep_metadata")
-FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
+_NOT_OFFERED = {"max_memory"}  # how much of its memory the server takes is its owner's affair
+
+
+def _sampling_fields() -> dict[str, str]:
+    """Field of a request -> dotted path in SamplingConfig: the flags of the command line by their names,
+    then what `--set` alone reaches there.
+    """
+    named = {flag[2:].replace("-", "_"): path for flag, path in SAMPLING_FLAGS.items()}
+    others = {path: path for path in _leaves(SamplingConfig) if path not in named.values()}
+    return {field: path for field, path in (named | others).items() if path not in _NOT_OFFERED}
+
+
+def _leaves(schema: type[FrozenConfig], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of the fields that are no section."""
+    for name, field in schema.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, FrozenConfig):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+SAMPLING_FIELDS = _sampling_fields()
+OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression")
+FIELDS = {"format", "quality", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
+_TEXT_FIELDS = ("negative_prompt",)  # never read as numbers
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
     ".avif": "image/avif",
@@ -78,7 +90,9 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     values: dict[str, Any] = {}
     for field, path in SAMPLING_FIELDS.items():
         if (value := fields.get(field)) not in (None, ""):
-            values = merge(values, _nested(path, _read(value)))
+            values = merge(values, _nested(path, value if field in _TEXT_FIELDS else _read(value)))
+    if limits.max_memory is not None:
+        values["max_memory"] = limits.max_memory
     try:
         sampling = build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), values))
     except ClearSRError as error:
@@ -88,6 +102,17 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     if sampling.tile.size > limits.max_tile:
         raise bad_setting(f"tile: at most {limits.max_tile} is accepted here (got {sampling.tile.size})")
     return sampling
+
+
+def check_fields(names: Iterable[str]) -> None:
+    """See that all of these are fields of a request.
+
+    Raises:
+        RequestError: 422, one is none.
+    """
+    unknown = [name for name in names if name not in FIELDS]
+    if unknown:
+        raise bad_setting(f"{unknown[0]}: no such field; known: {', '.join(sorted(FIELDS))}")
 
 
 def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
@@ -113,15 +138,18 @@ def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
         raise bad_setting(str(error).replace(QUALITY_FIELDS.get(name, "-"), "quality")) from None
 
 
-def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig) -> str:
+def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig, output: OutputConfig) -> str:
     """What to type for the same bytes: upscale, seed, and what differs from `base`, the model's own."""
-    flags = []
-    for field, path in SAMPLING_FIELDS.items():
+    words = ["clearsr", "upscale", name]
+    for flag, path in SAMPLING_FLAGS.items():
         value, usual = _value_at(sampling, path), _value_at(base, path)
-        if field in ("upscale", "seed") or value != usual:
-            shown = f"{value:g}" if isinstance(value, float) else value
-            flags.append(f"--{field.replace('_', '-')} {shown}")
-    return f'clearsr upscale "{name}" {" ".join(flags)}'
+        if path in ("upscale", "seed") or (value != usual and path not in _NOT_OFFERED):
+            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
+    if output.bit_depth != "input":
+        words += ["--bit-depth", str(output.bit_depth)]
+    if not output.keep_metadata:
+        words += ["--set", "output.keep_metadata=false"]
+    return shlex.join(words)
 
 
 def _value_at(config: Any, path: str) -> Any:
@@ -133,6 +161,12 @@ def _value_at(config: Any, path: str) -> Any:
 def bad_setting(message: str) -> RequestError:
     """422 with that message."""
     return RequestError(422, "bad_setting", " ".join(message.split())[:500])
+
+
+def in_field_names(message: str) -> str:
+    """A message of the library with the request's fields in place of flags."""
+    flags = {flag: flag[2:].replace("-", "_") for flag in SAMPLING_FLAGS}
+    return re.sub(r"--[a-z-]+", lambda flag: flags.get(flag[0], flag[0]), message)
 
 
 def _in_fields(message: str) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 
 from clearsr.compare import side_by_side
 from clearsr.config.output import OutputConfig
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.files import Job, upscale_to_file
-from clearsr.image import from_pil, read_image, read_size, resize, to_pil, write_image
+from clearsr.image import check_output, from_pil, read_image, read_size, resize, to_pil, write_image
 from clearsr.image.data import ImageData
 from clearsr.memory import is_out_of_memory
 from clearsr.pipeline import ClearSRPipeline
@@ -26,6 +26,7 @@ from clearsr.web.errors import RequestError, where
 from clearsr.web.estimate import Estimate, Estimator, MemoryWatch
 from clearsr.web.interrupt import checked
 from clearsr.web.jobs import Ticket
+from clearsr.web.settings import in_field_names, sampling_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,25 @@ class Upscaler:
         if larger[0] * larger[1] > limits.max_output_megapixels * 1e6:
             raise _too_many("the result", *larger, limits.max_output_megapixels)
         return height, width
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether the model has a text encoder, for the negative prompt."""
+        return self.pipeline.network.config.base_model is not None
+
+    def sampling(self, fields: Mapping[str, Any]) -> SamplingConfig:
+        """The model's settings with those of a request over them.
+
+        Raises:
+            RequestError: 400, text for a model that takes none; 422, a value is not accepted.
+        """
+        sampling = sampling_of(self.pipeline.defaults, fields, self.limits)
+        try:
+            check_negative_prompt(sampling, self.pipeline.network.config.base_model)
+        except ClearSRError as error:
+            status, code = (422, "bad_setting") if self.takes_text else (400, "no_text")
+            raise RequestError(status, code, in_field_names(str(error))) from None
+        return sampling
 
     def estimate(self, size: tuple[int, int], sampling: SamplingConfig) -> Estimate:
         """Time and memory for a picture of that height and width."""
@@ -131,7 +151,10 @@ class Upscaler:
                     lsa = {"alpha": alpha, "beta": beta}
                     config = self.pipeline.configure(sampling, lsa=lsa, seed=seed)
                     cells.append(
-                        (f"α {alpha:g}  β {beta:g}", to_pil(self.pipeline.upscale([middle], config)[0]))
+                        (
+                            f"alpha {alpha:g}, beta {beta:g}",
+                            to_pil(self.pipeline.upscale([middle], config)[0]),
+                        )
                     )
             write_image(from_pil(side_by_side(cells, columns=len(grid[1]))), target)
 
@@ -169,9 +192,18 @@ def before_picture(source: Path, target: Path, size: tuple[int, int]) -> None:
     write_image(plain, target, OutputConfig(jpeg_quality=92, keep_metadata=False))
 
 
-def jpeg_copy(result: Path, target: Path, quality: int) -> None:
-    """Write a lossless result as JPEG too, with its metadata."""
-    write_image(read_image(result), target, OutputConfig(jpeg_quality=quality))
+def copy_of(result: Path, target: Path, output: OutputConfig) -> None:
+    """Write a lossless result in another format too, with its metadata."""
+    write_image(read_image(result), target, output)
+
+
+def can_hold(path: Path, size: tuple[int, int]) -> bool:
+    """Whether the format of a file can hold a picture of that height and width."""
+    try:
+        check_output(path, size)
+    except ClearSRError:
+        return False
+    return True
 
 
 def in_client_words(message: str, path: Path) -> str:
