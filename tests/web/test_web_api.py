@@ -12,6 +12,7 @@ from PIL import Image
 from clearsr.config.output import OutputConfig
 from clearsr.files import Job, upscale_file
 from clearsr.web.jobs import StoppedError
+from clearsr.web.settings import FIELDS
 
 
 def post(client, content, name="photo.png", headers=None, **fields):
@@ -92,6 +93,15 @@ def test_bad_settings_are_named(serve, picture, fields, said):
         response = post(client, picture(), **fields)
     assert response.status_code == 422
     assert said in error_of(response)["message"]
+
+
+def test_text_for_a_model_that_takes_none(serve, picture):
+    with serve() as client:
+        response = post(client, picture(), negative_prompt="blurry", guidance_scale="3")
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["code"] == "no_text"
+    assert error["message"] == "negative_prompt: this model has no text encoder; leave it out"
 
 
 def test_what_is_no_picture(serve, picture):
@@ -215,7 +225,8 @@ def test_description_health_and_metrics(serve, picture):
         post(client, b"no picture")
         operation = client.get("/openapi.json").json()["paths"]["/v1/upscale"]["post"]
         schema = operation["requestBody"]["content"]["multipart/form-data"]["schema"]
-        assert {"file", "upscale", "alpha", "format"} <= set(schema["properties"])
+        assert set(schema["properties"]) == {"file", *FIELDS}
+        assert all(field.get("description") or "enum" in field for field in schema["properties"].values())
         assert {"400", "401", "413", "422", "429", "503", "504"} <= set(operation["responses"])
         assert client.get("/healthz").json() == {"status": "ok", "running": 0, "waiting": 0}
         text = client.get("/metrics").text

@@ -110,9 +110,11 @@ def test_from_upload_to_download(page, address, model_folder, tmp_path):
     assert "96×64 → 384×256" in page.inner_text("#estimate")
     fill(page, "upscale", 3)
     fill(page, "detail", -50)
-    fill(page, "seed", 11)
+    assert not page.is_visible("#cancel")
     page.locator("#advanced button").first.click()
+    assert page.locator("#negative").count() == 0  # the model takes no text
     fill(page, "steps", 25)
+    fill(page, "seed", 11)
     page.click("#run")
     seen = watch(page, "Done.")
     assert any("step" in text and "of 25" in text for text in seen), seen
@@ -127,7 +129,8 @@ def test_from_upload_to_download(page, address, model_folder, tmp_path):
     expected = command_line(model_folder, source, tmp_path / "expected.png", *flags)
     assert download.value.path().read_bytes() == expected
     with page.expect_download() as download:
-        page.click("#jpeg")
+        page.click("#copy")
+    assert download.value.suggested_filename == "my photo (1)_x3.jpg"
     with Image.open(download.value.path()) as image:
         assert (image.format, image.size) == ("JPEG", (288, 192))
     elsewhere = [url for url in page.requested if not url.startswith((address, "data:", "blob:"))]
@@ -142,8 +145,10 @@ def test_cancel_ends_the_run_and_the_next_one_works(page, tmp_path):
     wait_for(page, "of 50")
     page.click("#cancel")
     start = time.monotonic()
-    wait_for(page, "cancelled")
+    wait_for(page, "Cancelled.")
     assert time.monotonic() - start < 5
+    page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+    assert page.locator("#slider img").count() == 0  # no early look passes for a result
     fill(page, "steps", 1)
     fill(page, "upscale", 1)
     page.click("#run")
@@ -172,7 +177,7 @@ def test_grid_of_alpha_and_beta(page, tmp_path):
     assert height >= 3 * 128
 
 
-def test_nothing_hangs_over_on_a_phone(browser, address):
+def test_nothing_hangs_over_on_a_phone(browser, address, tmp_path):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
     page = context.new_page()
     page.goto(address)
@@ -180,4 +185,12 @@ def test_nothing_hangs_over_on_a_phone(browser, address):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, background[4:-1].split(","))) < 3 * 60  # dark, as the phone asks for
+    put(page, *(write_picture(tmp_path / f"{name}.png", 20, 30) for name in ("a" * 30, "b", "c")))
+    page.locator("#advanced button").first.click()
+    page.click("#run")
+    wait_for(page, "Done: 3 of 3.")
+    page.wait_for_selector("#gallery img", timeout=WAIT)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    top = page.evaluate("document.querySelector('#status').getBoundingClientRect().top")
+    assert 0 <= top <= 844 / 2  # the result came into view
     context.close()

@@ -30,6 +30,7 @@ def file_data(path, name="photo.png"):
 
 def call(client, *values):
     """Gradio's API: start `upscale`, then read its outcome."""
+    values = [*values, None] if len(values) == 4 else values  # the settings
     started = client.post("/gradio_api/call/upscale", json={"data": list(values)})
     if started.status_code != 200:
         return started.status_code, None
@@ -91,7 +92,7 @@ def test_addresses_are_not_fetched(served, scheme):
 def test_what_is_no_picture_is_an_error_without_traceback(served, picture):
     for content in (b"hello", picture()[:100]):
         response = served.post(
-            "/gradio_api/call/upscale", json={"data": [file_data(upload(served, content)), 0, 4, 0]}
+            "/gradio_api/call/upscale", json={"data": [file_data(upload(served, content)), 0, 4, 0, None]}
         )
         text = served.get(f"/gradio_api/call/upscale/{response.json()['event_id']}").text
         assert "event: error" in text
@@ -99,6 +100,37 @@ def test_what_is_no_picture_is_an_error_without_traceback(served, picture):
         assert "Traceback" not in text
         assert str(served.server.service.storage.root) not in text
     assert served.server.service.queue.counts() == (0, 0)
+
+
+def test_client_api_takes_the_settings_of_the_http_api(served, picture):
+    content, settings = picture(), {"steps": 2, "lsa.ela_end": 0.5, "format": "jpg", "quality": 60}
+    event, data = call(served, file_data(upload(served, content)), 0, 2, 3, settings)
+    assert event == "complete"
+    received = served.get(data[0]["url"].replace("http://localhost", ""))
+    posted = served.post(
+        "/v1/upscale", files={"file": ("photo.png", content)}, data={**settings, "upscale": 2, "seed": 3}
+    )
+    assert posted.status_code == 200
+    assert received.content == posted.content
+    assert data[0]["orig_name"] == "photo_x2.jpg"
+
+
+@pytest.mark.parametrize("settings", [{"stepz": 3}, {"steps": -1}, {"negative_prompt": "blurry"}, [3]])
+def test_client_api_names_what_it_does_not_accept(served, picture, settings):
+    body = {"data": [file_data(upload(served, picture())), 0, 2, 3, settings]}
+    started = served.post("/gradio_api/call/upscale", json=body).json()
+    text = served.get(f"/gradio_api/call/upscale/{started['event_id']}").text
+    assert "event: error" in text
+    assert (next(iter(settings)) if isinstance(settings, dict) else "settings: must") in text
+
+
+def test_page_hides_the_prompt_of_a_model_without_text(served):
+    shown = [part["props"] for part in served.get("/config").json()["components"]]
+    (box,) = [props for props in shown if props.get("label") == "Negative prompt"]
+    assert box["visible"] is False
+    defaults = served.server.service.upscaler.pipeline.defaults
+    (steps,) = [props for props in shown if props.get("label") == "Steps"]
+    assert steps["value"] == defaults.steps
 
 
 def test_page_names_no_font_or_script_of_elsewhere(served):

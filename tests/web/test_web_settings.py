@@ -1,12 +1,29 @@
 """The dial from fidelity to detail, names of files, and estimates."""
 
+import dataclasses
+import shlex
+
 import pytest
 
+from clearsr.cli import parser_of
+from clearsr.cli.model import SAMPLING_FLAGS
+from clearsr.cli.upscale import OUTPUT_FLAGS, collect_work
+from clearsr.config.base import build_config, merge
+from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.web.api import safe_name
+from clearsr.web.errors import RequestError
 from clearsr.web.estimate import Estimator
-from clearsr.web.settings import command_line, detail_of, sampling_of, strengths_of
+from clearsr.web.page_parts import Page
+from clearsr.web.settings import (
+    OUTPUT_FIELDS,
+    SAMPLING_FIELDS,
+    command_line,
+    detail_of,
+    sampling_of,
+    strengths_of,
+)
 
 
 def test_the_papers_settings_lie_on_the_dial():
@@ -68,6 +85,53 @@ def test_estimates_follow_what_is_measured(tiny_pipeline):
 def test_the_command_line_names_what_was_changed():
     base = SamplingConfig(steps=3)
     fields = {"alpha": 0.03, "beta": 0.01, "color": "adain", "guidance_scale": 2.5, "tile": 96}
-    line = command_line("a b.png", sampling_of(base, fields, ServingConfig()), base)
-    changed = "--alpha 0.03 --beta 0.01 --guidance-scale 2.5 --color adain --tile 96"
-    assert line == f'clearsr upscale "a b.png" --upscale 4 --seed 0 {changed}'
+    sampling = sampling_of(base, {**fields, "negative_prompt": "it's"}, ServingConfig())
+    output = OutputConfig(bit_depth=8, keep_metadata=False)
+    words = shlex.split(command_line("a b $HOME.png", sampling, base, output))
+    assert words[:3] == ["clearsr", "upscale", "a b $HOME.png"]
+    args = parser_of("upscale").parse_args(words[2:])
+    given, written = collect_work(args, ".png")
+    assert build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), given.values)) == sampling
+    assert written == output
+    changed = ["--alpha", "--beta", "--guidance-scale", "--negative-prompt", "--color", "--tile"]
+    flags = [word for word in words if word.startswith("--")]
+    assert flags == ["--upscale", "--seed", *changed, "--bit-depth", "--set"]
+
+
+def leaves(schema, prefix=""):
+    for name, field in schema.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def test_a_request_may_set_all_that_the_command_line_sets():
+    assert set(leaves(SamplingConfig)) - set(SAMPLING_FIELDS.values()) == {"max_memory"}  # the server's own
+    for flag in vars(parser_of("upscale").parse_args(["a.jpg"])):
+        if flag in SAMPLING_FLAGS.values() and flag != "max_memory":
+            assert flag in SAMPLING_FIELDS.values(), flag
+    through_quality = {"jpeg_quality", "webp_quality", "webp_lossless", "avif_quality"}
+    assert {*OUTPUT_FIELDS, *through_quality} == set(OutputConfig.model_fields)
+
+
+def test_the_page_sets_all_that_has_a_flag():
+    shown = [field.name for field in dataclasses.fields(Page)]
+    inputs = set(shown[: shown.index("status")]) - {"pictures"}
+    flags = {flag[2:].replace("-", "_") for flag in [*SAMPLING_FLAGS, *OUTPUT_FLAGS]}
+    assert flags - inputs == {"lsa", "max_memory"}  # `detail` is for the one, the other is the server's
+    assert inputs - flags == {"detail", "keep_metadata", "copy_format", "copy_quality"}
+
+
+def test_settings_without_a_flag_go_by_their_dotted_names():
+    fields = {"lsa.ela_end": "0.5", "spacing": "leading", "tile.overlap": "8", "negative_prompt": "12"}
+    sampling = sampling_of(SamplingConfig(), fields, ServingConfig())
+    assert (sampling.lsa.ela_end, sampling.spacing, sampling.tile.overlap) == (0.5, "leading", 8)
+    assert sampling.negative_prompt == "12"
+    with pytest.raises(RequestError, match=r"lsa\.ela_end"):
+        sampling_of(SamplingConfig(), {"lsa.ela_end": "2"}, ServingConfig())
+
+
+def test_memory_is_what_the_server_allows():
+    limits = build_config(ServingConfig, {"max_memory": "1.5GB"})
+    assert sampling_of(SamplingConfig(), {}, limits).max_memory == 1_500_000_000

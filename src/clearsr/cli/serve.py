@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 
 from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
 from clearsr.cli.model import add_model_flags, load_pipeline
+from clearsr.cli.parser import UsageError
 from clearsr.cli.terminal import busy, show_information, write_line
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
@@ -37,6 +38,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare what the command takes."""
     parser.epilog = _EPILOG
     add_model_flags(parser)
+    parser.add_argument(
+        "--offload", action="store_true", help="small GPUs: keep each part in main memory until it runs"
+    )
     parser.add_argument("--api-only", action="store_true", help="no page, the HTTP API alone")
     group = parser.add_argument_group("serving")
     group.add_argument("--no-auth", action="store_true", help="let everyone in who reaches the address")
@@ -47,6 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Serve until stopped."""
     config = build(ServingConfig, collect(args, SERVING_FLAGS), _from_environment(args))
+    if args.offload and config.concurrency > 1:  # two pictures would move the same parts
+        raise UsageError("--offload: works on one picture at a time; leave --concurrency at 1")
     show_information()
     with busy("starting", args.quiet):
         try:

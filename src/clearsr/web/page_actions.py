@@ -2,13 +2,12 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.files import Job
 from clearsr.planning import mark_of
@@ -16,9 +15,18 @@ from clearsr.web.api import Service, safe_name
 from clearsr.web.errors import RequestError, internal_error
 from clearsr.web.jobs import JobQueue, Progress, Ticket, Work
 from clearsr.web.look import note, progress, summary, warning
-from clearsr.web.page_parts import Finished, Page, Picked, duration, memory, picked, told
+from clearsr.web.page_parts import (
+    Finished,
+    Page,
+    Picked,
+    copy_of_run,
+    duration,
+    memory,
+    outcome,
+    picked,
+    told,
+)
 from clearsr.web.settings import (
-    QUALITY_FIELDS,
     bad_setting,
     check_fields,
     command_line,
@@ -26,7 +34,7 @@ from clearsr.web.settings import (
     output_of,
     strengths_of,
 )
-from clearsr.web.work import before_picture, can_hold, copy_of, failures_told
+from clearsr.web.work import before_picture, copy_of, failures_told
 
 _POLL = 0.15  # seconds between looks at a job
 GRID = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
@@ -94,7 +102,7 @@ class Actions:
                     )}  # fmt: skip
         finally:
             self._forget(str(request.session_hash))
-        said = _outcome(len(finished), len(pictures), failures)
+        said = outcome(len(finished), len(pictures), failures)
         end: Update = {
             page.status: said, page.done: finished,
             page.run: gr.update(interactive=True), page.cancel: gr.update(visible=False),
@@ -122,7 +130,7 @@ class Actions:
                 yield {page.status: progress(step.done, step.steps, f"Comparing settings · {step.note}")}
             yield {page.status: note("The comparison is drawn."), page.sheet: str(target)}
         except RequestError as error:
-            yield {page.status: _outcome(0, 1, [error])}
+            yield {page.status: outcome(0, 1, [error])}
         finally:
             self._forget(str(request.session_hash))
         yield {page.cancel: gr.update(visible=False), page.compare: gr.update(interactive=True)}
@@ -182,7 +190,7 @@ class Actions:
             suffix, output = output_of(given)
             stem = folder / f"{source.stem}{mark_of(sampling.upscale)}"
             job = Job(source, Path(source.name), Path(f"{stem}{suffix}"))
-            copy, copied = _copy_of(given, stem, size)
+            copy, copied = copy_of_run(given, stem, size)
             before = folder / "before.jpg"
             expected = upscaler.estimate((height, width), sampling)
 
@@ -268,8 +276,11 @@ class Actions:
         """The settings of a run; strengths by the dial unless it was left alone or they are given."""
         base = self._service.upscaler.pipeline.defaults
         fields = {key: value for key, value in given.items() if value not in (None, "")}
-        if given["detail"] != detail_of(base.lsa.strengths):
-            alpha, beta = strengths_of(given["detail"])
+        detail = given["detail"]
+        if not isinstance(detail, int | float):
+            raise bad_setting(f"detail: must be a number from -100 to 100 (got {detail!r})")
+        if detail != detail_of(base.lsa.strengths):
+            alpha, beta = strengths_of(detail)
             fields = {"alpha": alpha, "beta": beta, **fields}
         return self._service.upscaler.sampling(fields)
 
@@ -287,22 +298,3 @@ class Actions:
         ticket = self._tickets.pop(session, None)
         if ticket is not None:
             ticket.cancel()
-
-
-def _copy_of(given: Mapping[str, Any], stem: Path, size: tuple[int, int]) -> tuple[Path | None, OutputConfig]:
-    """The file of the second download, if one is wanted and can hold that size, and how it is written."""
-    name = given.get("copy_format")
-    if not name:
-        return None, OutputConfig()
-    quality = given["copy_quality"] if name in QUALITY_FIELDS else None
-    suffix, output = output_of({**given, "format": name, "quality": quality})
-    path = Path(f"{stem}{suffix}")
-    return path if can_hold(path, size) else None, output
-
-
-def _outcome(finished: int, count: int, failures: Sequence[RequestError]) -> str:
-    """What became of a run over `count` pictures."""
-    lines = [note(f"Done: {finished} of {count}." if count > 1 else "Done.")] if finished else []
-    for error in failures:
-        lines.append(note("Cancelled.") if error.code == "cancelled" else warning(str(error)))
-    return "".join(lines)

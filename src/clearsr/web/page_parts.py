@@ -1,12 +1,16 @@
 """What the page's actions work with: its components, uploaded files, results, and lines about them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clearsr.config.output import OutputConfig
 from clearsr.web.errors import RequestError
 from clearsr.web.jobs import Progress
-from clearsr.web.look import progress
+from clearsr.web.look import note, progress, warning
+from clearsr.web.settings import QUALITY_FIELDS, output_of
+from clearsr.web.work import can_hold
 
 
 class Picked(NamedTuple):
@@ -124,3 +128,24 @@ def duration(seconds: float) -> str:
 
 def memory(gigabytes: float) -> str:
     return f"about {gigabytes:.1f} GB of memory" if gigabytes >= 0.1 else "under 0.1 GB of memory"
+
+
+def copy_of_run(
+    given: Mapping[str, Any], stem: Path, size: tuple[int, int]
+) -> tuple[Path | None, OutputConfig]:
+    """The file of the second download, if one is wanted and can hold that size, and how it is written."""
+    name = given.get("copy_format")
+    if not name:
+        return None, OutputConfig()
+    quality = given["copy_quality"] if name in QUALITY_FIELDS else None
+    suffix, output = output_of({**given, "format": name, "quality": quality})
+    path = Path(f"{stem}{suffix}")
+    return path if can_hold(path, size) else None, output
+
+
+def outcome(finished: int, count: int, failures: Sequence[RequestError]) -> str:
+    """What became of a run over `count` pictures."""
+    lines = [note(f"Done: {finished} of {count}." if count > 1 else "Done.")] if finished else []
+    for error in failures:
+        lines.append(note("Cancelled.") if error.code == "cancelled" else warning(str(error)))
+    return "".join(lines)

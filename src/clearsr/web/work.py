@@ -150,12 +150,8 @@ class Upscaler:
                     ticket.report(done, len(pairs), f"alpha {alpha:g}, beta {beta:g}")
                     lsa = {"alpha": alpha, "beta": beta}
                     config = self.pipeline.configure(sampling, lsa=lsa, seed=seed)
-                    cells.append(
-                        (
-                            f"alpha {alpha:g}, beta {beta:g}",
-                            to_pil(self.pipeline.upscale([middle], config)[0]),
-                        )
-                    )
+                    picture = to_pil(self.pipeline.upscale([middle], config)[0])
+                    cells.append((f"alpha {alpha:g}, beta {beta:g}", picture))
             write_image(from_pil(side_by_side(cells, columns=len(grid[1]))), target)
 
 
