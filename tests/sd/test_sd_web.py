@@ -1,4 +1,4 @@
-"""The server on a model with a text encoder: a negative prompt acts through both APIs, and the page has one."""
+"""The server on a model with a text encoder: a negative prompt acts in both APIs, and the page has one."""
 
 import io
 import json
