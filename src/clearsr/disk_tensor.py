@@ -12,34 +12,36 @@ from typing import Any
 import numpy as np
 import torch
 
-_FLOAT_BYTES = 4
-
 
 class DiskTensor:
-    """B×C×H×W float32, of which `[..., rows, columns]` is read and written; zero where nothing was written.
+    """B×C×H×W numbers, of which `[..., rows, columns]` is read and written; zero where nothing was written.
 
     The file has no name and is gone with the object, also when the process is killed.
     """
 
-    def __init__(self, size: Sequence[int], folder: Path, device: torch.device) -> None:
+    def __init__(
+        self, size: Sequence[int], folder: Path, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         """A file in `folder`; what is read arrives on `device`.
 
         Raises:
             OSError: the folder cannot be written to, or the disk is full.
         """
         self.shape = torch.Size(size)
-        self.device, self._folder = device, folder
+        self.device, self.dtype, self._folder = device, dtype, folder
+        self._cell_bytes = math.prod(self.shape[:2]) * dtype.itemsize
         self._file = tempfile.TemporaryFile(  # noqa: SIM115 - open as long as the object is
             dir=folder, prefix=".clearsr-", suffix=".tmp", buffering=0
         )
-        self._file.truncate(math.prod(size) * _FLOAT_BYTES)  # takes no room on the disk until it is written
+        # It takes no room on the disk until it is written.
+        self._file.truncate(math.prod(self.shape[2:]) * self._cell_bytes)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def new_zeros(self, size: Sequence[int]) -> "DiskTensor":
         """Another one in the same folder."""
-        return DiskTensor(size, self._folder, self.device)
+        return DiskTensor(size, self._folder, self.device, self.dtype)
 
     def holding(self, values: torch.Tensor) -> "DiskTensor":
         """B×C×H×W values of any size, laid aside in the same folder."""
@@ -54,30 +56,29 @@ class DiskTensor:
     def __getitem__(self, index: tuple[Any, slice, slice]) -> torch.Tensor:
         """B×C×h×w, a copy."""
         top, bottom, left, right = self._edges(index)
-        batch, channels = self.shape[:2]
-        values = np.empty((bottom - top, right - left, batch, channels), np.float32)
+        values = np.empty((bottom - top, right - left, self._cell_bytes), np.uint8)
         for row, place in zip(self._lines(values), self._places(top, bottom, left, right), strict=True):
             self._file.seek(place)
-            view = row.view(np.uint8).data
+            view = row.data
             done = 0
             while done < len(view):
                 count = self._file.readinto(view[done:])
                 if not count:
                     raise OSError("a temporary file lost its end")
                 done += count
-        return torch.from_numpy(values).permute(2, 3, 0, 1).contiguous().to(self.device)
+        numbers = torch.from_numpy(values).view(self.dtype).unflatten(-1, self.shape[:2])
+        return numbers.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last).to(self.device)
 
     def __setitem__(self, index: tuple[Any, slice, slice], part: torch.Tensor) -> None:
         """Write B×C×h×w of any floating-point type, from any device."""
         top, bottom, left, right = self._edges(index)
-        moved = part.detach().float().permute(2, 3, 0, 1).contiguous().cpu()
+        moved = part.detach().to(self.dtype).permute(2, 3, 0, 1).contiguous().cpu()
         if moved.shape != (bottom - top, right - left, *self.shape[:2]):
             raise ValueError(f"window {bottom - top}×{right - left} of {self.shape}, given {part.shape}")
-        for row, place in zip(
-            self._lines(moved.numpy()), self._places(top, bottom, left, right), strict=True
-        ):
+        values = moved.flatten(2).view(torch.uint8).numpy()
+        for row, place in zip(self._lines(values), self._places(top, bottom, left, right), strict=True):
             self._file.seek(place)
-            view = row.view(np.uint8).data
+            view = row.data
             while len(view):
                 view = view[self._file.write(view) :]
 
@@ -92,6 +93,6 @@ class DiskTensor:
 
     def _places(self, top: int, bottom: int, left: int, right: int) -> Sequence[int]:
         """Where each of `_lines` starts in the file; cells lie row by row, each with all its channels."""
-        batch, channels, _, width = self.shape
+        width = self.shape[3]
         rows = [top] if right - left == width else range(top, bottom)
-        return [(row * width + left) * batch * channels * _FLOAT_BYTES for row in rows]
+        return [(row * width + left) * self._cell_bytes for row in rows]

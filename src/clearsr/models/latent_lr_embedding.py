@@ -4,6 +4,7 @@ The only file that knows the VAE's scaling factor. E and E' are one network with
 (the paper's way), or, in the compact preset, E' is a restoring encoder of its own.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,10 +13,11 @@ from torch import nn
 
 from clearsr.errors import ClearSRError
 from clearsr.models.lora import lora_enabled, lora_layers, merge_lora
-from clearsr.tiling import Window, blend_tiles, map_exactly, tile_windows
+from clearsr.models.tiled_autoencoder import decoder_layers, encoder_layers
+from clearsr.models.windowed_layers import NewMap, count_windows, run_in_windows
+from clearsr.tiling import Grid, map_exactly
 
 PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
-OVERLAP = 32  # latents that pieces share where they are blended
 
 
 class LatentLR(NamedTuple):
@@ -55,60 +57,108 @@ class LatentLREmbedding(nn.Module):
         return int(2 ** (len(config.block_out_channels) - 1))
 
     @property
-    def is_local(self) -> bool:
-        """Whether E' and D depend on a bounded neighbourhood, so that pieces give exactly the whole's result.
+    def encodes_locally(self) -> bool:
+        """Whether E' looks at a bounded neighbourhood, so that it can be asked for any part of an image.
 
-        diffusers' `AutoencoderKL` does not: its GroupNorms and its attention look at all of the image.
+        diffusers' `AutoencoderKL` does not: its GroupNorms and its attention look at all of the image, so it
+        is done for the whole of it, layer by layer.
         """
-        return self.lr_encoder is not None and hasattr(self.vae.decoder, "margin")
+        return self.lr_encoder is not None or hasattr(self.vae.encoder, "margin")
+
+    @property
+    def decodes_locally(self) -> bool:
+        """Whether D does."""
+        return hasattr(self.vae.decoder, "margin")
 
     def encoder_margin(self) -> int:
-        """Pixels around a piece that its x_lr depends on, where `is_local`."""
-        assert self.lr_encoder is not None, "asked of a local E' only"
-        return int(self.lr_encoder.margin)  # type: ignore[arg-type]
+        """Pixels around a piece that its x_lr depends on, where E' `encodes_locally`."""
+        return int(self._e_prime.margin)
 
     def decoder_margin(self) -> int:
-        """Latents around a piece that its pixels depend on, where `is_local`."""
+        """Latents around a piece that its pixels depend on, where D `decodes_locally`."""
         return int(self.vae.decoder.margin)
+
+    @property
+    def _e_prime(self) -> Any:
+        """The encoder that is E', once the VAE's LoRA is on."""
+        return self.vae.encoder if self.lr_encoder is None else self.lr_encoder
 
     def bytes_per_pixel(self) -> float:
         """Of one activation at the finest level, the largest there is, in fp32."""
         config = self.vae.config
         if not hasattr(config, "patch_size"):
-            return 4.0 * config.block_out_channels[0]
+            return 4.0 * max(
+                config.block_out_channels[:2]
+            )  # the decoder's come with those of the level below
         widths = [config.encoder_channels[0], config.decoder_channels[0]]
         if self.lr_encoder is not None:
             widths.append(int(self.lr_encoder.conv_in.out_channels))  # type: ignore[union-attr, arg-type]
         return 4.0 * max(widths) / config.patch_size**2
 
-    def embed_lr(self, pixels: torch.Tensor, piece: int = PIECE_PIXELS) -> LatentLR:
+    def map_bytes_per_pixel(self) -> float:
+        """Of the feature maps that exist at a time where an image larger than a piece goes layer by layer."""
+        if self.decodes_locally:
+            return 0.0
+        finest, *others = self.vae.config.block_out_channels
+        return 4.0 * (max([finest, *others[:1]]) + 2 * finest)  # a residual, what is added to it, and the sum
+
+    def embed_lr(
+        self, pixels: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> LatentLR:
         """x_lr of the bicubic-upsampled LR image, B×3×H×W in [-1, 1]: the mode of E''s posterior.
 
-        `piece` is the side in pixels of what is encoded at once, for images larger than that.
+        Args:
+            piece: side in pixels of what is encoded at once, for images larger than that; the result is the
+                same but for rounding.
+            new_map: where feature maps of such images lie, if E' is not local; unset: with the image.
         """
-        if self.lr_encoder is not None:
-            moments = _in_pieces(self.lr_encoder, pixels, piece)
-            mean, log_variance = moments.chunk(2, dim=1)
-            std = torch.exp(0.5 * log_variance)
-        else:
-            mean, std = self._encode_blended(pixels, piece).chunk(2, dim=1)
-        return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
-
-    def _encode_blended(self, pixels: torch.Tensor, piece: int) -> torch.Tensor:
-        """Mean and standard deviation by the VAE's encoder with its LoRA, B×2C×h×w."""
-        fold = self.pixels_per_latent()
-
-        def encode(window: Window) -> torch.Tensor:
+        if self.encodes_locally:
             with lora_enabled(self.vae, True):
-                posterior = self.vae.encode(window.times(fold).of(pixels)).latent_dist
-            return torch.cat([posterior.mode(), posterior.std], dim=1)
+                mean, log_variance = _in_pieces(self._e_prime, pixels, piece).chunk(2, dim=1)
+            std = torch.exp(0.5 * log_variance)
+            return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
+        if _is_done_whole(pixels, piece):
+            with lora_enabled(self.vae, True):
+                posterior = self.vae.encode(pixels).latent_dist
+            return LatentLR(posterior.mode() * self.scaling_factor, posterior.std * self.scaling_factor)
+        both = self.embed_in_windows(pixels, piece, pixels.device, new_map or _beside(pixels))
+        return LatentLR(*both[..., :, :].to(pixels.device).chunk(2, dim=1))
 
-        height, width = (side // fold for side in pixels.shape[-2:])
-        windows = vae_windows(height, width, piece, fold)
-        if len(windows) == 1:
-            return encode(windows[0])
-        like = pixels.new_empty(len(pixels), 2 * self.vae.config.latent_channels, height, width)
-        return blend_tiles(encode, like, windows)
+    def embed_in_windows(
+        self,
+        pixels: Grid,
+        piece: int,
+        device: torch.device,
+        new_map: NewMap,
+        on_window: Callable[[], None] | None = None,
+    ) -> Grid:
+        """`embed_lr` by the VAE's encoder for an image and feature maps of which windows are in memory.
+
+        Returns:
+            Mean and standard deviation as one grid, B×2C×h×w.
+        """
+
+        def scaled(moments: torch.Tensor) -> torch.Tensor:
+            mean, log_variance = moments.chunk(2, dim=1)
+            std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))  # as in diffusers
+            return torch.cat([mean, std], dim=1) * self.scaling_factor
+
+        with lora_enabled(self.vae, True):
+            layers = encoder_layers(self.vae, scaled)
+            return run_in_windows(layers, pixels, self._area(piece), device, new_map, on_window)
+
+    def encoding_windows(self, height: int, width: int, piece: int) -> int:
+        """How often `embed_in_windows` calls `on_window`, for latents h×w."""
+        layers, fold = encoder_layers(self.vae, nn.Identity()), self.pixels_per_latent()
+        return count_windows(layers, fold * height, fold * width, self._area(piece))
+
+    def decoding_windows(self, height: int, width: int, piece: int) -> int:
+        """How often `decode_in_windows` calls `on_window`, for latents h×w."""
+        return count_windows(decoder_layers(self.vae, nn.Identity()), height, width, self._area(piece))
+
+    def _area(self, piece: int) -> int:
+        """Elements of the largest tensor that a piece has, which is what windows are made for."""
+        return int(piece**2 * self.bytes_per_pixel() / 4)
 
     def merge_adapter(self) -> None:
         """Make the VAE's encoder E' for good, where E' is E with a LoRA; else nothing changes."""
@@ -145,20 +195,29 @@ class LatentLREmbedding(nn.Module):
             )
         return self.lr_encoder
 
-    def decode(self, latents: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
-        """Pixels B×3×H×W, about [-1, 1], of scaled latents; `piece` as in `embed_lr`."""
-        fold = self.pixels_per_latent()
-        if hasattr(self.vae.decoder, "margin"):
-            return _in_pieces(self.vae.decoder, latents / self.scaling_factor, piece // fold)
-        height, width = latents.shape[-2:]
-        windows = vae_windows(height, width, piece, fold)
+    def decode(
+        self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> torch.Tensor:
+        """Pixels B×3×H×W, about [-1, 1], of scaled latents; `piece` and `new_map` as in `embed_lr`."""
+        cells = piece // self.pixels_per_latent()
+        if self.decodes_locally:
+            return _in_pieces(self.vae.decoder, latents / self.scaling_factor, cells)
+        if _is_done_whole(latents, cells):
+            return self.vae.decode(latents / self.scaling_factor).sample
+        pixels = self.decode_in_windows(latents, piece, latents.device, new_map or _beside(latents))
+        return pixels[..., :, :].to(latents.device)
 
-        def decode(window: Window) -> torch.Tensor:
-            unscaled = Window(*(edge // fold for edge in window)).of(latents) / self.scaling_factor
-            return self.vae.decode(unscaled).sample
-
-        like = latents.new_empty(len(latents), 3, height * fold, width * fold)
-        return blend_tiles(decode, like, [window.times(fold) for window in windows])
+    def decode_in_windows(
+        self,
+        latents: Grid,
+        piece: int,
+        device: torch.device,
+        new_map: NewMap,
+        on_window: Callable[[], None] | None = None,
+    ) -> Grid:
+        """`decode` by diffusers' VAE for latents, feature maps and pixels of which windows are in memory."""
+        layers = decoder_layers(self.vae, lambda values: values / self.scaling_factor)
+        return run_in_windows(layers, latents, self._area(piece), device, new_map, on_window)
 
     def decode_linearly(self, difference: torch.Tensor) -> torch.Tensor:
         """What a difference of scaled latents comes to in pixels, by the linear path of the decoder.
@@ -183,6 +242,11 @@ def _in_pieces(network: Any, grid: torch.Tensor, size: int) -> torch.Tensor:
     return map_exactly(network, grid, size, network.margin, step)
 
 
-def vae_windows(height: int, width: int, piece: int, fold: int) -> list[Window]:
-    """The latents that a VAE which is not local takes at once, for pieces of side `piece` pixels."""
-    return tile_windows(height, width, piece // fold, min(OVERLAP, piece // fold // 2))
+def _is_done_whole(grid: torch.Tensor, side: int) -> bool:
+    """Whether diffusers' VAE runs as it is: on what is small, for gradients, and for shapes alone."""
+    return max(grid.shape[-2:]) <= side or torch.is_grad_enabled() or grid.is_meta
+
+
+def _beside(grid: torch.Tensor) -> NewMap:
+    """Feature maps on the same device."""
+    return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=grid.device)
