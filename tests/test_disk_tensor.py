@@ -10,8 +10,10 @@ CPU = torch.device("cpu")
 WINDOWS = [Window(0, 0, 9, 13), Window(2, 0, 5, 13), Window(1, 3, 8, 7), Window(8, 12, 9, 13)]
 
 
-def test_reads_and_writes_as_a_tensor_in_memory(tmp_path, normal):
-    on_disk, in_memory = DiskTensor((2, 3, 9, 13), tmp_path, CPU), torch.zeros(2, 3, 9, 13)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_reads_and_writes_as_a_tensor_in_memory(tmp_path, normal, dtype):
+    on_disk = DiskTensor((2, 3, 9, 13), tmp_path, CPU, dtype)
+    in_memory = torch.zeros(2, 3, 9, 13, dtype=dtype)
     for seed, window in enumerate(WINDOWS):
         part = normal(2, 3, *window.size, seed=seed)
         on_disk[window.cells] = part

@@ -7,10 +7,11 @@ from clearsr import memory
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.memory import Workload, plan_work
+from clearsr.memory import VaeCost, Workload, plan_work
 
 CPU = torch.device("cpu")
 GB = 1_000_000_000
+COST = VaeCost(240.0)
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +36,27 @@ def test_a_budget_that_is_none_is_refused(given):
 
 
 def test_small_images_stay_whole_and_large_ones_go_in_blocks():
-    assert not plan_work((512, 512), 240.0, int(1.5 * GB), CPU).is_in_blocks
-    assert plan_work((8000, 8000), 240.0, int(1.5 * GB), CPU).is_in_blocks
-    assert not plan_work((6000, 6000), 240.0, None, CPU).is_in_blocks  # of the 10 GB
-    assert plan_work((20_000, 20_000), 240.0, None, CPU).is_in_blocks
+    assert not plan_work((512, 512), COST, int(1.5 * GB), CPU).is_in_blocks
+    assert plan_work((8000, 8000), COST, int(1.5 * GB), CPU).is_in_blocks
+    assert not plan_work((6000, 6000), COST, None, CPU).is_in_blocks  # of the 10 GB
+    assert plan_work((20_000, 20_000), COST, None, CPU).is_in_blocks
 
 
 def test_pieces_shrink_with_the_budget_until_it_is_too_little():
     budgets = (1.5, 1.1, 0.9, 0.75)
-    sides = [plan_work((8000, 8000), 240.0, int(b * GB), CPU).piece for b in budgets]
+    sides = [plan_work((8000, 8000), COST, int(b * GB), CPU).piece for b in budgets]
     assert sides == sorted(sides, reverse=True) and sides[0] == 1024 and sides[-1] < 512
     for side, budget in zip(sides, budgets, strict=True):
         assert (side + 320) ** 2 * 240 <= budget * GB - 600_000_000
     with pytest.raises(ClearSRError, match="max_memory: 640 MB is too little; .* needs about .* MB"):
-        plan_work((8000, 8000), 240.0, 640_000_000, CPU)
+        plan_work((8000, 8000), COST, 640_000_000, CPU)
+
+
+def test_what_a_vae_keeps_between_its_layers_counts_beyond_a_piece():
+    cost = VaeCost(240.0, margin=0, kept_per_pixel=2000.0)
+    assert not plan_work((1024, 1024), cost, 2 * GB, CPU).is_in_blocks
+    assert plan_work((1024, 1032), cost, 2 * GB, CPU).is_in_blocks
+    assert not plan_work((1024, 1032), cost, 4 * GB, CPU).is_in_blocks
 
 
 def test_what_this_process_holds_is_measured(monkeypatch):

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 
-from clearsr import memory, sampling, streaming
+from clearsr import grids, memory, sampling, streaming
 from clearsr.config.sampling import SamplingConfig
 from clearsr.image import ImageData
 from clearsr.image.source import DataSource
@@ -26,7 +26,7 @@ def pipeline(network):
 @pytest.fixture(params=["in memory", "on disk"])
 def latents(request, monkeypatch):
     """Where the latents of an image in blocks are."""
-    monkeypatch.setattr(streaming, "LATENTS_SHARE", 0.0 if request.param == "on disk" else 0.05)
+    monkeypatch.setattr(grids, "LATENTS_SHARE", 0.0 if request.param == "on disk" else 0.05)
     monkeypatch.setattr(sampling, "BAND_ROWS", 16)
 
 
@@ -53,16 +53,11 @@ def test_blocks_give_what_the_whole_gives(pipeline, make_picture, latents, overr
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
-def test_a_vae_that_looks_at_the_whole_is_blended_alike(lora_network, make_picture, monkeypatch):
-    """Without a bound on what a VAE looks at, tiles are blended: the same in blocks as in memory."""
+def test_an_e_prime_that_is_the_vaes_own_encoder(lora_network, make_picture):
     lora = ClearSRPipeline(copy.deepcopy(lora_network), device="cpu", precision="fp32")
     config = lora.configure(steps=1, tile={"size": 32, "overlap": 8})
     image = ImageData(make_picture(50, 70))
-    assert not lora.network.latents.is_local
-    monkeypatch.setattr(streaming, "LATENTS_SHARE", 0.0)
-    monkeypatch.delattr(lora.network.latents.vae.decoder, "margin")
-    whole = lora.upscale_with([image], config, WHOLE._replace(piece=128))[0]
-    in_blocks = lora.upscale_with([image], config, IN_BLOCKS._replace(piece=128))[0]
+    whole, in_blocks = (lora.upscale_with([image], config, load)[0] for load in (WHOLE, IN_BLOCKS))
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
@@ -94,7 +89,7 @@ def test_progress_is_told_to_the_last_part_and_can_stop(pipeline, make_picture):
 
 def test_no_part_has_the_size_of_the_image(pipeline, make_picture, monkeypatch, tmp_path):
     """What any step works on is bounded by the block and its margins, not by the image."""
-    monkeypatch.setattr(streaming, "LATENTS_SHARE", 0.0)
+    monkeypatch.setattr(grids, "LATENTS_SHARE", 0.0)
     config, largest = pipeline.configure(), []
     read = streaming.PreparedSource.read
     monkeypatch.setattr(

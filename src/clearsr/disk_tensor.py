@@ -75,7 +75,7 @@ class DiskTensor:
         moved = part.detach().to(self.dtype).permute(2, 3, 0, 1).contiguous().cpu()
         if moved.shape != (bottom - top, right - left, *self.shape[:2]):
             raise ValueError(f"window {bottom - top}×{right - left} of {self.shape}, given {part.shape}")
-        values = moved.flatten(2).view(torch.uint8).numpy()
+        values = moved.reshape(-1).view(torch.uint8).view(*moved.shape[:2], -1).numpy()
         for row, place in zip(self._lines(values), self._places(top, bottom, left, right), strict=True):
             self._file.seek(place)
             view = row.data

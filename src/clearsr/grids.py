@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +29,7 @@ class GridStore(NamedTuple):
     folder: Path
     beside: int = 0
 
-    def latents(self, shape: Sequence[int]) -> Grid:
+    def latents(self, shape: Sequence[int]) -> Any:
         """Zeros B×C×H×W on the device if they are few, else on disk."""
         if 4 * math.prod(shape) <= LATENTS_SHARE * free_bytes(self.max_memory, self.device):
             return torch.zeros(*shape, device=self.device)
@@ -41,6 +41,5 @@ class GridStore(NamedTuple):
         for place in dict.fromkeys((self.device, torch.device("cpu"))):
             beside = self.beside if place == self.device else 0
             if size + beside <= free_bytes(self.max_memory, place):
-                layout = torch.channels_last
-                return torch.empty(*shape, dtype=dtype, device=place, memory_format=layout)
+                return torch.empty(*shape, dtype=dtype, device=place, memory_format=torch.channels_last)
         return DiskTensor(shape, self.folder, self.device, dtype)

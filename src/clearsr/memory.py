@@ -27,7 +27,7 @@ SHARE_OF_AVAILABLE = 0.8
 # when the image is in memory as a whole, and per activation of the VAE's finest level.
 IN_MEMORY_BYTES_PER_PIXEL = 160
 ACTIVATION_COPIES = 10
-_MARGINS = 320  # pixels around a piece, both sides together
+LOCAL_MARGIN = 320  # pixels around a piece of the compact model's VAE, both sides together
 _SAMPLE_BYTES = 6  # RGB of 16 bits
 _FALLBACK = 4_000_000_000  # where the system does not say what is free
 
@@ -69,14 +69,30 @@ class Workload(NamedTuple):
         return config.model_copy(update={"tile": TileConfig(size=self.tile, overlap=overlap)})
 
 
-def plan_work(
-    size: tuple[int, int], bytes_per_pixel: float, max_memory: int | None, device: torch.device
-) -> Workload:
+class VaeCost(NamedTuple):
+    """Memory that a VAE takes.
+
+    Attributes:
+        per_pixel: bytes for each pixel of a piece with its margin.
+        margin: pixels around a piece, both sides together.
+        kept_per_pixel: bytes for each pixel of an image larger than a piece, between its layers.
+    """
+
+    per_pixel: float
+    margin: int = LOCAL_MARGIN
+    kept_per_pixel: float = 0.0
+
+    def of_piece(self, side: int) -> int:
+        """Bytes for a piece."""
+        return int((side + self.margin) ** 2 * self.per_pixel)
+
+
+def plan_work(size: tuple[int, int], cost: VaeCost, max_memory: int | None, device: torch.device) -> Workload:
     """The most that fits into the budget.
 
     Args:
         size: height and width of the output.
-        bytes_per_pixel: that the VAE works with, for each pixel of a piece with its margin.
+        cost: what the VAE takes.
         max_memory: the budget; None takes what is available now.
 
     Raises:
@@ -85,7 +101,7 @@ def plan_work(
     free = free_bytes(max_memory, torch.device("cpu"))
     free_on_device = free if device.type == "cpu" else free_bytes(max_memory, device)
     height, width = size
-    costs = {side: int((side + _MARGINS) ** 2 * bytes_per_pixel) for side in PIECE_SIDES}
+    costs = {side: cost.of_piece(side) for side in PIECE_SIDES}
     rows = {side: _SAMPLE_BYTES * side * width for side in PIECE_SIDES}  # a row of blocks, as PNG holds it
     fitting = [
         side
@@ -100,7 +116,8 @@ def plan_work(
             f"needs about {as_text(least)} (--max-memory)"
         )
     piece = fitting[0]
-    whole = height * width * IN_MEMORY_BYTES_PER_PIXEL + costs[piece] <= free
+    per_pixel = IN_MEMORY_BYTES_PER_PIXEL + (cost.kept_per_pixel if max(size) > piece else 0)
+    whole = height * width * per_pixel + costs[piece] <= free
     return Workload(piece=piece, is_in_blocks=not whole)
 
 

@@ -29,7 +29,11 @@ from clearsr.hardware import (
 )
 from clearsr.image import ImageData, from_pil, to_pil
 from clearsr.image.source import DataSource
-from clearsr.memory import ACTIVATION_COPIES, Workload, plan_work, with_less_on_failure
+from clearsr.memory import (
+    Workload,
+    plan_work,
+    with_less_on_failure,
+)
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.pipeline_steps import PipelineSteps, output_size, result_size
 from clearsr.sampling import StepCallback
@@ -203,8 +207,7 @@ class ClearSRPipeline(PipelineSteps):
         Raises:
             ClearSRError: the budget is too small for anything.
         """
-        per_pixel = ACTIVATION_COPIES * self.network.latents.bytes_per_pixel()
-        return plan_work(size, per_pixel, config.max_memory, self.device)
+        return plan_work(size, self.vae_cost(), config.max_memory, self.device)
 
     @torch.no_grad()
     def upscale_with(
@@ -218,14 +221,15 @@ class ClearSRPipeline(PipelineSteps):
         config = workload.applied_to(config)
         if workload.is_in_blocks:
             return [self._assembled(image, config, workload, on_step) for image in images]
-        results = []
+        results, folder = [], Path(tempfile.gettempdir())
+        new_map = self.grid_store(config, workload.piece, folder).feature_map
         for start in range(0, len(images), workload.images):
             batch = images[start : start + workload.images]
             prepared = [self.prepare(image, config) for image in batch]  # 1
             pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
-            conditioning = self.condition(pixels, config, workload.piece)  # 2
+            conditioning = self.condition(pixels, config, workload.piece, new_map)  # 2
             latents = self.sample(conditioning, config, on_step)  # 3
-            decoded = self.decode(latents, workload.piece)  # 4
+            decoded = self.decode(latents, workload.piece, new_map)  # 4
             for picture, reference, image in zip(decoded, prepared, batch, strict=True):
                 results.append(self.finish(picture, reference, image, config))  # 5
         return results

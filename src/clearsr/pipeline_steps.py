@@ -8,6 +8,7 @@ once.
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ import torch
 from clearsr.color import match_color
 from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.errors import ClearSRError
+from clearsr.grids import GridStore
 from clearsr.hardware import (
     Precision,
     choose_device,
@@ -27,8 +29,10 @@ from clearsr.hardware import (
 from clearsr.image.alpha import fill_transparent, resize_alpha
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
+from clearsr.memory import ACTIVATION_COPIES, LOCAL_MARGIN, VaeCost
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
+from clearsr.models.windowed_layers import NewMap
 from clearsr.sampling import Conditioning, StepCallback, denoise
 from clearsr.seeds import make_generator
 
@@ -87,25 +91,32 @@ class PipelineSteps:
         return pad_to_multiple(upsampled, self.network.pixel_multiple())[0]
 
     def condition(
-        self, pixels: torch.Tensor, config: SamplingConfig, piece: int = PIECE_PIXELS
+        self,
+        pixels: torch.Tensor,
+        config: SamplingConfig,
+        piece: int = PIECE_PIXELS,
+        new_map: NewMap | None = None,
     ) -> Conditioning:
         """2. x_lr by E', the image prompt p, and the negative prompt if there is one. `pixels`: B×3×H×W in
-        [0, 1].
+        [0, 1]; `piece` and `new_map` as in `LatentLREmbedding.embed_lr`.
         """
-        with self._running("image_prompt"):
+        with self.running("image_prompt"):
             prompt = self.network.image_prompt(to_signed(pixels))
-        return Conditioning(self.embed(pixels, piece), prompt.float(), self.negative_prompt(config))
+        embedding = self.embed(pixels, piece, new_map)
+        return Conditioning(embedding, prompt.float(), self.negative_prompt(config))
 
-    def embed(self, pixels: torch.Tensor, piece: int = PIECE_PIXELS) -> LatentLR:
+    def embed(
+        self, pixels: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> LatentLR:
         """x_lr of B×3×H×W in [0, 1]."""
         signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
-        with self._running("latents"):
-            embedding = self.network.latents.embed_lr(signed, piece)
+        with self.running("latents"):
+            embedding = self.network.latents.embed_lr(signed, piece, new_map)
         return LatentLR(*(part.float() for part in embedding))
 
     def prompt_of(self, resized: torch.Tensor) -> torch.Tensor:
         """p of an image that has the size which the image encoder sees, B×3×side×side in [-1, 1]."""
-        with self._running("image_prompt"):
+        with self.running("image_prompt"):
             return self.network.image_prompt.of_resized(resized.to(self.device)).float()
 
     def negative_prompt(self, config: SamplingConfig) -> torch.Tensor | None:
@@ -132,17 +143,21 @@ class PipelineSteps:
         """3. The denoising loop: z_0, B×c×h×w; on disk if x_lr is."""
         batch = len(conditioning.embedding.mean)
         generators = [make_generator("image", config.seed) for _ in range(batch)]
-        with self._running("denoiser"):
+        with self.running("denoiser"):
             return denoise(self.network, conditioning, config, generators, on_step, on_tile)
 
-    def decode(self, latents: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
+    def decode(
+        self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> torch.Tensor:
         """4. Pixels B×3×H×W in [0, 1] on the CPU."""
-        return to_unit(self.decode_signed(latents, piece)).cpu()
+        return to_unit(self.decode_signed(latents, piece, new_map)).cpu()
 
-    def decode_signed(self, latents: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
+    def decode_signed(
+        self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> torch.Tensor:
         """Pixels B×3×H×W, about [-1, 1], as the decoder gives them."""
-        with self._running("latents"):
-            return self.network.latents.decode(latents, piece).float()
+        with self.running("latents"):
+            return self.network.latents.decode(latents, piece, new_map).float()
 
     def finish(
         self, picture: torch.Tensor, reference: torch.Tensor, image: ImageData, config: SamplingConfig
@@ -153,8 +168,18 @@ class PipelineSteps:
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         return dataclasses.replace(image, color=crop(matched, *size).contiguous(), alpha=alpha)
 
+    def vae_cost(self) -> VaeCost:
+        """What encoding and decoding take."""
+        latents = self.network.latents
+        margin = LOCAL_MARGIN if latents.decodes_locally else 0
+        return VaeCost(ACTIVATION_COPIES * latents.bytes_per_pixel(), margin, latents.map_bytes_per_pixel())
+
+    def grid_store(self, config: SamplingConfig, piece: int, folder: Path) -> GridStore:
+        """Where what is as large as the image lies while it is worked on in pieces of that side."""
+        return GridStore(self.device, config.max_memory, folder, self.vae_cost().of_piece(piece))
+
     @contextmanager
-    def _running(self, what: Literal["latents", "image_prompt", "denoiser"]) -> Iterator[None]:
+    def running(self, what: Literal["latents", "image_prompt", "denoiser"]) -> Iterator[None]:
         """Within the block a part of the network is on the device, and computes in mixed precision."""
         network, precision = self.network, self.precision
         parts = denoising_parts(network) if what == "denoiser" else [getattr(network, what)]

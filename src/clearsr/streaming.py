@@ -6,7 +6,6 @@ goes in tiles anyhow, and its latents lie on disk where they are many. The resul
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,16 @@ import torch
 
 from clearsr.color import COLOR_REACH, ChannelStatistics, match_color
 from clearsr.config.sampling import SamplingConfig
-from clearsr.disk_tensor import DiskTensor
+from clearsr.grids import GridStore
 from clearsr.image.alpha import fill_transparent
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import mirrored, resize_axis, resize_share, to_signed, to_unit
 from clearsr.image.source import ImageSource
-from clearsr.memory import free_bytes
-from clearsr.models.latent_lr_embedding import LatentLR, vae_windows
+from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.pipeline_steps import PipelineSteps
 from clearsr.sampling import Conditioning, StepCallback
-from clearsr.tiling import Window, blend_tiles, pieces, tile_windows
+from clearsr.tiling import Window, pieces, tile_windows
 
-LATENTS_SHARE = 0.05  # of the free memory, that one tensor of latents may take before it goes to disk
 # Input pixels around a part whose colour is looked for where it is transparent; a power of two, so that the
 # pyramid of `fill_transparent` has the same cells as the whole image's.
 FILL_MARGIN = 64
@@ -73,6 +70,18 @@ class PreparedSource:
         return dataclasses.replace(found, color=resized(color.clamp(0, 1)), alpha=alpha)
 
 
+class _SignedPixels:
+    """The padded image as a grid to read from, 1×3×H×W in [-1, 1]."""
+
+    def __init__(self, prepared: PreparedSource) -> None:
+        self.shape = torch.Size((1, 3, prepared.height, prepared.width))
+        self._prepared = prepared
+
+    def __getitem__(self, index: tuple[Any, slice, slice]) -> torch.Tensor:
+        _, rows, columns = index
+        return to_signed(self._prepared.read(Window(rows.start, columns.start, rows.stop, columns.stop)))
+
+
 @torch.no_grad()
 def upscale_in_blocks(
     pipeline: PipelineSteps,
@@ -92,7 +101,7 @@ def upscale_in_blocks(
         on_part: called after each part of the work; may raise to stop.
     """
     prepared = PreparedSource(source, size, pipeline.network.pixel_multiple())
-    work = _Work(pipeline, prepared, config, piece, folder, on_part)
+    work = _Work(pipeline, prepared, config, piece, pipeline.grid_store(config, piece, folder), on_part)
     prompt, colors = work.survey()
     embedding = work.embed()
     latents = work.sample(Conditioning(embedding, prompt, pipeline.negative_prompt(config)))
@@ -117,21 +126,22 @@ class _Work:
         prepared: PreparedSource,
         config: SamplingConfig,
         piece: int,
-        folder: Path,
+        store: GridStore,
         on_part: StepCallback | None,
     ) -> None:
         self._pipeline, self._prepared, self._config, self._piece = pipeline, prepared, config, piece
-        self._folder = folder
+        self._store = store
         self._latents = pipeline.network.latents
         self._fold = self._latents.pixels_per_latent()
         self._grid = prepared.height // self._fold, prepared.width // self._fold
         self._on_part, self._done = on_part, 0
-        self._vae_windows = vae_windows(*self._grid, piece, self._fold)
         tiles = len(tile_windows(*self._grid, config.tile.size, config.tile.overlap))
         blocks = sum(1 for _ in pieces(*prepared.size, piece))
         whole = sum(1 for _ in pieces(prepared.height, prepared.width, piece))
         self._all = config.steps * tiles + blocks + (whole if config.color == "adain" else 0)
-        self._all += whole if self._latents.is_local else 2 * len(self._vae_windows)
+        latents = self._latents
+        self._all += whole if latents.encodes_locally else latents.encoding_windows(*self._grid, piece)
+        self._all += 0 if latents.decodes_locally else latents.decoding_windows(*self._grid, piece)
 
     def advance(self) -> None:
         """Another part is done."""
@@ -155,23 +165,21 @@ class _Work:
     def embed(self) -> LatentLR:
         """Steps 1 and 2: x_lr, as two grids."""
         prepared, latents, fold = self._prepared, self._latents, self._fold
-        channels = self._pipeline.network.unet.config.in_channels
-        embedding = LatentLR(*(self._new_grid(channels, *self._grid) for _ in range(2)))
-        if latents.is_local:
+        channels, pipeline = self._pipeline.network.unet.config.in_channels, self._pipeline
+        grids = (self._store.latents((1, channels, *self._grid)) for _ in range(2))
+        embedding = LatentLR(*grids)
+        if latents.encodes_locally:
             margin = -(-latents.encoder_margin() // fold) * fold
             for inner in pieces(prepared.height, prepared.width, self._piece):
                 outer = inner.grown(margin, prepared.height, prepared.width)
-                part = self._pipeline.embed(prepared.read(outer), max(outer.size))
+                part = pipeline.embed(prepared.read(outer), max(outer.size))
                 for whole, values in zip(embedding, part, strict=True):
                     whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
                 self.advance()
             return embedding
-
-        def encode(window: Window) -> torch.Tensor:
-            self.advance()
-            return torch.cat(self._pipeline.embed(prepared.read(window.times(fold)), self._piece), dim=1)
-
-        both = blend_tiles(encode, self._new_grid(2 * channels, *self._grid), self._vae_windows)
+        pixels, new_map = _SignedPixels(prepared), self._store.feature_map
+        with pipeline.running("latents"):
+            both = latents.embed_in_windows(pixels, self._piece, pipeline.device, new_map, self.advance)
         for window in pieces(*self._grid, self._piece // fold):
             for whole, values in zip(embedding, window.of(both).chunk(2, dim=1), strict=True):
                 whole[window.cells] = values
@@ -184,7 +192,7 @@ class _Work:
     def decoder(self, latents: Any) -> Callable[[Window], torch.Tensor]:
         """Step 4: what gives the pixels in a window, 1×3×h×w in [0, 1]."""
         fold, decode = self._fold, self._pipeline.decode_signed
-        if self._latents.is_local:
+        if self._latents.decodes_locally:
 
             def decoded(window: Window) -> torch.Tensor:
                 outer = window.over(fold).grown(self._latents.decoder_margin(), *self._grid)
@@ -193,13 +201,10 @@ class _Work:
 
             return decoded
 
-        def tile(window: Window) -> torch.Tensor:
-            self.advance()
-            return decode(window.over(fold).of(latents), self._piece)
-
-        like = self._new_grid(3, self._prepared.height, self._prepared.width)
-        pixels = blend_tiles(tile, like, [window.times(fold) for window in self._vae_windows])
-        return lambda window: to_unit(window.of(pixels)).cpu()
+        new_map, device = self._store.feature_map, self._pipeline.device
+        with self._pipeline.running("latents"):
+            pixels = self._latents.decode_in_windows(latents, self._piece, device, new_map, self.advance)
+        return lambda window: to_unit(window.of(pixels).float()).cpu()
 
     def statistics(self, decode: Callable[[Window], torch.Tensor]) -> ChannelStatistics:
         """The colours of the whole result, which a local VAE decodes once more for this."""
@@ -208,11 +213,3 @@ class _Work:
             found.add(decode(window))
             self.advance()
         return found
-
-    def _new_grid(self, channels: int, height: int, width: int) -> Any:
-        """Zeros 1×channels×height×width on the device: in memory if they are few, else on disk."""
-        device, shape = self._pipeline.device, (1, channels, height, width)
-        free = free_bytes(self._config.max_memory, device)
-        if 4 * math.prod(shape) <= LATENTS_SHARE * free:
-            return torch.zeros(shape, device=device)
-        return DiskTensor(shape, self._folder, device)

@@ -1,8 +1,8 @@
 """Windows that cover a grid, and weights that blend them. Knows nothing of diffusion.
 
-Two ways: `blend_tiles` averages overlapping results with symmetric weights (for networks whose output depends
-on the whole input); `map_exactly` cuts away a margin as wide as the receptive field (for networks where it is
-bounded), so that the result is the untiled one.
+Two ways: `blend_tiles` averages overlapping results with symmetric weights (for the denoising network, whose
+output depends on the whole input); `map_exactly` cuts away a margin as wide as the receptive field (for networks
+where it is bounded), so that the result is the untiled one.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 
-class Grid(Protocol):
-    """What tiles are cut from and put into: a tensor ...×H×W, or something that is read and written alike."""
+class ReadGrid(Protocol):
+    """What tiles are cut from: a tensor ...×H×W, or something that is read alike."""
 
     @property
     def shape(self) -> Any:
@@ -22,6 +22,10 @@ class Grid(Protocol):
     def __getitem__(self, index: Any, /) -> torch.Tensor:
         """The part at `Window.cells`."""
         ...
+
+
+class Grid(ReadGrid, Protocol):
+    """What tiles are put into as well."""
 
     def __setitem__(self, index: Any, value: Any, /) -> None:
         """Write the part at `Window.cells`."""
@@ -50,7 +54,7 @@ class Window(NamedTuple):
         """Rows and columns."""
         return self.bottom - self.top, self.right - self.left
 
-    def of(self, grid: Grid) -> torch.Tensor:
+    def of(self, grid: ReadGrid) -> torch.Tensor:
         """This part of ...×H×W."""
         return grid[self.cells]
 

@@ -197,10 +197,10 @@ def test_out_of_memory_is_one_failed_file(upscale, photo, tmp_path, monkeypatch)
 
     decode = ClearSRPipeline.decode_signed
 
-    def decode_small(self, latents, piece):
+    def decode_small(self, latents, *arguments):
         if latents.shape[-1] > 16:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return decode(self, latents, piece)
+        return decode(self, latents, *arguments)
 
     monkeypatch.setattr(ClearSRPipeline, "decode_signed", decode_small)
     photo("in/large.png", 16, 80)

@@ -7,7 +7,9 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from clearsr import ClearSRError, ClearSRPipeline
+from clearsr import ClearSRError, ClearSRPipeline, grids
+from clearsr.image import ImageData
+from clearsr.memory import Workload
 from clearsr.models.pretrained import encode_text
 
 QUICK = {"steps": 2, "color": "none"}
@@ -96,3 +98,20 @@ def test_text_encoder_is_not_needed_without_a_negative_prompt(untrained, base_co
     assert pipeline(picture, **QUICK).size == (68, 52)
     with pytest.raises(ClearSRError, match=r"tokenizer/ is missing"):
         pipeline(picture, **QUICK, negative_prompt="blurry")
+
+
+@pytest.mark.parametrize("maps", ["in memory", "on disk"])
+def test_an_image_of_many_windows_is_the_same_picture(pipeline, monkeypatch, maps):
+    """E' and D layer by layer in windows, in blocks and not, against diffusers' own pass over the whole."""
+    generator = torch.Generator().manual_seed(3)
+    image = ImageData(torch.rand(3, 30, 41, generator=generator))
+    config = pipeline.configure(steps=1, guidance_scale=1.5)
+    whole = pipeline.upscale_with([image], config, Workload(piece=1024))[0]
+    if maps == "on disk":
+        monkeypatch.setattr(grids, "free_bytes", lambda *_: 0)
+    in_windows = pipeline.upscale_with([image], config, Workload(piece=64))[0]
+    heard, in_blocks = [], Workload(piece=64, is_in_blocks=True)
+    found = pipeline.upscale_with([image], config, in_blocks, lambda *step: heard.append(step[:2]))[0]
+    for one in (in_windows, found):
+        torch.testing.assert_close(one.color, whole.color, atol=2e-5, rtol=0)
+    assert [done for done, _ in heard] == list(range(1, heard[0][1] + 1))

@@ -15,7 +15,7 @@ from clearsr.errors import ClearSRError
 from clearsr.models.lora import lora_enabled, lora_layers, merge_lora
 from clearsr.models.tiled_autoencoder import decoder_layers, encoder_layers
 from clearsr.models.windowed_layers import NewMap, count_windows, run_in_windows
-from clearsr.tiling import Grid, map_exactly
+from clearsr.tiling import Grid, ReadGrid, map_exactly
 
 PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
 
@@ -126,7 +126,7 @@ class LatentLREmbedding(nn.Module):
 
     def embed_in_windows(
         self,
-        pixels: Grid,
+        pixels: ReadGrid,
         piece: int,
         device: torch.device,
         new_map: NewMap,
@@ -209,7 +209,7 @@ class LatentLREmbedding(nn.Module):
 
     def decode_in_windows(
         self,
-        latents: Grid,
+        latents: ReadGrid,
         piece: int,
         device: torch.device,
         new_map: NewMap,

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clearsr.tiling import Grid, Window, pieces
+from clearsr.tiling import Grid, ReadGrid, Window, pieces
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 NewMap = Callable[[Sequence[int], torch.dtype], Grid]  # B×C×H×W and a type -> a grid, whatever is in it
@@ -21,7 +21,7 @@ NewMap = Callable[[Sequence[int], torch.dtype], Grid]  # B×C×H×W and a type -
 class FeatureMap:
     """A grid B×C×H×W with its channels' means and variances, gathered as windows are written."""
 
-    def __init__(self, grid: Grid, device: torch.device, is_normalised: bool = False) -> None:
+    def __init__(self, grid: Any, device: torch.device, is_normalised: bool = False) -> None:
         """What is read arrives on `device`, wherever the grid is. Statistics only if it `is_normalised`."""
         self.grid, self._device, self._is_normalised = grid, device, is_normalised
         self._counts: list[int] = []
@@ -147,7 +147,8 @@ class SelfAttention:
         assert kept is not None, "the keys' layer keeps its input"
         attn, hidden_map = self.attn, kept
         normalised = hidden_map.normalised(attn.group_norm)
-        parts = list(pieces(*inputs.grid.shape[-2:], self.side(area)))
+        height, width = inputs.grid.shape[-2:]
+        parts = list(pieces(height, width, self.side(area)))
 
         def compute(window: Window) -> torch.Tensor:
             hidden = hidden_map.read(window)
@@ -166,7 +167,7 @@ Layer = Convolution | SelfAttention
 @torch.no_grad()
 def run_in_windows(
     layers: Sequence[Layer],
-    source: Grid,
+    source: ReadGrid,
     area: int,
     device: torch.device,
     new_map: NewMap,
@@ -186,17 +187,15 @@ def run_in_windows(
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         kept = current if layer.starts_residual else kept
         compute = layer.on(current, kept, area)
-        units = [length // layer.cells[0] for length in current.grid.shape[-2:]]
-        sides = [length * layer.cells[1] for length in units]
+        height, width = (length // layer.cells[0] for length in current.grid.shape[-2:])
         is_normalised = following is not None and following.norm is not None
         result: FeatureMap | None = None
-        for window in pieces(*units, layer.side(area)):
+        for window in pieces(height, width, layer.side(area)):
             values = compute(window)
             if result is None:
-                shape = (*values.shape[:2], *sides)
-                over = kept if layer.adds_residual and kept is not None else None  # cell by cell, so it may
-                is_over = over is not None and tuple(over.grid.shape) == shape
-                grid = over.grid if over is not None and is_over else new_map(shape, values.dtype)
+                shape = (*values.shape[:2], height * layer.cells[1], width * layer.cells[1])
+                is_over = layer.adds_residual and kept is not None and kept.grid.shape == shape
+                grid = kept.grid if kept is not None and is_over else new_map(shape, values.dtype)
                 result = FeatureMap(grid, device, is_normalised)
             result.write(window.times(layer.cells[1]), values)
             if on_window is not None:
