@@ -1,8 +1,8 @@
 """Windows that cover a grid, and weights that blend them. Knows nothing of diffusion.
 
 Two ways: `blend_tiles` averages overlapping results with symmetric weights (for the denoising network, whose
-output depends on the whole input); `map_exactly` cuts away a margin as wide as the receptive field (for networks
-where it is bounded), so that the result is the untiled one.
+output depends on the whole input); `map_exactly` cuts away a margin as wide as the receptive field (for
+networks where it is bounded), so that the result is the untiled one.
 """
 
 from collections.abc import Callable, Iterator
