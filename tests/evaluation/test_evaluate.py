@@ -23,6 +23,7 @@ from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_
 from clearsr.evaluation.metrics import PYIQA_EPSILON, psnr, ssim, to_luma
 from clearsr.evaluation.pairs import match_folders, read_8_bit, to_8_bit
 from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json
+from clearsr.evaluation.summary import paired_notes
 from clearsr.image import ImageData, resize, write_image
 from clearsr.pipeline import ClearSRPipeline
 
@@ -86,6 +87,25 @@ def test_a_method_is_scored_as_an_8_bit_file_would_be(scorer, pairs, tmp_path):
         assert row.values["psnr"] == psnr(picture, hr, epsilon=PYIQA_EPSILON).item()
     outputs = match_folders({"sr": tmp_path, "hr": pairs[0].hr.parent})
     assert evaluate_outputs("again", outputs, scorer).means() == result.means()
+
+
+def test_the_difference_of_two_methods_is_taken_picture_by_picture():
+    generator = np.random.default_rng(3)
+    level = generator.normal(25, 5, 6)
+    first = level[None] + 1 + 0.1 * generator.normal(size=(2, 6))
+    ours = Evaluation("a", ("psnr",), EvaluationConfig(confidence=0.9))
+    ours.rows = [Row(str(i), s, {"psnr": first[s, i]}) for s in range(2) for i in range(6)]
+    theirs = Evaluation(
+        "b", ("psnr",), ours.config, rows=[Row(str(i), None, {"psnr": level[i]}) for i in range(6)]
+    )
+    differences = first.mean(axis=0) - level
+    low, high = stats.t.interval(0.9, 5, differences.mean(), stats.sem(differences))
+    assert ours.less(theirs, "psnr") == pytest.approx((differences.mean(), low, high))
+    assert ours.over_images("psnr").half_width > 10 * ours.less(theirs, "psnr").half_width
+    assert ours.less(theirs, "ssim") is None
+    half = (high - low) / 2
+    (note,) = paired_notes([ours, theirs], ["psnr", "ssim"])
+    assert note == f"a less b, picture by picture: PSNR +{differences.mean():.2f} ± {half:.2f}."
 
 
 def test_other_conventions_are_taken_when_asked_for(scorer, pairs):

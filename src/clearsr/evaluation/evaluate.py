@@ -88,6 +88,18 @@ class Evaluation:
         per_seed |= {seed: means[name] for seed, means in self.of_folders.items() if name in means}
         return mean_interval(list(per_seed.values()), self.config.confidence)
 
+    def less(self, other: "Evaluation", name: str) -> Interval | None:
+        """Mean and confidence interval of the differences from another method, picture by picture.
+
+        Far narrower than those of the two means, since what makes a picture hard is the same for both; None
+        if no picture has both values.
+        """
+        ours, theirs = (e._grouped(name, lambda row: row.image) for e in (self, other))
+        differences = [
+            _mean(values) - _mean(theirs[image]) for image, values in ours.items() if image in theirs
+        ]
+        return mean_interval([d for d in differences if math.isfinite(d)], self.config.confidence)
+
     def _grouped(self, name: str, key: Callable[[Row], Any]) -> dict[Any, list[float]]:
         """The values of a measure by picture, or by seed."""
         groups: dict[Any, list[float]] = {}

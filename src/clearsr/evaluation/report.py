@@ -7,7 +7,7 @@ from typing import Literal
 from clearsr.evaluation.evaluate import Evaluation
 from clearsr.evaluation.measures import MEASURES, shown
 from clearsr.evaluation.published import DATASETS, note, published_table
-from clearsr.evaluation.summary import summary_row
+from clearsr.evaluation.summary import paired_notes, summary_row
 from clearsr.evaluation.tables import Table, TableRow
 
 Marking = Literal["dataset", "group"]
@@ -52,6 +52,8 @@ def _of_dataset(dataset: str, measured: Sequence[Evaluation], marking: Marking) 
     for evaluation in measured:
         about.setdefault(_about(evaluation, measures), []).append(evaluation.method)
     notes += [f"{', '.join(methods)}: {text}" for text, methods in about.items()]
+    if measured:
+        notes += paired_notes(measured, measures)
     notes.append("Best bold, second best in italics; ± is half the confidence interval over the images.")
     title = f"Table 1 on {dataset}" if dataset in DATASETS else f"Measured on {dataset}"
     return Table(title, ("method", "source"), measures, tuple(rows), tuple(notes))

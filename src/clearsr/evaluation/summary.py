@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.evaluation.evaluate import Evaluation
-from clearsr.evaluation.measures import MEASURES
+from clearsr.evaluation.measures import MEASURES, shown
 from clearsr.evaluation.tables import Table, TableRow
 
 
@@ -31,8 +31,25 @@ def summary_table(evaluations: Sequence[Evaluation], count: int, config: Evaluat
         for name in names
         if evaluation.undefined(name)
     ]
+    notes += paired_notes(evaluations, names)
     dataset = evaluations[0].dataset
     return Table(f"Means on {dataset}" if dataset else "Means", ("method",), names, tuple(rows), tuple(notes))
+
+
+def paired_notes(evaluations: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
+    """A line for each other method: the first less it, picture by picture, with the interval."""
+    first, *others = evaluations
+    notes = []
+    for other in others:
+        found = {name: first.less(other, name) for name in names}
+        parts = [
+            f"{MEASURES[name].label} {i.mean:+.{MEASURES[name].decimals}f} ± {shown(name, i.half_width)}"
+            for name, i in found.items()
+            if i is not None and not math.isnan(i.half_width)
+        ]
+        if parts:
+            notes.append(f"{first.method} less {other.method}, picture by picture: {', '.join(parts)}.")
+    return notes
 
 
 def summary_row(evaluation: Evaluation, cells: tuple[str, ...], group: str | None = "") -> TableRow:
