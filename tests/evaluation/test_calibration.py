@@ -60,3 +60,20 @@ def test_a_picture_is_read_on_the_levels_of_8_bits(tmp_path):
     levels = np.array([[0, 100, 32768, 65535]], dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / "deep.png")
     assert (read_8_bit(tmp_path / "deep.png")[0, 0] * 255).tolist() == pytest.approx([0, 0, 128, 255])
+
+
+def test_one_picture_in_files_of_every_kind_is_one_picture(tmp_path):
+    levels = np.random.default_rng(1).integers(0, 4, (16, 20, 1), dtype=np.uint8) * 85
+    grey = Image.fromarray(levels[..., 0])
+    kinds = {
+        "grey": grey,
+        "rgb": grey.convert("RGB"),
+        "palette": grey.convert("RGB").quantize(8),
+        "deep": Image.fromarray(levels[..., 0].astype(np.uint16) * 257),
+        "alpha": Image.merge("RGBA", [grey, grey, grey, Image.new("L", grey.size, 7)]),
+    }
+    expected = levels.transpose(2, 0, 1).repeat(3, axis=0)
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        found = read_8_bit(tmp_path / f"{name}.png") * 255
+        np.testing.assert_allclose(found.numpy(), expected, atol=1e-4, err_msg=name)
