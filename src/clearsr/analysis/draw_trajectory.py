@@ -12,6 +12,7 @@ from clearsr.evaluation.measures import MEASURES
 from clearsr.plots import COLORS, TEXT_WIDTH, mark_level, new_figure, paper_style, save_figure
 
 _COLUMNS = 6  # pictures in a row
+_NARROW = 0.12  # share of an axis that the name of a part takes
 _UNITS = {"psnr": " (dB)", "sharpness": " (HR = 1)"}
 _CURVE_COLORS = (COLORS["blue"], COLORS["red"], COLORS["green"], COLORS["purple"])
 
@@ -70,17 +71,22 @@ def _draw_split(axis: Any, points: SplitPoints) -> None:
     low, high = axis.get_xlim()
     bottom, top = axis.get_ylim()
     axis.set_ylim(bottom, top + 0.12 * (top - bottom))  # room for the names of the parts
+    narrow = _NARROW * (high - low)  # a part that its name does not fit into has it beside it
     if ela_end is not None:
         axis.axvspan(low, ela_end, color=COLORS["sky"], alpha=0.18, linewidth=0)
-        axis.text(
-            ela_end, 0.98, "ELA ", ha="right", va="top", transform=axis.get_xaxis_transform(), fontsize=6
-        )
+        _name(axis, ela_end, "ELA", at_left=ela_end - low > narrow)
     if lla_start is not None:
         axis.axvspan(lla_start, high, color=COLORS["orange"], alpha=0.18, linewidth=0)
-        axis.text(
-            lla_start, 0.98, " LLA", ha="left", va="top", transform=axis.get_xaxis_transform(), fontsize=6
-        )
+        _name(axis, lla_start, "LLA", at_left=high - lla_start < narrow)
     axis.set_xlim(low, high)
+
+
+def _name(axis: Any, place: float, text: str, at_left: bool) -> None:
+    """A word at the upper edge, on one side of a step."""
+    side = "right" if at_left else "left"
+    axis.text(
+        place, 0.98, f" {text} ", ha=side, va="top", transform=axis.get_xaxis_transform(), fontsize=6
+    )  # fmt: skip
 
 
 def _draw_pictures(figure: Any, course: Course) -> None:
