@@ -103,7 +103,10 @@ def test_two_files_of_one_stem_are_an_error(make):
         match_folders({"sr": root / "none"})
 
 
-@pytest.mark.parametrize(("lr", "hr"), [("test_LR", "test_HR"), ("LR", "HR"), ("lq", "gt")])
+@pytest.mark.parametrize(
+    ("lr", "hr"),
+    [("test_LR", "test_HR"), ("LR", "HR"), ("lq", "gt"), ("LR_bicubic/X4", "HR"), ("LRbicx4", "GTmod12")],
+)
 def test_layouts_of_test_sets(make, lr, hr):
     root = make(f"{lr}/a.png", f"{hr}/a.png")
     assert find_testset(root) == (root / lr, root / hr)

@@ -14,8 +14,17 @@ from clearsr.image import ImageData, list_images, read_image
 
 logger = logging.getLogger(__name__)
 
-# Folders of a test set: StableSR's own, then what others call them.
-LAYOUTS = (("test_LR", "test_HR"), ("LR", "HR"), ("lr", "hr"), ("lq", "gt"), ("LR_x4", "HR"))
+# Folders of a test set: StableSR's own, then what others call them (the last three: SwinIR, BasicSR, DIV2K).
+LAYOUTS = (
+    ("test_LR", "test_HR"),
+    ("LR", "HR"),
+    ("lr", "hr"),
+    ("lq", "gt"),
+    ("LR_x4", "HR"),
+    ("LR_bicubic/X4", "HR"),
+    ("LRbicx4", "GTmod12"),
+    ("DIV2K_valid_LR_bicubic/X4", "DIV2K_valid_HR"),
+)
 _TAG = re.compile(
     r"([-_.](lr(x?\d)?|hr|sr|lq|gt|out|clearsr|srf[-_]?\d|x\d+(\.\d+)?)|(?<=[a-z\d])x[2-8])$", re.IGNORECASE
 )
