@@ -1,13 +1,14 @@
 """Tiles: they cover the grid, their weights are symmetric, and an exact map equals the untiled one."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from clearsr.models.patch_autoencoder import PatchDecoder, PatchEncoder
-from clearsr.tiling import Window, blend_tiles, blend_weights, map_exactly, tile_windows
+from clearsr.tiling import Window, blend_tiles, map_exactly, tile_windows
 
 
 @pytest.mark.parametrize("length", [1, 31, 64, 65, 100, 129, 500])
@@ -30,16 +31,19 @@ def test_a_window_cuts_its_part():
     assert torch.equal(Window(1, 2, 3, 5).of(grid), grid[:, 1:3, 2:5])
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 8), (64, 64), (33, 64)])
-def test_weights_are_symmetric_and_positive(height, width):
-    weights = blend_weights(height, width)
-    assert weights.shape == (height, width) and weights.min() > 0
-    torch.testing.assert_close(weights, weights.flip(0))
-    torch.testing.assert_close(weights, weights.flip(1))
-    assert weights.argmax() in (
-        height // 2 * width + width // 2,
-        (height - 1) // 2 * width + (width - 1) // 2,
-    )
+@pytest.mark.parametrize(("height", "width"), [(40, 24), (17, 33), (33, 16)])
+def test_shares_are_positive_symmetric_and_add_up_to_one(height, width):
+    windows, like = tile_windows(height, width, 16, 8), torch.zeros(1, 1, height, width)
+
+    def share(chosen):
+        return blend_tiles(lambda w: torch.full_like(w.of(like), float(w == chosen)), like, windows)
+
+    shares = [share(window) for window in windows]
+    assert len(shares) > 1
+    torch.testing.assert_close(sum(shares), torch.ones_like(like))
+    for window, own, opposite in zip(windows, shares, reversed(shares), strict=True):
+        assert window.of(own).min() > 0 and own.count_nonzero() == window.of(own).numel()
+        torch.testing.assert_close(own, opposite.flip(-1, -2))
 
 
 def test_blend_of_a_constant_is_constant_and_of_the_identity_the_identity():
@@ -55,9 +59,9 @@ def test_blend_is_the_weighted_mean_by_hand():
     like = torch.zeros(1, 1, 1, 6)
     windows = [Window(0, 0, 1, 4), Window(0, 2, 1, 6)]
     blended = blend_tiles(lambda w: torch.full((1, 1, 1, 4), float(w.left)), like, windows).flatten()
-    ramp = blend_weights(1, 4).flatten()
+    ramp = [math.sin(math.pi * (i + 0.5) / 4) ** 2 + 1e-3 for i in range(4)]
     for x in range(6):
-        weights = {w.left: float(ramp[x - w.left]) for w in windows if w.left <= x < w.right}
+        weights = {w.left: ramp[x - w.left] for w in windows if w.left <= x < w.right}
         expected = sum(left * weight for left, weight in weights.items()) / sum(weights.values())
         assert float(blended[x]) == pytest.approx(expected, abs=1e-6)
 

@@ -20,7 +20,7 @@ from clearsr.atomic import written_aside
 from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 from clearsr.integrity import sha256_of
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork
@@ -222,7 +222,7 @@ def locate(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ClearSRError(
             f"--model {source}: is neither an embedded model ({', '.join(EMBEDDED_MODELS)}), nor a folder, "
             f"nor a hub id that can be reached ({reason})"

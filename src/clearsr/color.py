@@ -6,15 +6,14 @@ Both can be done on parts of an image: wavelet with `COLOR_REACH` pixels around,
 statistics.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from clearsr.config.sampling import ColorMethod
 from clearsr.errors import ClearSRError
-
-ColorMethod = Literal["wavelet", "adain", "none"]
 
 WAVELET_LEVELS = 5
 COLOR_REACH = 2**WAVELET_LEVELS - 1  # pixels to each side that wavelet matching looks at

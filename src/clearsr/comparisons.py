@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
-
 from clearsr.compare import side_by_side
 from clearsr.errors import ClearSRError
 from clearsr.files import Job, Result, record_of
@@ -20,6 +18,7 @@ from clearsr.image import (
     write_image,
 )
 from clearsr.image.data import display_name
+from clearsr.image.writing import on_white
 from clearsr.planning import COMPARISON_MARK
 
 _MAX_PIXELS = 60_000_000  # of the result; the sheet has three of that size, in memory as a whole
@@ -64,9 +63,9 @@ def compare_file(job: Job, result: Result, always: bool = True) -> Result:
                 f"(at most {_MAX_PIXELS:,} pixels); leave --compare out"
             )
         lr, sr = read_image(job.input), read_image(job.output)
-        shown = _on_white(lr)
+        shown = on_white(lr).color
         bicubic = resize(shown[None], (height, width))[0]
-        pictures = (("input", shown), ("bicubic", bicubic), ("ClearSR", _on_white(sr)))
+        pictures = (("input", shown), ("bicubic", bicubic), ("ClearSR", on_white(sr).color))
         sheet = side_by_side([(caption, to_pil(ImageData(color))) for caption, color in pictures])
         profile = None if sr.is_gray else sr.metadata.icc_profile
         write_image(dataclasses.replace(from_pil(sheet), metadata=ImageMetadata(profile)), target)
@@ -76,8 +75,3 @@ def compare_file(job: Job, result: Result, always: bool = True) -> Result:
     if record.status == "failed":
         return dataclasses.replace(result, status="failed", error=record.error)
     return dataclasses.replace(result, seconds=result.seconds + record.seconds)
-
-
-def _on_white(image: ImageData) -> Tensor:
-    """The colours, 3×H×W in [0, 1], laid onto white where the picture is transparent."""
-    return image.color if image.alpha is None else image.color * image.alpha + (1 - image.alpha)

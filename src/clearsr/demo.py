@@ -4,12 +4,10 @@ The photographs come inside scikit-image's wheel and are in the public domain or
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from clearsr.compare import side_by_side
@@ -61,7 +59,6 @@ def run_demo(
     folder: Path,
     photograph: str,
     seed: int = 0,
-    on_step: Callable[[int, int, torch.Tensor], None] | None = None,
 ) -> Demo:
     """Degrade a photograph to a quarter, upscale it, and write lr, bicubic, clearsr, hr, comparison (PNG).
 
@@ -77,7 +74,7 @@ def run_demo(
     bicubic = ImageData(resize(lr.color[None], (hr.height, hr.width))[0])
     middle = time.monotonic()
     config = pipeline.configure(upscale=UPSCALE, seed=seed)
-    sr = pipeline.upscale([lr], config, on_step)[0]
+    sr = pipeline.upscale([lr], config)[0]
     end = time.monotonic()
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
+from clearsr.errors import ClearSRError
+
 Status = Literal["ok", "absent", "problem"]
 _FOR_DEVELOPERS = ("dev", "docs")
 
@@ -108,7 +110,7 @@ def _devices() -> Iterator[Finding]:
     try:
         check_compiler(chosen)
         yield Finding("devices", "--compile", "ok", "a compiler is there")
-    except ValueError as error:
+    except ClearSRError as error:
         reason = str(error).removeprefix("--compile: ")
         yield Finding("devices", "--compile", "absent", reason, "needed for --compile alone")
 
@@ -116,7 +118,6 @@ def _devices() -> Iterator[Finding]:
 def _weights() -> Iterator[Finding]:
     """The models in the package: there, unchanged, and fitting their configuration."""
     from clearsr.checkpoint import EMBEDDED_MODELS, locate
-    from clearsr.errors import ClearSRError
     from clearsr.integrity import check_weights
     from clearsr.memory import as_text
 

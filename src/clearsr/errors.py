@@ -9,3 +9,13 @@ class ClearSRError(ValueError):
 
     The message is one line: the file or flag, what is wrong with it, and what is accepted.
     """
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of another package's message, for a part of one of ours; its type if it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:most]
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """All of another package's message folded into a line of at most `most` characters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -136,7 +136,7 @@ def _upscale_in_blocks(
     sampling: SamplingConfig,
     output: OutputConfig,
     workload: Workload,
-    on_part: Any,
+    on_part: "StepCallback | None",
 ) -> tuple[int, int]:
     """Read, upscale and write without the whole image in memory; returns the result's height and width.
 

@@ -39,8 +39,8 @@ class PreparedSource:
 
     def read(self, window: Window) -> torch.Tensor:
         """1×3×h×w of the padded image."""
-        rows = mirrored(self.size[0], self.height)[window.top : window.bottom]
-        columns = mirrored(self.size[1], self.width)[window.left : window.right]
+        rows = mirrored(self.size[0], window.top, window.bottom)
+        columns = mirrored(self.size[1], window.left, window.right)
         inside = Window(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
         color = self.part(inside).color
         return color[:, rows - inside.top][:, :, columns - inside.left][None]

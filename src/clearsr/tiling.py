@@ -105,11 +105,6 @@ def tile_windows(height: int, width: int, size: int, overlap: int) -> list[Windo
     ]
 
 
-def blend_weights(height: int, width: int) -> torch.Tensor:
-    """Weights height×width, positive, symmetric about the centre (L-1)/2 of both axes, least at the edges."""
-    return _ramp(height)[:, None] * _ramp(width)[None, :]
-
-
 def blend_tiles(apply: Callable[[Window], torch.Tensor], like: Grid, windows: list[Window]) -> Any:
     """Weighted mean of what `apply` gives for each window, a grid as `like`; of one window, just that.
 

@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from clearsr.evaluation.sharpness import hann
-
 
 class Profile(NamedTuple):
     """A spectrum by distance from its centre.
@@ -28,7 +26,7 @@ def power_spectrum(features: Tensor) -> Tensor:
     """|FFT|² of C×h×w features, mean over the channels: h×w float64 on the CPU, frequency 0 at h//2, w//2."""
     values = features.detach().cpu().double()
     height, width = values.shape[-2:]
-    window = hann(height, values)[:, None] * hann(width, values)
+    window = _hann(height, values)[:, None] * _hann(width, values)
     mean = (values * window).sum(dim=(-2, -1), keepdim=True) / window.sum()
     power = torch.fft.fft2((values - mean) * window).abs().square().mean(dim=0)
     return torch.fft.fftshift(power)
@@ -53,6 +51,11 @@ def high_frequency_share(power: Tensor) -> float:
     """Share of the power beyond half the Nyquist frequency, corners included; 0.80 for white noise."""
     total = power.sum()
     return float(power[_radius(power) > 0.25].sum() / total) if total > 0 else 0.0
+
+
+def _hann(size: int, like: Tensor) -> Tensor:
+    """Hann window whose zeros lie just outside the features, so that every cell counts."""
+    return torch.hann_window(size + 2, periodic=False, dtype=like.dtype, device=like.device)[1:-1]
 
 
 def _radius(power: Tensor) -> Tensor:

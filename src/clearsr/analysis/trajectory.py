@@ -4,6 +4,7 @@ A step's picture is the z_0 that it predicts, decoded, cropped and colour-matche
 levels of 8 bits.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +61,7 @@ class TrajectoryStudy:
         return [
             course
             for course in self.courses
-            if not any(v != v for v in (*course.values[measure], course.of_hr[measure]))
+            if not any(math.isnan(v) for v in (*course.values[measure], course.of_hr[measure]))
         ]
 
     def curves(self, measure: str) -> torch.Tensor:

@@ -17,10 +17,9 @@ from typing import Any
 from clearsr.batch.local import Share
 from clearsr.batch.manifest import Row
 from clearsr.batch.plan import Spool
-from clearsr.batch.storage import first_line
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import BatchConfig, WorkConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 
 logger = logging.getLogger(__name__)
 

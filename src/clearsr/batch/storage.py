@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 from clearsr.image import IMAGE_SUFFIXES
 from clearsr.image.data import display_name
 
@@ -251,11 +251,6 @@ def _explained(location: str) -> Iterator[None]:
     except Exception as error:  # each filesystem has errors of its own: botocore's, google.auth's, ...
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise ClearSRError(f"{shown(location)}: cannot be reached: {reason}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, for a one-line message."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _is_image(name: str) -> bool:

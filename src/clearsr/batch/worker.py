@@ -14,8 +14,9 @@ from clearsr.batch.manifest import Row
 from clearsr.batch.storage import fetch, is_url, split, store
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
-from clearsr.files import Job, is_out_of_memory, upscale_file
+from clearsr.files import Job, upscale_file
 from clearsr.integrity import sha256_of
+from clearsr.memory import is_out_of_memory
 from clearsr.seeds import file_seed
 
 logger = logging.getLogger(__name__)

@@ -29,7 +29,7 @@ from clearsr.sampling import Conditioning, denoise
 from clearsr.seeds import make_generator
 
 SMALL_SIDE = 128  # where control signals of many timesteps are computed at once
-# A diffusion upscaler at work: where the model's own setting is a single step, nothing is there to be shared.
+# A diffusion upscaler at work: in the model's own two steps there is little to be shared.
 MANY_STEPS = {"steps": 10, "scheduler": "dpm++", "guidance_scale": 2.0, "lsa": {"preset": "off"}}
 
 

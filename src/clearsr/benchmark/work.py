@@ -2,9 +2,12 @@
 
 from typing import Any
 
+from clearsr.checkpoint import locate, read_description
+from clearsr.config.base import build_config
 from clearsr.config.benchmark import BenchmarkConfig
-from clearsr.config.model import preset_model_config
-from clearsr.macs import count_macs
+from clearsr.config.model import ModelConfig, preset_model_config
+from clearsr.config.sampling import SamplingConfig
+from clearsr.macs import MacTable, count_macs
 
 STEPS = 50
 
@@ -17,7 +20,7 @@ def measure_macs(_: BenchmarkConfig) -> dict[str, Any]:
         for naive in (False, True):
             name = f"{'naive' if naive else 'ours'}, {'guided' if guided else 'unguided'}"
             tables[name] = count_macs(config, steps=STEPS, guided=guided, naive=naive)
-    compact = count_macs(preset_model_config("compact"), steps=1, guided=False)
+    compact = _of_model("compact")
     shares = {
         kind: tables[f"ours, {kind}"].denoising.total / tables[f"naive, {kind}"].denoising.total
         for kind in ("guided", "unguided")
@@ -27,3 +30,11 @@ def measure_macs(_: BenchmarkConfig) -> dict[str, Any]:
         "ours_over_naive": shares,
         "compact": compact.as_dict(),
     }
+
+
+def _of_model(source: str) -> MacTable:
+    """A model by its own settings."""
+    description = read_description(locate(source))
+    sampling = build_config(SamplingConfig, description["sampling"])
+    config = build_config(ModelConfig, description["model"])
+    return count_macs(config, steps=sampling.steps, guided=sampling.guidance_scale > 1)

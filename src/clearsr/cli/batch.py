@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING
 from clearsr.cli.flags import Overrides, add_config_flags, build
 from clearsr.cli.model import pipeline_options, resolve_sampling
 from clearsr.cli.terminal import busy
-from clearsr.cli.upscale import (
-    FORMATS,
-    add_work_arguments,
-    collect_work,
-)
+from clearsr.cli.upscale import add_work_arguments, collect_work
 from clearsr.config.batch import BatchConfig
+from clearsr.config.output import FORMATS
 
 if TYPE_CHECKING:
     from clearsr.batch.manifest import Row

@@ -14,7 +14,15 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 from pydantic.fields import FieldInfo
 
 from clearsr.cli.parser import UsageError
-from clearsr.config.base import FrozenConfig, build_config, merge, parse_override, read_yaml
+from clearsr.config.base import (
+    FrozenConfig,
+    build_config,
+    merge,
+    nested,
+    parse_override,
+    read_number,
+    read_yaml,
+)
 from clearsr.errors import ClearSRError
 
 ConfigT = TypeVar("ConfigT", bound=FrozenConfig)
@@ -115,7 +123,7 @@ def collect(args: Namespace, flags: Mapping[str, str]) -> Overrides:
         raise UsageError(str(error)) from None
     for flag, path in flags.items():
         if (value := getattr(args, path)) is not None:
-            values = merge(values, _nested(path, value))
+            values = merge(values, nested(path, value))
             origins[path] = flag
     return Overrides(values, origins)
 
@@ -173,12 +181,7 @@ def _reader(field: FieldInfo) -> Any:
     def read(text: str) -> Any:
         if choices or is_text:
             return choices.get(text, text)
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-        return text
+        return read_number(text)
 
     return read
 
@@ -193,12 +196,6 @@ def _metavar(field: FieldInfo, flag: str) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return value
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

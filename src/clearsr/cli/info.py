@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from clearsr.atomic import write_text
 from clearsr.cli.flags import add_config_files, build, collect
 from clearsr.cli.parser import UsageError
-from clearsr.config.base import merge
+from clearsr.config.base import flat, merge
 from clearsr.config.model import ModelConfig
 from clearsr.errors import ClearSRError
 
@@ -144,11 +144,11 @@ def _describe_model(source: str, console: "Console") -> dict[str, Any]:
         "stages": ", ".join(description["stages"]) or "none: untrained",
     }
     _print_pairs(console, f"model {source}", facts)
-    settings = _flat(config.model_dump(mode="json"))
+    settings = flat(config.model_dump(mode="json"))
     if config.base_model is not None:
         settings = {name: value for name, value in settings.items() if not name.startswith(OWN_PARTS)}
     _print_pairs(console, "configuration", settings)
-    _print_pairs(console, "sampling defaults", _flat(description["sampling"]) or {"": "none of its own"})
+    _print_pairs(console, "sampling defaults", flat(description["sampling"]) or {"": "none of its own"})
     _print_table(console, "parameters", table, {})
     if note is not None:
         console.print(note, highlight=False, markup=False)
@@ -202,14 +202,6 @@ def _print_pairs(console: "Console", title: str, rows: dict[str, Any]) -> None:
         view.add_row(Text(name), Text("" if value is None else str(value)))
     console.print(view)
     console.print()
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def check_writable(path: Path) -> None:

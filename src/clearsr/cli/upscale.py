@@ -15,7 +15,7 @@ from clearsr.cli.model import (
 from clearsr.cli.parser import UsageError
 from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
-from clearsr.config.output import OutputConfig
+from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from clearsr.files import Job
 
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
-FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LOSSY = {".jpg": "jpeg_quality", ".jpeg": "jpeg_quality", ".webp": "webp_quality", ".avif": "avif_quality"}
 

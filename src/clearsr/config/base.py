@@ -101,18 +101,41 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`a.b` and 1 as {"a": {"b": 1}}."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+def read_number(text: str) -> int | float | str:
+    """The number that a text is, or the text itself."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def parse_override(text: str) -> dict[str, Any]:
     """`a.b=1` as {"a": {"b": 1}}; the value is read as YAML, so lists and null work."""
     name, separator, value = text.partition("=")
     if not separator or not all(part.isidentifier() for part in name.split(".")):
         raise ClearSRError(f"--set {text}: expected KEY=VALUE with a dotted key, such as train.steps=1000")
     try:
-        nested: Any = yaml.safe_load(value)
+        read = yaml.safe_load(value)
     except yaml.YAMLError:
         raise ClearSRError(f"--set {text}: the value is not valid YAML") from None
-    for part in reversed(name.split(".")):
-        nested = {part: nested}
-    return nested
+    return nested(name, read)
 
 
 def _explain(schema: type[FrozenConfig], item: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from clearsr.config.base import FrozenConfig, build_config
+from clearsr.config.base import FrozenConfig, build_config, merge
 
 PresetName = Literal["sd21", "compact"]
 Rank = Annotated[int, Field(ge=0, le=1024)]
@@ -137,8 +137,6 @@ class ModelConfig(FrozenConfig):
     def _start_from_preset(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
-        from clearsr.config.base import merge
-
         return merge(_PRESETS.get(str(values.get("preset", "sd21")), {}), values)
 
 

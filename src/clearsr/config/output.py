@@ -6,6 +6,9 @@ from pydantic import Field
 
 from clearsr.config.base import FrozenConfig
 
+# What a user calls a format -> the suffix of its files.
+FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
+
 
 class OutputConfig(FrozenConfig):
     """Settings of the output file. A format takes those that concern it and ignores the rest."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clearsr.config.degradation import ResizeMode
+from clearsr.image.geometry import mirrored
 
 _LUMA = (0.2989, 0.587, 0.114)  # BT.601, as Real-ESRGAN's grey Poisson noise has it
 
@@ -26,7 +27,7 @@ def apply_blur(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """
     height, width = image.shape[-2:]
     size = kernel.shape[-1]
-    rows, columns = (_mirrored(length, size // 2, image.device) for length in (height, width))
+    rows, columns = (mirrored(n, -(size // 2), n + size // 2, image.device) for n in (height, width))
     padded = image.index_select(1, rows).index_select(2, columns)
     shape = [_fast_length(length) for length in padded.shape[-2:]]
     response = torch.fft.rfft2(kernel.to(image), s=shape).conj()  # conjugate: a correlation
@@ -86,13 +87,6 @@ def compress_jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:
 def round_to_8_bit(image: torch.Tensor) -> torch.Tensor:
     """The image on the 256 levels that a file holds, in [0, 1]."""
     return (image * 255).round().clamp(0, 255) / 255
-
-
-def _mirrored(length: int, padding: int, device: torch.device) -> torch.Tensor:
-    """Indices that extend a line by `padding` on both sides by reflection, as often as a short line needs."""
-    period = max(2 * (length - 1), 1)
-    position = torch.arange(-padding, length + padding, device=device) % period
-    return torch.minimum(position, period - position) if length > 1 else torch.zeros_like(position)
 
 
 @cache

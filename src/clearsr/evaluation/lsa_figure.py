@@ -1,5 +1,6 @@
 """Figure 7: curves of the measures over alpha and beta, and one photograph at every setting."""
 
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,8 @@ def _busiest(picture: torch.Tensor) -> tuple[int, int, int]:
     side = min(_DETAIL, height, width)
     step = max(1, side // 4)
     gray = picture.mean(dim=0)
-    texture = F.pad(
-        (gray[1:, 1:] - gray[:-1, :-1]).abs().sqrt(), (0, 1, 0, 1)
-    )  # one strong edge is no texture
-    places = [(t, l) for t in range(0, height - side + 1, step) for l in range(0, width - side + 1, step)]  # noqa: E741
+    # Of the root, because one strong edge is no texture.
+    texture = F.pad((gray[1:, 1:] - gray[:-1, :-1]).abs().sqrt(), (0, 1, 0, 1))
+    places = product(range(0, height - side + 1, step), range(0, width - side + 1, step))
     top, left = max(places, key=lambda p: float(texture[p[0] : p[0] + side, p[1] : p[1] + side].sum()))
     return top, left, side

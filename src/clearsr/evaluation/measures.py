@@ -7,6 +7,7 @@ harnesses' logs, are taken when they are asked for. What cannot be had is listed
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 from clearsr.config.evaluation import EvaluationConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 from clearsr.evaluation.metrics import PYIQA_EPSILON, psnr, ssim
 from clearsr.evaluation.niqe import NiqeModel, niqe
 from clearsr.evaluation.sharpness import laplacian_variance
@@ -152,13 +153,13 @@ class Scorer:
             try:
                 import pyiqa
             except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision for another torch
-                self.missing[name] = f"{_EXTRA} ({_first_line(error)})"
+                self.missing[name] = f"{_EXTRA} ({first_line(error)})"
                 return
             self.versions["pyiqa"] = str(pyiqa.__version__)
             try:
                 self._networks[name] = pyiqa.create_metric(measure.pyiqa_name, device=self._device)
             except Exception as error:  # whatever a download or another package throws: it is said, not lost
-                self.missing[name] = f"pyiqa cannot build it ({_first_line(error)})"
+                self.missing[name] = f"pyiqa cannot build it ({first_line(error)})"
                 return
         self.names.append(name)
 
@@ -194,7 +195,7 @@ def is_better(name: str, value: float, than: float) -> bool:
 
 def shown(name: str, value: float | None) -> str:
     """A value as tables show it."""
-    if value is None or value != value:
+    if value is None or math.isnan(value):
         return "–"
     return f"{value:.{MEASURES[name].decimals}f}"
 
@@ -202,7 +203,3 @@ def shown(name: str, value: float | None) -> str:
 def labels(names: Sequence[str]) -> Mapping[str, str]:
     """Headings with their directions."""
     return {name: f"{MEASURES[name].label} {MEASURES[name].arrow}" for name in names}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ of the scores is another: never print them beside numbers computed with the orig
 
 import functools
 import importlib.resources
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,25 +104,6 @@ def niqe(image: Tensor, model: NiqeModel | None = None) -> float:
     difference = features.mean(dim=0) - model.mean
     inverse = torch.linalg.pinv((model.covariance + covariance) / 2, hermitian=True)
     return (difference @ inverse @ difference).clamp(min=0).sqrt().item()
-
-
-def fit_niqe(images: Iterable[Tensor], meta: Mapping[str, str] | None = None) -> NiqeModel:
-    """The model of these photographs, from the blocks sharper than 0.75 of their picture's sharpest.
-
-    Args:
-        images: C×H×W in [0, 1] each, of any sizes from 96x96 on; read one at a time.
-        meta: what to note about their origin.
-
-    Raises:
-        ClearSRError: an image is unusable, or there are fewer blocks than a covariance of 36 features needs.
-    """
-    sharp_blocks: list[Tensor] = []
-    for index, image in enumerate(images):
-        try:
-            sharp_blocks.append(sharp_features(image))
-        except ClearSRError as error:
-            raise ClearSRError(f"image {index}: {error}") from None
-    return model_of_blocks(sharp_blocks, meta or {})
 
 
 def sharp_features(image: Tensor) -> Tensor:

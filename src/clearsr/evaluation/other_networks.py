@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 from clearsr.evaluation.methods import Method
 from clearsr.image import ImageData, from_pil, pad_to_multiple, to_pil
 from clearsr.seeds import make_generator
@@ -39,7 +39,8 @@ def spandrel_method(file: Path, device: torch.device | str = "cpu") -> Method:
         network = loader.load_from_state_dict(spandrel.canonicalize_state_dict(tensors))
     except (spandrel.UnsupportedModelError, RuntimeError, KeyError, ValueError) as error:
         raise ClearSRError(
-            f"--spandrel {file}: is no network that spandrel {spandrel.__version__} knows ({_line(error)})"
+            f"--spandrel {file}: is no network that spandrel {spandrel.__version__} knows "
+            f"({first_line(error)})"
         ) from None
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels not in (1, 3):
         raise ClearSRError(f"--spandrel {file}: {network.architecture.name} takes no single colour image")
@@ -78,7 +79,7 @@ def diffusers_method(source: str, device: torch.device | str = "cpu", steps: int
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(source, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ClearSRError(f"--diffusers {source}: cannot be loaded ({_line(error)})") from None
+        raise ClearSRError(f"--diffusers {source}: cannot be loaded ({first_line(error)})") from None
     takes = inspect.signature(pipeline.__call__).parameters
     kind = type(pipeline).__name__
     if "image" not in takes or not ("Upscale" in kind or "SuperResolution" in kind):
@@ -117,10 +118,10 @@ def _read_weights(file: Path) -> dict[str, Any]:
             return dict(load_file(file))
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
-        raise ClearSRError(f"--spandrel {file}: cannot be read ({_line(error)})") from None
+        raise ClearSRError(f"--spandrel {file}: cannot be read ({first_line(error)})") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ClearSRError(
-            f"--spandrel {file}: holds something else than tensors, which is not loaded ({_line(error)})"
+            f"--spandrel {file}: holds something else than tensors, which is not loaded ({first_line(error)})"
         ) from None
     if not isinstance(loaded, dict):
         raise ClearSRError(f"--spandrel {file}: holds a {type(loaded).__name__}; expected tensors by name")
@@ -135,7 +136,3 @@ def _of_size(picture: torch.Tensor, size: tuple[int, int], image: ImageData, fla
             f"{size[1]}x{size[0]} is needed; compare at the network's own factor"
         )
     return picture.clamp(0, 1)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,19 +1,16 @@
-"""How sharp a whole picture is, in three classical numbers that need no reference and no model.
+"""How sharp a whole picture is, in two classical numbers that need no reference and no model.
 
 All work on the luma of `metrics.to_luma` (0-255 scale), invent no pixels beyond the border and return one
 float64 value per image. They compare versions of the same picture; between different pictures they measure
 the content. Noise and ringing count as sharpness: read them beside PSNR or NIQE, never alone.
 """
 
-import torch
 from torch import Tensor
 
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.metrics import luma_batch
 
 _MINIMUM_SIZE = 3
-_NYQUIST = 0.5  # cycles per pixel
-_FLAT_VARIANCE = 1e-9  # squared grey levels; far below one step of an 8-bit image, above rounding
 
 
 def laplacian_variance(image: Tensor) -> Tensor:
@@ -44,31 +41,6 @@ def gradient_energy(image: Tensor) -> Tensor:
     horizontal = (smoothed_down[:, :, 2:] - smoothed_down[:, :, :-2]) / 2
     vertical = (smoothed_across[:, 2:] - smoothed_across[:, :-2]) / 2
     return (horizontal.square() + vertical.square()).mean(dim=(-2, -1))
-
-
-def high_frequency_energy(image: Tensor) -> Tensor:
-    """Share of the power spectrum above half the Nyquist frequency, 0 to 1, mean brightness left out.
-
-    Frequency is radial: sqrt(u² + v²) > 0.25 cycles per pixel. A Hann window keeps the jump between opposite
-    borders out of the spectrum. White noise has 1 - pi/16 = 0.80, a photograph far less, a flat picture 0.
-    Arguments and errors are those of `laplacian_variance`.
-    """
-    luma = _checked_luma(image)
-    height, width = luma.shape[-2:]
-    window = hann(height, luma)[:, None] * hann(width, luma)
-    mean = (luma * window).sum(dim=(-2, -1), keepdim=True) / window.sum()
-    power = torch.fft.fft2((luma - mean) * window).abs().square()
-    vertical = torch.fft.fftfreq(height, dtype=luma.dtype, device=luma.device)[:, None]
-    horizontal = torch.fft.fftfreq(width, dtype=luma.dtype, device=luma.device)
-    is_high = vertical.square() + horizontal.square() > (_NYQUIST / 2) ** 2
-    share = (power * is_high).sum(dim=(-2, -1)) / power.sum(dim=(-2, -1))
-    is_flat = luma.var(dim=(-2, -1), correction=0) < _FLAT_VARIANCE
-    return share.masked_fill(is_flat, 0.0)
-
-
-def hann(size: int, like: Tensor) -> Tensor:
-    """Hann window whose zeros lie just outside the image, so that every pixel counts."""
-    return torch.hann_window(size + 2, periodic=False, dtype=like.dtype, device=like.device)[1:-1]
 
 
 def _checked_luma(image: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
-from clearsr.image.deep import check_size, layout_of, read_both_bytes, read_unusual_tiff
+from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
 from clearsr.tiling import Window
@@ -26,7 +26,6 @@ _FORMATS = frozenset(
 )
 _ACCEPTED = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PNM, JPEG 2000, TGA, ICO, PCX, QOI, DDS, SGI, PSD, HEIC"
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
-_DNG_VERSION = 50706
 _JUDGED_WHOLE = ("I", "F")  # modes whose range of values says whether the picture can be shown at all
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
@@ -59,7 +58,7 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         if image is None:
             return _cut(_decode_unusual_tiff(encoded), choose)
         check_size(*image.size, source, max_pixels)
-        if _DNG_VERSION in getattr(image, "tag_v2", ()):
+        if DNG_VERSION in getattr(image, "tag_v2", ()):
             raise ClearSRError(f"{source}: is a camera raw file; develop it to TIFF, PNG or JPEG first")
         _warn_of_frames(image, source)
         layout = layout_of(image)

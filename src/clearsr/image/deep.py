@@ -9,7 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import tifffile
@@ -22,6 +22,9 @@ from clearsr.image.modes import checked_floats
 Layout = Literal["plain", "inverted", "two_bytes", "unusual"]
 
 _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
+_ORIENTATION = 274
+_INFO_TAGS = {"icc_profile": 34675, "xmp": 700}
+DNG_VERSION = 50706  # a camera's raw file has it
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ASSOCIATED_ALPHA, _SEPARATE_ALPHA = 1, 2
 
@@ -66,9 +69,8 @@ def read_both_bytes(image: Image.Image, reopen: Callable[[], BinaryIO]) -> Raste
         both = _decode_as(image, "RGBA").astype(np.uint16)  # four bytes a pixel, whatever they mean
         return Raster(both[..., 0::2] << 8 | both[..., 1::2])
     kind = "RGBA" if is_premultiplied else kind
-    is_big_endian = order == "16B" or (
-        order == "16N" and sys.byteorder == "big"
-    )  # libtiff gives native order
+    # libtiff gives native order.
+    is_big_endian = order == "16B" or (order == "16N" and sys.byteorder == "big")
     high, low = ("16B", "16L") if is_big_endian else ("16L", "16B")
     with reopen() as file, Image.open(file, formats=[str(image.format)]) as again:
         if (again.mode, again.size, _raw_mode(again)) != (image.mode, image.size, _raw_mode(image)):
@@ -129,14 +131,13 @@ def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int) -> TiffPa
                 f"{source}: is a TIFF in a layout that is not read when compressed by {name}; "
                 "save it uncompressed or with deflate"
             ) from error
-        orientation = _tag(page, 274)
-        info = {"icc_profile": _tag(page, 34675), "xmp": _tag(page, 700)}
+        orientation, info = orientation_tag(page), info_tags(page)
         page_count = len(file.pages)
     samples = _as_unsigned(samples, source)
     if page.photometric == _WHITE_IS_ZERO:
         samples[..., 0] = (~samples if samples.dtype.kind == "u" else 1 - samples)[..., 0]
     raster = with_alpha(samples, 3 if page.photometric == _RGB else 1, tuple(page.extrasamples), source)
-    return TiffPage(raster, orientation if orientation in range(1, 9) else 1, info, page_count)
+    return TiffPage(raster, orientation, info, page_count)
 
 
 def check_size(width: int, height: int, source: str, max_pixels: int) -> None:
@@ -184,9 +185,16 @@ def with_alpha(samples: np.ndarray, base: int, extra: tuple[int, ...], source: s
     return Raster(samples[..., :base])
 
 
-def _tag(page: tifffile.TiffPage, code: int) -> Any:  # noqa: ANN401 - a tag holds anything
-    tag = page.tags.get(code)
-    return None if tag is None else tag.value
+def orientation_tag(page: tifffile.TiffPage) -> int:
+    """EXIF orientation 1-8 of a page; 1 when there is none or it makes no sense."""
+    tag = page.tags.get(_ORIENTATION)
+    return tag.value if tag is not None and tag.value in range(1, 9) else 1
+
+
+def info_tags(page: tifffile.TiffPage) -> dict[str, object]:
+    """ICC profile and XMP of a page, as far as it has them, under the names that Pillow gives them."""
+    tags = {name: page.tags.get(code) for name, code in _INFO_TAGS.items()}
+    return {name: tag.value for name, tag in tags.items() if tag is not None}
 
 
 class silent_tifffile:  # noqa: N801 - reads as the function that a context manager is

@@ -109,14 +109,14 @@ def pad_to_multiple(image: Tensor, multiple: int, minimum: int = 1) -> Tensor:
         size = image.shape[axis]
         target = -(-max(size, minimum) // multiple) * multiple
         if target != size:
-            image = image.index_select(axis, mirrored(size, target, image.device))
+            image = image.index_select(axis, mirrored(size, 0, target, image.device))
     return image
 
 
-def mirrored(size: int, target: int, device: torch.device | None = None) -> Tensor:
-    """Indices 0 … size-1, size-2 … 1, 0, 1 … of a signal mirrored without repeating its ends."""
+def mirrored(size: int, first: int, last: int, device: torch.device | None = None) -> Tensor:
+    """Indices … 1, 0 … size-1, size-2 … of a signal mirrored without repeating its ends, from `first` on."""
     period = max(2 * (size - 1), 1)
-    index = torch.arange(target, device=device) % period
+    index = torch.arange(first, last, device=device) % period
     return torch.where(index < size, index, period - index)
 
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 
+from clearsr.errors import one_line
 from clearsr.image.data import ImageMetadata
 
 logger = logging.getLogger(__name__)
@@ -132,8 +133,7 @@ def _descriptive_part(found: Image.Exif, source: str) -> bytes | None:
 
 
 def _warn_damaged(error: Exception, source: str) -> None:
-    reason = " ".join(str(error).split())[:200]
-    logger.warning("%s: its EXIF data is damaged and is left out (%s)", source, reason)
+    logger.warning("%s: its EXIF data is damaged and is left out (%s)", source, one_line(error))
 
 
 def _usable_dpi(dpi: object) -> tuple[float, float] | None:

@@ -16,10 +16,10 @@ import tifffile
 import torch
 from PIL import Image
 
-from clearsr.errors import ClearSRError
-from clearsr.image.data import ImageData, display_name, from_raster, to_levels
+from clearsr.errors import ClearSRError, one_line
+from clearsr.image.data import ImageData, display_name, from_raster, to_levels, upright_size
 from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header
-from clearsr.image.deep import check_size
+from clearsr.image.deep import check_size, orientation_tag
 from clearsr.image.metadata import header_orientation
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
 
@@ -90,14 +90,13 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
             with tifffile.TiffFile(path) as tiff:
                 page = tiff.pages[0]
                 check_size(page.imagewidth, page.imagelength, source, max_pixels)
-                tag = page.tags.get(274)
-                width, height, orientation = page.imagewidth, page.imagelength, tag.value if tag else 1
+                width, height, orientation = page.imagewidth, page.imagelength, orientation_tag(page)
         else:
             check_size(*image.size, source, max_pixels)
             width, height = image.size
             # Pillow states the size of a TIFF as it will be once it is turned upright.
             orientation = 1 if image.format == "TIFF" else header_orientation(image)
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    return upright_size(height, width, orientation)
 
 
 def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
@@ -132,8 +131,9 @@ def _guarded(source: str, max_pixels: int) -> Iterator[None]:
     except MemoryError as error:
         raise ClearSRError(f"{source}: does not fit into memory") from error
     except Exception as error:  # decoders raise anything: struct.error, SyntaxError, IndexError, ...
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ClearSRError(f"{source}: is damaged or incomplete and cannot be read ({reason})") from error
+        raise ClearSRError(
+            f"{source}: is damaged or incomplete and cannot be read ({one_line(error)})"
+        ) from error
 
 
 def _check_file(path: Path, source: str) -> None:

@@ -14,16 +14,22 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
-from clearsr.errors import ClearSRError
-from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster
-from clearsr.image.deep import check_size, silent_tifffile, with_alpha
+from clearsr.errors import ClearSRError, one_line
+from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, stored_window, upright_size
+from clearsr.image.deep import (
+    DNG_VERSION,
+    check_size,
+    info_tags,
+    orientation_tag,
+    silent_tifffile,
+    with_alpha,
+)
 from clearsr.image.metadata import collect_metadata, safe_exif
 from clearsr.tiling import Window
 
 _CACHE_BYTES = 96_000_000  # of decoded strips or tiles: a row of them is read several times
 _LARGEST_TILE = 4096 * 4096  # in pixels, that a small picture may come in; its size is the file's word alone
 _BLACK_IS_ZERO, _RGB, _CONTIGUOUS = 1, 2, 1
-_INFO_TAGS = {"icc_profile": 34675, "xmp": 700}  # under the names that Pillow gives them
 
 
 class ImageSource(Protocol):
@@ -46,14 +52,15 @@ class RasterSource:
     """A picture whose samples are in memory as the file holds them."""
 
     def __init__(self, raster: Raster, metadata: ImageMetadata, orientation: int, source: str) -> None:
-        self._raster = raster._replace(samples=_upright(raster.samples, orientation))
+        self._raster, self._orientation = raster, orientation
         self._metadata, self.source = metadata, source
-        self.height, self.width = self._raster.samples.shape[:2]
+        self.height, self.width = upright_size(raster.samples.shape[0], raster.samples.shape[1], orientation)
 
     def read(self, window: Window) -> ImageData:
         """A part, with the metadata of the whole."""
-        part = self._raster.samples[window.top : window.bottom, window.left : window.right]
-        return from_raster(self._raster._replace(samples=part), self._metadata, self.source)
+        top, left, bottom, right = stored_window(window, self.height, self.width, self._orientation)
+        part = self._raster._replace(samples=self._raster.samples[top:bottom, left:right])
+        return from_raster(part, self._metadata, self.source, self._orientation)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -105,17 +112,16 @@ class TiffSource:
             except tifffile.TiffFileError:
                 return None
             page = file.pages[0]
-            tag = page.tags.get(274)
             is_plain = (
                 page.photometric in (_BLACK_IS_ZERO, _RGB)
                 and page.planarconfig == _CONTIGUOUS
                 and page.dtype in (np.uint8, np.uint16)
                 and page.bitspersample in (8, 16)
                 and page.ndim in (2, 3)
-                and (tag is None or tag.value == 1)
+                and orientation_tag(page) == 1
                 and len(file.pages) == 1
                 and page.samplesperpixel >= (3 if page.photometric == _RGB else 1)
-                and 50706 not in page.tags  # a camera's raw file
+                and DNG_VERSION not in page.tags
                 and 0 < math.prod(_chunk_size(page)) <= page.imagewidth * page.imagelength + _LARGEST_TILE
             )
             if not is_plain:
@@ -173,9 +179,8 @@ class TiffSource:
                 values = page.decode(data, index, jpegtables=page.jpegtables)[0]
             return np.asarray(values)[0]
         except Exception as error:  # decoders raise anything, as in `read_image`
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ClearSRError(
-                f"{self.source}: is damaged or incomplete and cannot be read ({reason})"
+                f"{self.source}: is damaged or incomplete and cannot be read ({one_line(error)})"
             ) from error
 
     def _read_metadata(self, path: Path) -> ImageMetadata:
@@ -185,9 +190,7 @@ class TiffSource:
             try:
                 image = Image.open(file, formats=["TIFF"])
             except UnidentifiedImageError:
-                tags = {name: self._page.tags.get(code) for name, code in _INFO_TAGS.items()}
-                info = {name: tag.value for name, tag in tags.items() if tag is not None}
-                return collect_metadata(info, Image.Exif(), is_gray, self.source)
+                return collect_metadata(info_tags(self._page), Image.Exif(), is_gray, self.source)
             return collect_metadata(image.info, safe_exif(image, self.source), is_gray, self.source)
 
 
@@ -196,12 +199,3 @@ def _chunk_size(page: Any) -> tuple[int, int]:
     if page.is_tiled:
         return page.tilelength, page.tilewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
-
-
-def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """A view of H×W×C samples with EXIF orientation 1-8 undone: 5-8 have rows and columns exchanged."""
-    if orientation in (5, 6, 7, 8):
-        samples = samples.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    return samples[:, ::-1] if orientation in (2, 3, 6, 7) else samples

@@ -180,9 +180,8 @@ def encode(
 
 def _format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
     """The encoder's own settings, in Pillow's names."""
-    if (
-        format is _JPEG
-    ):  # without `optimize`, for which Pillow's buffer is too small where there is much noise
+    if format is _JPEG:
+        # Without `optimize`, for which Pillow's buffer is too small where there is much noise.
         return {"quality": config.jpeg_quality, "subsampling": "4:4:4"}
     if format is _WEBP:
         # `exact` keeps the colour of transparent pixels; `quality` is the effort when lossless.
@@ -217,8 +216,9 @@ def _gray_as_rgb(
 
 
 def on_white(image: ImageData) -> ImageData:
-    """The image, which has transparency, as it looks on white paper."""
-    assert image.alpha is not None, "there is something to lay onto white"
+    """The image as it looks on white paper: without transparency."""
+    if image.alpha is None:
+        return image
     return dataclasses.replace(image, color=image.color * image.alpha + (1 - image.alpha), alpha=None)
 
 

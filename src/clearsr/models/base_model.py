@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clearsr.config.model import SD21_BASE_MODELS
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +187,7 @@ def _locate(source: str, revision: str | None, patterns: list[str]) -> PartFolde
     try:
         snapshot = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ClearSRError(reason.rstrip(".")) from None
     return PartFolder(snapshot, source, snapshot.name)  # the cache names snapshots by their commit
 

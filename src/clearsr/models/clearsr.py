@@ -23,6 +23,7 @@ from clearsr.models.lora import (
 )
 from clearsr.models.one_token_attention import shorten_attention
 from clearsr.models.structure_preserving import StructurePreservingModule
+from clearsr.models.unet_encoder import EncodedLatent, run_encoder
 from clearsr.schedule import alpha_bars
 
 
@@ -31,14 +32,6 @@ class ControlSignals(NamedTuple):
 
     skips: list[torch.Tensor]
     middle: torch.Tensor
-
-
-class EncodedLatent(NamedTuple):
-    """The first half of a U-Net pass: skip connections, middle and time embedding."""
-
-    skips: list[torch.Tensor]
-    middle: torch.Tensor
-    time: torch.Tensor
 
 
 class Components(NamedTuple):
@@ -129,21 +122,7 @@ class ClearSRNetwork(nn.Module):
 
     def unet_encode(self, latent: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> EncodedLatent:
         """Encoder and middle of the U-Net, under the null text (B×tokens×D) and without control."""
-        unet = self.unet
-        time = unet.time_embedding(unet.time_proj(timestep).to(latent.dtype))
-        hidden = unet.conv_in(latent)
-        skips = [hidden]
-        for block in unet.down_blocks:
-            if getattr(block, "has_cross_attention", False):
-                hidden, outputs = block(hidden, temb=time, encoder_hidden_states=text)
-            else:
-                hidden, outputs = block(hidden, temb=time)
-            skips.extend(outputs)
-        if getattr(unet.mid_block, "has_cross_attention", False):
-            middle = unet.mid_block(hidden, time, encoder_hidden_states=text)
-        else:
-            middle = unet.mid_block(hidden, time)
-        return EncodedLatent(skips, middle, time)
+        return run_encoder(self.unet, latent, timestep, text)
 
     def unet_decode(
         self, encoded: EncodedLatent, control: ControlSignals | None, prompt: torch.Tensor

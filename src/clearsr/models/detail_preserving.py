@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clearsr.config.model import ControlConfig
+from clearsr.models.unet_encoder import run_encoder
 from clearsr.models.window_attention import WindowCrossAttention
 
 
@@ -61,24 +62,7 @@ class DetailPreservingModule(nn.Module):
             timestep: B, int64.
             text: B×tokens×D, the null prompt.
         """
-        embedding = self.time_embedding(self.time_proj(timestep).to(z_lr.dtype))
-        latent = {"z_lr": z_lr}
-        hidden = self.conv_in(z_lr)
-        features = [hidden]
-        for block in self.down_blocks:
-            if getattr(block, "has_cross_attention", False):
-                hidden, outputs = block(
-                    hidden, temb=embedding, encoder_hidden_states=text, cross_attention_kwargs=latent
-                )
-            else:
-                hidden, outputs = block(hidden, temb=embedding)
-            features.extend(outputs)
-        if getattr(self.mid_block, "has_cross_attention", False):
-            middle = self.mid_block(
-                hidden, embedding, encoder_hidden_states=text, cross_attention_kwargs=latent
-            )
-        else:
-            middle = self.mid_block(hidden, embedding)
+        features, middle, _ = run_encoder(self, z_lr, timestep, text, {"z_lr": z_lr})
         return features, middle
 
     def project(

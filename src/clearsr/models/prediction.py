@@ -7,8 +7,8 @@ With f the output:
     network input  y / √(s² + v²)                       (unit variance)
     z_0          = x_lr + s²/(s²+v²)·y + (s·v/√(s²+v²))·f
 where f has unit variance and f = 0 is the best linear guess: the preconditioning of Karras et al. 2022 (EDM)
-applied to the residual. Where E' is sure (s near 0:
-flat areas) z_0 is x_lr whatever the noise; at f = 0 everywhere it is never worse than E' alone.
+applied to the residual. Where E' is sure (s near 0: flat areas) z_0 is x_lr whatever the noise; at f = 0
+everywhere it is never worse than E' alone.
 """
 
 from typing import Literal

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 from clearsr.models.base_model import LAYOUT, locate_base, read_part_config, weights_stem
 
 PART_CLASSES: dict[str, Any] = {
@@ -47,7 +47,7 @@ def load_part(name: str, folder: Path, flag: str = "--base-model") -> Any:
         with _quiet():
             model, report = PART_CLASSES[name].from_pretrained(folder, local_files_only=True, **arguments)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ClearSRError(f"{flag} {folder}: cannot be loaded ({reason})") from None
     # Both libraries fill what the file lacks with random numbers and only warn.
     for problem in ("missing_keys", "mismatched_keys"):
@@ -73,7 +73,7 @@ def encode_text(source: str, text: str, revision: str | None = None) -> torch.Te
         with _quiet():
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ClearSRError(f"--base-model {folder / 'tokenizer'}: cannot be loaded ({reason})") from None
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     tokens = tokenizer(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

@@ -6,7 +6,7 @@ own class; the two are asked alike: `config`, and blocks that take the same argu
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +138,13 @@ class Block(Recomputing):
                 for _ in range(transformers)
             )
 
+    def layer(self, index: int, hidden: torch.Tensor, temb: torch.Tensor, **prompt: Any) -> torch.Tensor:
+        """A ResBlock and, where the block has them, the transformer behind it, which is given `prompt`."""
+        hidden = self.recompute(self.resnets[index], hidden, temb)
+        return (
+            self.recompute(self.attentions[index], hidden, **prompt) if self.has_cross_attention else hidden
+        )
+
 
 class DownBlock(Block):
     """One level of the encoder; all but the coarsest end with a downsampler."""
@@ -158,15 +165,12 @@ class DownBlock(Block):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
         """The features, and those of every layer for the skip connections."""
         outputs = []
-        for index, resnet in enumerate(self.resnets):
-            hidden = self.recompute(resnet, hidden, temb)
-            if self.has_cross_attention:
-                hidden = self.recompute(
-                    self.attentions[index],
-                    hidden,
-                    encoder_hidden_states=encoder_hidden_states,
-                    cross_attention_kwargs=cross_attention_kwargs,
-                )
+        prompt = {
+            "encoder_hidden_states": encoder_hidden_states,
+            "cross_attention_kwargs": cross_attention_kwargs,
+        }
+        for index in range(len(self.resnets)):
+            hidden = self.layer(index, hidden, temb, **prompt)
             outputs.append(hidden)
         for downsampler in self.downsamplers or ():
             hidden = downsampler(hidden)
@@ -188,14 +192,11 @@ class MidBlock(Block):
         encoder_hidden_states: torch.Tensor | None = None,
         cross_attention_kwargs: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        hidden = self.recompute(self.resnets[0], hidden, temb)
-        hidden = self.recompute(
-            self.attentions[0],
-            hidden,
-            encoder_hidden_states=encoder_hidden_states,
-            cross_attention_kwargs=cross_attention_kwargs,
-        )
-        return self.recompute(self.resnets[1], hidden, temb)
+        prompt = {
+            "encoder_hidden_states": encoder_hidden_states,
+            "cross_attention_kwargs": cross_attention_kwargs,
+        }
+        return self.recompute(self.resnets[1], self.layer(0, hidden, temb, **prompt), temb)
 
 
 class UpBlock(Block):
@@ -217,12 +218,9 @@ class UpBlock(Block):
         encoder_hidden_states: torch.Tensor | None = None,
         upsample_size: tuple[int, int] | None = None,
     ) -> torch.Tensor:
-        for index, resnet in enumerate(self.resnets):
+        for index in range(len(self.resnets)):
             joined = torch.cat([hidden, res_hidden_states_tuple[-1 - index]], dim=1)
-            hidden = self.recompute(resnet, joined, temb)
-            if self.has_cross_attention:
-                attention = self.attentions[index]
-                hidden = self.recompute(attention, hidden, encoder_hidden_states=encoder_hidden_states)
+            hidden = self.layer(index, joined, temb, encoder_hidden_states=encoder_hidden_states)
         for upsampler in self.upsamplers or ():
             hidden = upsampler(hidden, upsample_size)
         return hidden

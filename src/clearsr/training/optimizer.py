@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from clearsr.config.training import OptimizerConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 
 FINAL_SHARE = 0.01  # of the peak: where cosine and linear end
 
@@ -31,7 +31,7 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
             "without it: adamw"
         ) from None
     except (OSError, RuntimeError) as error:  # a build that does not fit the accelerator's libraries
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ClearSRError(
             f"optimizer.kind: bitsandbytes does not work here ({reason}); accepted: adamw"
         ) from None

@@ -55,10 +55,6 @@ class TrainingPlan(NamedTuple):
     steps_per_epoch: float
     epochs: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """The plan in JSON's types."""
-        return self._asdict()
-
     def lines(self) -> list[str]:
         """The plan for people."""
         count = sum(self.trainable.values())

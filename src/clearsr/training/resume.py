@@ -6,10 +6,9 @@ on, how fast it learns and what is written may.
 
 import logging
 from pathlib import Path
-from typing import Any
 
 from clearsr.atomic import written_aside
-from clearsr.config.base import build_config, read_yaml, write_yaml
+from clearsr.config.base import build_config, flat, read_yaml, write_yaml
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.training.run_folder import checkpoint_folders
@@ -68,8 +67,8 @@ def require_same_run(config: TrainConfig, checkpoint: Path) -> None:
     path = checkpoint.parent.parent / CONFIG_NAME
     if not path.is_file():
         return
-    saved = _flat(build_config(TrainConfig, read_yaml(path)).model_dump(mode="json"))
-    now = _flat(config.model_dump(mode="json"))
+    saved = flat(build_config(TrainConfig, read_yaml(path)).model_dump(mode="json"))
+    now = flat(config.model_dump(mode="json"))
     changed = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
     refused = [name for name in changed if _is_fixed(name)]
     if bool(saved.get("ema_decay")) != bool(now.get("ema_decay")):
@@ -111,11 +110,3 @@ def record_config(config: TrainConfig, run: Path, first_step: int) -> None:
 
 def _is_fixed(name: str) -> bool:
     return any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED_SETTINGS)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

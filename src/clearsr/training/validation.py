@@ -4,6 +4,7 @@ The crops and their degradation depend on the run's seed alone, so every validat
 images.
 """
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -131,8 +132,8 @@ def _centre(image: torch.Tensor, config: TrainConfig, name: str) -> torch.Tensor
     Raises:
         ClearSRError: the image is too small to be of use.
     """
-    step = torch.lcm(torch.tensor(config.data.upscale), torch.tensor(8)).item()
-    height, width = (int(min(config.validation.crop_size, side) // step * step) for side in image.shape[-2:])
+    step = math.lcm(config.data.upscale, 8)
+    height, width = (min(config.validation.crop_size, side) // step * step for side in image.shape[-2:])
     if min(height, width) < 16:
         raise ClearSRError(f"data.validation: {name} is too small, {image.shape[2]}x{image.shape[1]} pixels")
     top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2

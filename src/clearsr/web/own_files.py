@@ -55,10 +55,11 @@ def names_other_file(content: Any, root: Path) -> bool:
     """Whether a file in a JSON value lies anywhere but below `root`; an address does."""
     if isinstance(content, dict):
         path = content.get("path")
-        is_other = isinstance(path, str) and not _lies_below(path, root)
+        is_other = isinstance(path, str) and not lies_below(path, root)
         return is_other or any(names_other_file(value, root) for value in content.values())
     return isinstance(content, list) and any(names_other_file(value, root) for value in content)
 
 
-def _lies_below(path: str, root: Path) -> bool:
+def lies_below(path: str, root: Path) -> bool:
+    """Whether a path leads below `root`, links followed."""
     return root.resolve() in Path(path).resolve().parents

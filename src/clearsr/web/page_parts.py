@@ -9,6 +9,7 @@ from clearsr.config.output import OutputConfig
 from clearsr.web.errors import RequestError
 from clearsr.web.jobs import Progress
 from clearsr.web.look import note, progress, warning
+from clearsr.web.own_files import lies_below
 from clearsr.web.settings import QUALITY_FIELDS, output_of
 from clearsr.web.work import can_hold
 
@@ -33,7 +34,7 @@ def picked(payload: Any, root: Path) -> list[Picked]:
     """
     files = payload if isinstance(payload, list) else [payload] if payload else []
     for file in files:
-        if root.resolve() not in Path(file["path"]).resolve().parents:
+        if not lies_below(file["path"], root):
             raise RequestError(403, "not_an_upload", "only files that were uploaded can be upscaled")
     return [Picked(file["path"], file.get("orig_name") or "") for file in files]
 

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from clearsr.cli.model import SAMPLING_FLAGS
-from clearsr.cli.upscale import FORMATS
-from clearsr.config.base import FrozenConfig, build_config, merge
-from clearsr.config.output import OutputConfig
+from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
+from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
@@ -90,7 +89,7 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     values: dict[str, Any] = {}
     for field, path in SAMPLING_FIELDS.items():
         if (value := fields.get(field)) not in (None, ""):
-            values = merge(values, _nested(path, value if field in _TEXT_FIELDS else _read(value)))
+            values = merge(values, nested(path, value if field in _TEXT_FIELDS else _read(value)))
     if limits.max_memory is not None:
         values["max_memory"] = limits.max_memory
     try:
@@ -179,17 +178,4 @@ def _in_fields(message: str) -> str:
 
 def _read(value: Any) -> Any:
     """A number where text looks like one."""
-    if not isinstance(value, str):
-        return value
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value
-
-
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return value
+    return read_number(value) if isinstance(value, str) else value
