@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -278,3 +279,28 @@ def test_saved_and_loaded_it_gives_the_same_picture(tiny_network, make_image, tm
     else:
         assert torch.equal(after, before)
         loaded.save_pretrained(tmp_path / "again")
+
+
+def test_what_is_uploaded_is_the_model(network, make_image, tmp_path, monkeypatch):
+    calls = []
+
+    class Hub:
+        """Stands for the hub, and keeps what it is sent."""
+
+        def __init__(self, token=None):
+            calls.append(token)
+
+        def create_repo(self, repo_id, private, exist_ok):
+            calls.append((repo_id, private, exist_ok))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    pipeline = _pipeline(network)
+    assert pipeline.push_to_hub("me/model", private=True, token="secret") == "https://hub/me/model"
+    assert calls == ["secret", ("me/model", True, True)]
+    loaded = ClearSRPipeline.from_pretrained(tmp_path / "hub", device="cpu", precision="fp32")
+    one, other = (p.upscale([make_image()])[0].color for p in (pipeline, loaded))
+    torch.testing.assert_close(one, other, atol=1e-5, rtol=0)

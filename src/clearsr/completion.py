@@ -75,10 +75,9 @@ def _bash(verbs: Sequence[Verb]) -> str:
         for flag in verb.flags:
             if flag.names and flag.takes_value:
                 pattern = "|".join(f"{verb.name}:{name}" for name in flag.names)
-                if flag.choices:
-                    values.append(f"    {pattern}) words={_quoted(' '.join(flag.choices))}; files= ;;")
-                else:
-                    values.append(f"    {pattern}) words=; files={'1' if flag.is_file else ''} ;;")
+                words_after = _quoted(" ".join(flag.choices)) if flag.choices else ""
+                is_file = flag.is_file and not flag.choices
+                values.append(f"    {pattern}) words={words_after}; files={'1' if is_file else ''} ;;")
         flags = [name for flag in verb.flags for name in flag.names]
         offered = _quoted(" ".join([*verb.positional, *flags]))
         words.append(f"    {verb.name}) words={offered}; files={'1' if verb.takes_files else ''} ;;")

@@ -1,5 +1,6 @@
 """A tiny real model in a folder, pictures, and the command line called in this process."""
 
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +84,12 @@ def pixels():
         return (255 * np.stack(planes, axis=-1)).round().astype(np.uint8)
 
     return draw
+
+
+@pytest.fixture
+def without_pyiqa(monkeypatch):
+    """Also where the extra is installed, it is not found: its networks would be fetched."""
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +15,7 @@ OVERLAYS = ROOT / "configs" / "ablations"
 RECIPE = ROOT / "configs" / "compact-ablations.yaml"
 
 
-@pytest.fixture(autouse=True)
-def without_pyiqa(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+pytestmark = pytest.mark.usefixtures("without_pyiqa")
 
 
 def plan(recipe=None, **changes):

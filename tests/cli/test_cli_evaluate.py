@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -10,11 +9,7 @@ from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-
-@pytest.fixture(autouse=True)
-def without_pyiqa(monkeypatch):
-    """Also where the extra is installed: its networks would be fetched."""
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+pytestmark = pytest.mark.usefixtures("without_pyiqa")
 
 
 @pytest.fixture

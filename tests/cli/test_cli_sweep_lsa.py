@@ -5,10 +5,7 @@ import sys
 
 import pytest
 
-
-@pytest.fixture(autouse=True)
-def without_pyiqa(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+pytestmark = pytest.mark.usefixtures("without_pyiqa")
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import os
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -203,10 +204,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    return
-                yield _row_or_error(line, path, number)
+            whole = takewhile(lambda line: line.endswith(b"\n"), file)
+            yield from (_row_or_error(line, path, number) for number, line in enumerate(whole, start=1))
     except OSError as error:
         raise ClearSRError(f"{display_name(path)}: cannot be read: {error.strerror}") from None
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
+from clearsr.batch.chunks import in_chunks
 from clearsr.batch.local import Share
 from clearsr.batch.manifest import Row
 from clearsr.batch.plan import Spool
@@ -219,14 +220,8 @@ def _blocks(items: Spool, workers: int) -> Iterator[Any]:
     import pyarrow as pa
 
     size = max(1, min(_MAX_BLOCK, items.count // (workers * _BLOCKS_PER_WORKER)))
-    block: list[str] = []
-    for item in items:
-        block.append(json.dumps(item))
-        if len(block) == size:
-            yield pa.table({"item": block})
-            block = []
-    if block:
-        yield pa.table({"item": block})
+    for block in in_chunks(items, size):
+        yield pa.table({"item": [json.dumps(item) for item in block]})
 
 
 @contextmanager

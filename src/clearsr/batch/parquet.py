@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from clearsr.batch.chunks import in_chunks
 from clearsr.batch.manifest import Row, read_rows
 from clearsr.batch.storage import normalise, split, store
 from clearsr.errors import ClearSRError
@@ -37,13 +38,9 @@ def write_parquet(manifest: Path, target: str) -> None:
     with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:
         file = Path(folder) / split(target)[1]
         with parquet.ParquetWriter(file, schema) as writer:
-            block: list[dict[str, Any]] = []
-            for row in read_rows(manifest):
-                block.append({key: _valid_text(value) for key, value in row.as_dict().items()})
-                if len(block) == _ROWS_AT_ONCE:
-                    writer.write_table(pa.Table.from_pylist(block, schema))
-                    block = []
-            writer.write_table(pa.Table.from_pylist(block, schema))
+            for rows in in_chunks(read_rows(manifest), _ROWS_AT_ONCE):
+                records = [{key: _valid_text(v) for key, v in row.as_dict().items()} for row in rows]
+                writer.write_table(pa.Table.from_pylist(records, schema))
         store(file, target)
 
 

@@ -3,13 +3,14 @@
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from clearsr.batch import on_ray
+from clearsr.batch.chunks import in_chunks
 from clearsr.batch.local import Share, run_alone, run_processes
 from clearsr.batch.manifest import Manifest, Row
 from clearsr.batch.plan import Plan, in_the_way, plan_batch
@@ -68,6 +69,7 @@ def run_batch(
     engine = choose_engine(config)
     check_writable(normalise(output))
     done: Counter[str] = Counter()
+    tell = on_row or (lambda _row: None)
     book = Manifest(path)
     try:
         settings = find_settings(path, work, config.overwrite)
@@ -79,10 +81,9 @@ def run_batch(
             on_plan(plan)
         for rows in _all_rows(plan, work, config, engine):
             book.append(rows)
+            done.update(row.status for row in rows)
             for row in rows:
-                done[row.status] += 1
-                if on_row is not None:
-                    on_row(row)
+                tell(row)
         book.compact()
     finally:
         book.close()
@@ -143,7 +144,7 @@ def share_out(config: BatchConfig, cores: int, gpus: int, device: str) -> Share:
 
 def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) -> Iterator[list[Row]]:
     """First the rows of what is left alone, then those of the work."""
-    yield from _chunks(in_the_way(item) for item in plan.in_the_way)
+    yield from in_chunks((in_the_way(item) for item in plan.in_the_way), _ROWS_AT_ONCE)
     if not plan.to_do.count:
         return
     device = str(work.pipeline.get("device", "auto"))
@@ -157,17 +158,6 @@ def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) ->
         yield from run_alone(plan.to_do, work, share)
     else:
         yield from run_processes(plan.to_do, work, share, config.max_attempts)
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == _ROWS_AT_ONCE:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _own_cores() -> int:

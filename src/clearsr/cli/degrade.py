@@ -52,7 +52,7 @@ def run(args: Namespace) -> int:
 
     from clearsr.cli.reporter import Reporter
     from clearsr.degradation.files import degrade_file
-    from clearsr.files import is_done
+    from clearsr.files import Job, is_done
     from clearsr.planning import plan_jobs
 
     folders = [path for path in (args.output, args.hr_out) if path is not None]
@@ -60,15 +60,19 @@ def run(args: Namespace) -> int:
     hr_jobs = [] if args.hr_out is None else plan_jobs(args.inputs, args.hr_out, results=folders)
     hr_outputs = {job.input: job.output for job in hr_jobs}
     reporter = Reporter("degraded", len(jobs), as_json=args.json, quiet=args.quiet)
+
+    def take(job: Job) -> None:
+        hr_output = hr_outputs.get(job.input)
+        if is_done(job) and (hr_output is None or hr_output.is_file()) and not args.overwrite:
+            reporter.skip(job)
+            return
+        reporter.start(job)
+        reporter.add(degrade_file(job, config, args.seed, args.upscale, hr_output))
+
     try:
         with reporter.working(len(jobs)):
             for job in jobs:
-                hr_output = hr_outputs.get(job.input)
-                if is_done(job) and (hr_output is None or hr_output.is_file()) and not args.overwrite:
-                    reporter.skip(job)
-                    continue
-                reporter.start(job)
-                reporter.add(degrade_file(job, config, args.seed, args.upscale, hr_output))
+                take(job)
     finally:
         code = reporter.close()
     return code

@@ -108,16 +108,21 @@ def pixel_size(item: ImageItem) -> tuple[int, int]:
         ClearSRError: the header cannot be read.
     """
     for limit in (_HEADER_BYTES, None):  # a large profile or preview may push the size further in
-        content = item.read_bytes(limit)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(content)) as image:
-                    return image.size
-        except Exception:  # decoders raise anything; what is wrong is said below
-            continue
+        if (size := _header_size(item.read_bytes(limit))) is not None:
+            return size
     pixels = decode(item)  # kinds that Pillow does not know, or the reason why not
     return pixels.shape[2], pixels.shape[1]
+
+
+def _header_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height as Pillow reads them off an encoded image's beginning; None where it cannot."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(content)) as image:
+                return image.size
+    except Exception:  # decoders raise anything
+        return None
 
 
 def write_index(shard: Path) -> None:

@@ -47,24 +47,31 @@ class Storage:
             RequestError: 507, what is left is too much even so.
         """
         with self._lock:
-            now, total = time.time(), 0
-            for path in sorted(self.root.rglob("*"), reverse=True):  # what is in a folder comes before it
-                if self.examples in path.parents or path == self.examples:
-                    continue
-                try:
-                    status = path.lstat()
-                    if now - status.st_mtime <= self._age:
-                        total += status.st_size
-                    elif path.is_dir():
-                        path.rmdir()
-                    else:
-                        path.unlink()
-                except OSError:  # gone meanwhile, or a folder with something in it
-                    continue
+            oldest = time.time() - self._age
+            paths = sorted(self.root.rglob("*"), reverse=True)  # what is in a folder comes before it
+            total = sum(_bytes_left(path, oldest) for path in paths if not self._is_example(path))
         if total > self._limit:
             message = "the server holds too many pictures at the moment; try again later"
             raise RequestError(507, "no_storage", message, {"Retry-After": "60"})
 
+    def _is_example(self, path: Path) -> bool:
+        return path == self.examples or self.examples in path.parents
+
     def close(self) -> None:
         """Delete everything."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _bytes_left(path: Path, oldest: float) -> int:
+    """Delete a file or an empty folder that was last changed before `oldest`; returns what it still takes."""
+    try:
+        status = path.lstat()
+        if status.st_mtime >= oldest:
+            return status.st_size
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+    except OSError:  # gone meanwhile, or a folder with something in it
+        pass
+    return 0
