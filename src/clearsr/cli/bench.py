@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
+from clearsr.cli.json_file import check_json, write_json
 from clearsr.config.benchmark import BenchmarkConfig
 
 if TYPE_CHECKING:
@@ -66,11 +67,10 @@ def run(args: Namespace) -> int:
     from rich.console import Console
 
     from clearsr.benchmark.run import run_benchmark
-    from clearsr.cli.info import check_writable, write_json
     from clearsr.cli.terminal import show_information
 
     if args.json is not None:
-        check_writable(args.json)
+        check_json(args.json)
     flags = {**FLAGS, **LISTS, "--only": "only", "--compile": "compile"}
     config = build(BenchmarkConfig, collect(args, flags))
     console = Console() if sys.stdout.isatty() else Console(width=110)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clearsr.cli.model import add_model_flags, pipeline_options
-from clearsr.cli.parser import UsageError
+from clearsr.cli.parser import UsageError, refuse_folder
 from clearsr.cli.terminal import busy, write_line
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def run(args: Namespace) -> int:
     if args.steps is not None and not 0 <= args.steps <= 1000:
         raise UsageError(f"--steps {args.steps}: must be from 0 to 1000")
     for flag, path in (("-o", args.output), ("--json", args.json)):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
+        refuse_folder(flag, path)
 
     with busy("starting", args.quiet):
         from clearsr.analysis.complexity_table import (

@@ -15,7 +15,7 @@ from clearsr.cli.measuring import (
     find_pairs,
 )
 from clearsr.cli.model import load_pipeline, resolve_sampling
-from clearsr.cli.parser import UsageError
+from clearsr.cli.parser import UsageError, refuse_folder
 from clearsr.cli.terminal import busy, write_line
 from clearsr.config.base import merge, parse_override
 from clearsr.config.evaluation import EvaluationConfig
@@ -143,8 +143,7 @@ def _check(args: Namespace, baselines: list[str]) -> None:
     if args.log is not None and not args.log.is_file():
         raise UsageError(f"--log {args.log}: is no file")
     for flag, path in (("--csv", args.csv), ("--json", args.json)):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
+        refuse_folder(flag, path)
 
 
 def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Method]":

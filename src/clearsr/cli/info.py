@@ -1,13 +1,12 @@
 """`clearsr info`: this installation, a preset's parameters beside the paper's, or what a model holds."""
 
-import json
 import platform
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsr.atomic import write_text
 from clearsr.cli.flags import add_config_files, build, collect
+from clearsr.cli.json_file import check_json, write_json
 from clearsr.cli.parser import UsageError
 from clearsr.config.base import flat, merge
 from clearsr.config.model import ModelConfig
@@ -53,7 +52,7 @@ def run(args: Namespace) -> int:
     from rich.console import Console
 
     if args.json is not None:
-        check_writable(args.json)
+        check_json(args.json)
     console = Console()  # on stdout: this is the result
     overrides = collect(args, {})
     if args.model is not None:
@@ -202,15 +201,3 @@ def _print_pairs(console: "Console", title: str, rows: dict[str, Any]) -> None:
         view.add_row(Text(name), Text("" if value is None else str(value)))
     console.print(view)
     console.print()
-
-
-def check_writable(path: Path) -> None:
-    """Refuse a --json that cannot be written, before the work."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        what = "is a folder" if path.is_dir() else "lies in a folder that does not exist"
-        raise UsageError(f"--json {path}: {what}; expected the name of a file")
-
-
-def write_json(report: dict[str, Any], path: Path) -> None:
-    """What `--json` asks for."""
-    write_text(path, json.dumps(report, indent=2) + "\n")

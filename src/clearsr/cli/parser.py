@@ -4,6 +4,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from clearsr.errors import ClearSRError
@@ -51,6 +52,16 @@ def closest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
+def refuse_folder(flag: str, path: Path | None) -> None:
+    """See, before the work, that a file to be written is not named as a folder that is there.
+
+    Raises:
+        UsageError: it is.
+    """
+    if path is not None and path.is_dir():
+        raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
 
 
 def complain(message: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import add_config_flags, build, collect
 from clearsr.cli.measuring import EVALUATION_FLAGS
-from clearsr.cli.parser import UsageError
+from clearsr.cli.parser import UsageError, refuse_folder
 from clearsr.cli.terminal import write_line
 from clearsr.config.evaluation import EvaluationConfig
 
@@ -54,8 +54,7 @@ def run(args: Namespace) -> int:
     outputs = [_named(text) for text in args.outputs]
     if outputs and args.hr is None:
         raise UsageError("--outputs: needs --hr DIR, the originals")
-    if args.output is not None and args.output.is_dir():
-        raise UsageError(f"-o {args.output}: is a folder; expected the name of a file")
+    refuse_folder("-o", args.output)
 
     from clearsr.atomic import write_text
     from clearsr.evaluation.report import benchmark_tables
