@@ -111,14 +111,14 @@ def _zsh_specs(flag: Flag) -> list[str]:
 
 
 def _fish(verbs: Sequence[Verb]) -> str:
-    lines = ["complete -c clearsr -f"]
+    lines = [_FISH_VERB, "complete -c clearsr -f"]
     lines += [
-        f"complete -c clearsr -n __fish_use_subcommand -a {verb.name} -d {_fish_quoted(verb.summary)}"
+        f"complete -c clearsr -n __clearsr_runs -a {verb.name} -d {_fish_quoted(verb.summary)}"
         for verb in verbs
     ]
     for verb in verbs:
         for flag in verb.flags:
-            parts = [f"complete -c clearsr -n '__fish_seen_subcommand_from {verb.name}'"]
+            parts = [f"complete -c clearsr -n '__clearsr_runs {verb.name}'"]
             parts += [f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names]
             if flag.choices:
                 parts.append(f"{'-x ' if flag.names else ''}-a {_fish_quoted(' '.join(flag.choices))}")
@@ -141,6 +141,14 @@ def _fish_quoted(text: str) -> str:
     """One word of fish, in whose single quotes a backslash escapes."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
+
+# Whether the first word of the line is that verb, or without one whether there is none yet. (A later word may
+# be a file that is called as a verb is.)
+_FISH_VERB = """\
+function __clearsr_runs
+  set -l words (commandline -opc)
+  test "$words[2]" = "$argv[1]"
+end"""
 
 _BASH = """\
 _clearsr() {{

@@ -60,6 +60,41 @@ def test_bash_offers_commands_flags_choices_and_files(bash):
     assert bash("nonsense", "") == set()
 
 
+@pytest.fixture(scope="module")
+def fish(tmp_path_factory):
+    """`fish(line)`: what is offered for the end of the line, as for `bash`."""
+    if shutil.which("fish") is None:
+        pytest.skip("no fish here")
+    from clearsr.completion import script
+
+    folder = tmp_path_factory.mktemp("completion")
+    (folder / "photo file.jpg").write_bytes(b"")
+    (folder / "clearsr.fish").write_text(script("fish", describe_commands()))
+
+    def complete(line):
+        code = f"source clearsr.fish; complete -C {shlex.quote(line)}"
+        done = subprocess.run(
+            ["fish", "--no-config", "-c", code], cwd=folder, capture_output=True, text=True, check=True
+        )
+        assert done.stderr == ""
+        return {offer.partition("\t")[0] for offer in done.stdout.splitlines()}
+
+    return complete
+
+
+def test_fish_offers_commands_flags_choices_and_files(fish):
+    assert fish("clearsr ") >= set(COMMANDS)
+    assert fish("clearsr up") == {"upscale"}
+    assert fish("clearsr upscale --form") == {"--format"}
+    assert fish("clearsr upscale --format ") == {"png", "jpg", "webp", "tiff", "avif"}
+    assert fish("clearsr upscale a.jpg --precision b") == {"bf16"}
+    assert fish("clearsr upscale photo") == {"photo file.jpg"}
+    assert fish("clearsr upscale -o photo") == {"photo file.jpg"}
+    assert "photo file.jpg" not in fish("clearsr upscale --steps ")
+    assert fish("clearsr data ") >= {"check", "make-testset"}
+    assert fish("clearsr upscale serve --po") == set()  # a file that is called as another verb
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_command_and_flag_is_in_each_script(run, shell):
     outcome = run("completion", shell)
@@ -95,7 +130,7 @@ def test_quotes_are_closed_in_every_line(run, shell):
 
 def test_the_parsers_summaries_reach_fish_and_zsh(run):
     fish, zsh = run("completion", "fish").out, run("completion", "zsh").out
-    assert "_from upscale' -l format -x -a 'png jpg webp tiff avif' -d 'format of the results" in fish
+    assert "_runs upscale' -l format -x -a 'png jpg webp tiff avif' -d 'format of the results" in fish
     assert "'*--format[format of the results (default\\: png)]:value:(png jpg webp tiff avif)'" in zsh
     assert zsh.startswith("#compdef clearsr\n")
 

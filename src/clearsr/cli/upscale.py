@@ -19,6 +19,7 @@ from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
+    from clearsr.cli.preview import Show
     from clearsr.cli.reporter import Reporter
     from clearsr.files import Job
 
@@ -33,6 +34,9 @@ where results go:
   -o new.png       that file, for a single input; the suffix is the format
   -o -             standard output, for a single input; - as the input is standard input
   --compare        photo_x4_comparison.png beside each result: input, bicubic and ClearSR
+  --preview        the middle, before and after, on the terminal: a picture in kitty, Ghostty, Konsole,
+                   iTerm2, WezTerm, foot and mlterm, cells of colour elsewhere; where that is not found out,
+                   say CLEARSR_PREVIEW=kitty, iterm2, sixel or blocks
 Inputs that would get the same name keep their whole name (a.jpg.png, a.png.png) or, if they come from
 different folders, their folders. What is there already is skipped, so a run that was stopped can be repeated.
 Transparency, greyscale, 16 bits, orientation, colour profile and EXIF are kept.
@@ -54,6 +58,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="a folder, a file, - for stdout")
     parser.add_argument("--compare", action="store_true", help="write the side-by-side beside each result")
+    parser.add_argument(
+        "--preview", action="store_true", help="show before and after in the terminal, on stderr"
+    )
     parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
     parser.add_argument("--json", action="store_true", help="one JSON object per file on stdout")
     add_work_arguments(parser)
@@ -140,11 +147,23 @@ def _upscale_all(
     if not waiting:
         return
     pipeline = load_pipeline(args)
+    show = _previewer(args)
     with reporter.working(len(waiting)):
         for job in waiting:
             on_step = reporter.start(job)
             result = upscale_file(pipeline, job, sampling, output, on_step)
             reporter.add(streams.shown(compare_file(job, result) if args.compare else result))
+            if result.status != "failed":
+                show(job.input, job.output)
+
+
+def _previewer(args: Namespace) -> "Show":
+    """What shows a result in the terminal, if that was asked for."""
+    if not args.preview:
+        return lambda _input, _output: None
+    from clearsr.cli.preview import previewer
+
+    return previewer(args.quiet)
 
 
 def _suffix(args: Namespace) -> str:
