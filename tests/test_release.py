@@ -89,7 +89,9 @@ def test_the_sdist_holds_what_the_tests_need(packages):
     with tarfile.open(sdist) as archive:
         inside = {member.name.partition("/")[2] for member in archive.getmembers()}
     needed = {
-        path for folder in ("src", "tests", "configs", "docs", "benchmarks") for path in _files_below(folder)
+        path
+        for folder in ("src", "tests", "configs", "docs", "benchmarks", "examples")
+        for path in _files_below(folder)
     }
     needed |= {"pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "LICENSE"}
     needed |= {"CITATION.cff", "mkdocs.yml", ".github/workflows/ci.yml", ".ci/run"}
