@@ -8,7 +8,7 @@ import pytest
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
-# Before the first cell: whatever would reach the network is an error. (The kernel's sockets are open by then.)
+# Before the first cell: whatever would reach the network is an error. (The kernel's sockets are open then.)
 _NO_NETWORK = """
 import socket
 def _refuse(*_, **__):
