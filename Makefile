@@ -2,17 +2,20 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev
+EXTRAS ?= demo
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
+# The tested versions; they have no releases for Python 3.10.
+CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup demo test lint format docs clean help
+.PHONY: setup demo dev test lint format docs clean help
 
 help:
 	@echo "make setup   the environment in $(VENV), with the tested versions of constraints.txt"
 	@echo "make demo    upscale a bundled photograph; pictures and figures go to demo/"
+	@echo "make dev     what developing takes, too; the following do it themselves"
 	@echo "make test    lint, types and tests"
 	@echo "make lint    lint and types alone"
 	@echo "make format  format the code"
@@ -23,13 +26,16 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'ClearSR needs Python 3.10 or newer')"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	$(BIN)/python -m pip install --quiet $(CONSTRAINTS) -e ".[$(EXTRAS)]"
 	@touch $@
 
 demo: setup
 	$(BIN)/clearsr demo --output demo
 
-lint: setup
+dev:
+	$(MAKE) setup EXTRAS=dev
+
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,12 +44,12 @@ lint: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
-format: setup
+format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs:
-	$(MAKE) setup EXTRAS=$(EXTRAS),docs
+	$(MAKE) setup EXTRAS=dev,docs
 	$(BIN)/mkdocs build --strict
 
 clean:

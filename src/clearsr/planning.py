@@ -86,27 +86,24 @@ def _without_results(
     if output is None:
         names = {(item.file.parent, name) for item in listed for name in (item.file.stem, item.file.name)}
         marks = [_MARKED.fullmatch(item.file.stem) for item in listed]
-        kept = [
-            i
-            for i, m in zip(listed, marks, strict=True)
-            if not m or (i.file.parent, m["origin"]) not in names
+        stays = [
+            not m or (i.file.parent, m["origin"]) not in names for i, m in zip(listed, marks, strict=True)
         ]
     else:
         folders = [output, *results]
-        kept = [
-            item
+        stays = [
+            os.path.abspath(item.file) in named or not any(_lies_in(item, folder) for folder in folders)
             for item in listed
-            if os.path.abspath(item.file) in named or not any(_lies_in(item, folder) for folder in folders)
         ]
-    if len(kept) < len(listed):
-        example = next(item.file for item in listed if item not in kept)
-        count = len(listed) - len(kept)
+    if not all(stays):
+        example = listed[stays.index(False)].file
+        count = stays.count(False)
         logger.warning(
             "%s left out as results of an earlier run (%s)",
             "1 file is" if count == 1 else f"{count} files are",
             display_name(example),
         )
-    return kept
+    return [item for item, stay in zip(listed, stays, strict=True) if stay]
 
 
 def _same_folder(output: Path, given: Path) -> bool:

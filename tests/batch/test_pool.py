@@ -29,8 +29,16 @@ from clearsr.errors import ClearSRError
         ({"workers": 9}, (4, 0, "auto"), Share(9, 1, 0.0)),
     ],
 )
-def test_workers_share_the_machine(config, machine, expected):
+def test_workers_share_the_machine(config, machine, expected, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert share_out(BatchConfig(**config), *machine) == expected
+
+
+@pytest.mark.parametrize(("asked", "threads"), [("1", 1), ("3", 3), ("", 8), ("0", 8), ("many", 8)])
+def test_threads_of_the_environment_hold_where_no_flag_is_given(asked, threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert share_out(BatchConfig(workers=1), 8, 0, "auto").threads == threads
+    assert share_out(BatchConfig(workers=1, threads_per_worker=2), 8, 0, "auto").threads == 2
 
 
 def test_without_ray_the_work_goes_on_here_with_a_notice(monkeypatch, caplog):

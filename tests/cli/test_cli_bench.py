@@ -1,7 +1,9 @@
 """`clearsr bench` on the tiny model: every figure is in the JSON file and follows from the others."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 
@@ -16,6 +18,15 @@ def bench(run, model, tmp_path):
         return outcome, json.loads(file.read_text()) if file.exists() else None
 
     return call
+
+
+@pytest.fixture
+def miniature(model):
+    """The tiny model's configuration, to stand for Stable Diffusion's."""
+    from clearsr.config.base import build_config
+    from clearsr.config.model import ModelConfig
+
+    return build_config(ModelConfig, json.loads((model / "config.json").read_text())["model"])
 
 
 def test_speed_and_pixels(bench, monkeypatch):
@@ -56,6 +67,39 @@ def test_memory_and_workers_in_processes_of_their_own(bench):
     workers = report["workers"]["workers"]
     assert list(workers) == ["1", "2"] and workers["1"]["over_first"] == 1
     assert all(row["images_per_second"] > 0 for row in workers.values())
+
+
+def test_sd21_times_each_batch_and_knows_its_floors(bench, miniature, monkeypatch):
+    """On a miniature in place of the real size."""
+    from clearsr.benchmark import sd21
+
+    monkeypatch.setattr(sd21, "preset_model_config", lambda _: miniature)
+    monkeypatch.setattr(sd21, "SIDE", 64)
+    rates = {"macs_per_second": 2e9, "bytes_per_second": 1e9}
+    monkeypatch.setattr(sd21, "device_rates", lambda *_: rates)
+    outcome, report = bench("--only", "sd21", "--steps", "3", "--batches", "1,2", "--precision", "fp32")
+    assert outcome.code == 0, outcome.err
+    figures = report["sd21"]
+    one, two = (figures["runs"][f"eager, batch {batch}"] for batch in (1, 2))
+    assert two["arithmetic_floor"] == pytest.approx(2 * one["arithmetic_floor"])
+    assert figures["rates"] == rates and one["bandwidth_floor"] == figures["weights_per_step"] / 1e9
+    for row, batch in ((one, 1), (two, 2)):
+        for kind in ("seconds", "cpu_seconds"):  # three steps, and the VAE besides
+            assert batch * row[f"{kind}_per_image"] > 2 * row[f"{kind}_per_step"] > 0
+    assert "CPU s/step" in outcome.out
+
+
+def test_memory_at_its_peak_is_counted_from_the_last_reset():
+    from clearsr.benchmark.child import peak_bytes, reset_peak
+
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system has no way to reset it")
+    reset_peak()
+    block = np.ones(10_000_000)
+    high = peak_bytes()
+    del block
+    reset_peak()
+    assert peak_bytes() < high - 60e6
 
 
 @pytest.mark.parametrize(

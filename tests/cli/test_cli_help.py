@@ -95,6 +95,15 @@ def test_wrong_usage_is_one_line_and_exit_code_two(run, arguments, says):
     assert outcome.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("others", [[], ["other.png"]])
+def test_a_file_that_looks_like_a_flag_is_explained(run, tmp_path, monkeypatch, others):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-dash.png").touch()
+    outcome = run("upscale", "-dash.png", *others)
+    assert outcome.code == 2 and len(outcome.errors) == 1
+    assert "-dash.png: looks like a flag; for the file of that name write ./-dash.png" in outcome.err
+
+
 def test_interrupt_is_exit_code_130(run, monkeypatch):
     def stop(_args):
         raise KeyboardInterrupt

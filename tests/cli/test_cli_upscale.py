@@ -8,6 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from clearsr.files import Job
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.seeds import file_seed
 
@@ -99,6 +100,18 @@ def test_second_run_beside_the_inputs_takes_no_result_for_an_input(upscale, phot
     assert again.code == 0
     assert "1 file is left out as results of an earlier run" in again.err
     assert files_below(tmp_path) == ["a.png", "a_x4.png"]
+
+
+def test_no_file_is_compared_with_all_others(upscale, tmp_path, monkeypatch):
+    count = 100
+    (tmp_path / "in").mkdir()
+    for index in range(count):
+        (tmp_path / f"in/{index}.png").write_bytes(b"no picture")
+    compared, same = [], Job.__eq__
+    monkeypatch.setattr(Job, "__eq__", lambda a, b: compared.append(1) or same(a, b))
+    outcome = upscale(tmp_path / "in", "-o", tmp_path / "out", "--quiet")
+    assert outcome.code == 1 and len(outcome.errors) == count
+    assert len(compared) < 10 * count
 
 
 def test_no_weights_are_loaded_when_there_is_nothing_to_do(upscale, photo, model, tmp_path, monkeypatch):

@@ -139,7 +139,8 @@ def share_out(config: BatchConfig, cores: int, gpus: int, device: str) -> Share:
     else:
         default = max(1, cores // (config.threads_per_worker or _CORES_PER_WORKER))
     workers = config.workers or default
-    return Share(workers, config.threads_per_worker or max(1, cores // workers), each)
+    threads = config.threads_per_worker or _threads_of_environment() or max(1, cores // workers)
+    return Share(workers, threads, each)
 
 
 def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) -> Iterator[list[Row]]:
@@ -158,6 +159,12 @@ def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) ->
         yield from run_alone(plan.to_do, work, share)
     else:
         yield from run_processes(plan.to_do, work, share, config.max_attempts)
+
+
+def _threads_of_environment() -> int | None:
+    """What OMP_NUM_THREADS asks for, which torch itself goes by; None if it is not set to a number."""
+    text = os.environ.get("OMP_NUM_THREADS", "").strip()
+    return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
 def _own_cores() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clearsr.benchmark.child import peak_bytes
+from clearsr.benchmark.child import peak_bytes, reset_peak
 from clearsr.benchmark.timing import interleave, synchronize
 from clearsr.benchmark.workload import SIDE, make_picture
 from clearsr.config.base import build_config
@@ -99,25 +99,30 @@ def _measure_batch(pipeline: ClearSRPipeline, batch: int, warm_up: bool) -> dict
     device = pipeline.device
     picture = resize(make_picture(SIDE // 4, SIDE // 4).color[None], (SIDE, SIDE))
     pixels = to_signed(picture).expand(batch, -1, -1, -1).to(device, memory_format=torch.channels_last)
-    marks: list[float] = []
+    marks: list[tuple[float, float]] = []  # on the wall, of the processor
 
     def mark(*_: object) -> None:
         synchronize(device)
-        marks.append(time.perf_counter())
+        marks.append((time.perf_counter(), time.process_time()))
 
     if warm_up:
         _upscale(pipeline, pixels, pipeline.configure(steps=2), mark)
         marks.clear()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    start = time.perf_counter()
+    else:
+        reset_peak()
+    start, cpu_start = time.perf_counter(), time.process_time()
     _upscale(pipeline, pixels, pipeline.defaults, mark)
-    seconds = time.perf_counter() - start
-    steps = [after - before for before, after in pairwise(marks)]
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
+    steps = [(end - begin, cpu_end - cpu) for (begin, cpu), (end, cpu_end) in pairwise(marks)]
+    wall, cpu = (statistics.median(times) for times in zip(*steps, strict=True)) if steps else (None, None)
     return {
-        "seconds_per_step": statistics.median(steps) if steps else None,
+        "seconds_per_step": wall,
+        "cpu_seconds_per_step": cpu,
         "seconds_per_image": seconds / batch,
+        "cpu_seconds_per_image": cpu_seconds / batch,
         "peak_bytes": peak,
     }
 

@@ -159,9 +159,12 @@ def _print_sd21(console: "Console", figures: dict[str, Any]) -> None:
     rows = []
     for name, row in figures["runs"].items():
         floors = (row["arithmetic_floor"], row["bandwidth_floor"])
-        numbers = [row["seconds_per_step"], row["seconds_per_image"], *floors]
-        rows.append((name, *(_seconds(number) for number in numbers), _megabytes(row["peak_bytes"])))
-    header = ("", "s per step", "s per image", "floor: arithmetic", "floor: bandwidth", "peak MB")
+        times = [
+            row[f"{kind}_per_{what}"] for what in ("step", "image") for kind in ("seconds", "cpu_seconds")
+        ]
+        numbers = [_seconds(number) for number in (*times, *floors)]
+        rows.append((name, *numbers, _megabytes(row["peak_bytes"])))
+    header = ("", "s/step", "CPU s/step", "s/image", "CPU s/image", "floor: MACs", "floor: reads", "peak MB")
     title = f"Stable Diffusion 2.1 size, {figures['dtype']}, {figures['steps']} steps with guidance"
     _table(console, title, header, rows)
 

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,14 +37,26 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse does, with a hint for a flag that is not known."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+        try:
+            parsed, unknown = self.parse_known_args(args, namespace)
+        except UsageError:
+            _explain_dashes(sys.argv[1:] if args is None else args)
+            raise
         if unknown:
+            _explain_dashes(unknown)
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
             name = unknown[0].partition("=")[0]
             if name.startswith("-"):
                 raise UsageError(f"{name}: no such flag; {closest(name, flags)}")
             raise UsageError(f"{name}: one argument too many")
         return parsed
+
+
+def _explain_dashes(arguments: Sequence[str]) -> None:
+    """Raise if one of the arguments is a file that was taken for a flag."""
+    for argument in arguments:
+        if argument.startswith("-") and len(argument) > 1 and Path(argument).is_file():
+            raise UsageError(f"{argument}: looks like a flag; for the file of that name write ./{argument}")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

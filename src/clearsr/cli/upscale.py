@@ -135,9 +135,10 @@ def _upscale_all(
     from clearsr.comparisons import compare_file
     from clearsr.files import is_done, skipped, upscale_file
 
-    waiting = [job for job in jobs if args.overwrite or not is_done(job)]
+    waiting = []
     for job in jobs:
-        if job in waiting:
+        if args.overwrite or not is_done(job):
+            waiting.append(job)
             continue
         result = compare_file(job, skipped(job), always=False) if args.compare else skipped(job)
         if result.status == "failed":

@@ -34,7 +34,7 @@ class BatchConfig(FrozenConfig):
         None, description="each holds a model; unset: one per GPU, else one per two cores"
     )
     threads_per_worker: Count | None = Field(
-        None, description="processor threads of each; unset: the cores shared evenly"
+        None, description="processor threads of each; unset: OMP_NUM_THREADS, else the cores shared evenly"
     )
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs of each, may be a fraction; unset: 1 where there are GPUs"
