@@ -24,6 +24,7 @@ from clearsr.errors import ClearSRError, first_line
 from clearsr.integrity import sha256_of
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.parsing import parse_json
 
 FORMAT = 1
 EMBEDDED_MODELS = ("compact",)
@@ -233,7 +234,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """config.json of a model folder."""
     path = folder / CONFIG_NAME
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ClearSRError(f"{path}: is not a description of a ClearSR model ({error})") from None
     if not isinstance(description, dict) or "format" not in description:

@@ -3,12 +3,22 @@
 The command line prints it without a traceback and exits non-zero; all else that escapes is our bug.
 """
 
+_LONGEST = 2000  # characters: what a file holds may be quoted, and may be anything
+
 
 class ClearSRError(ValueError):
     """A mistake in the input, in a flag, in a configuration or in a weights folder.
 
-    The message is one line: the file or flag, what is wrong with it, and what is accepted.
+    The message is one line: the file or flag, what is wrong with it, and what is accepted. Line breaks and
+    control characters, which a message quotes from a file or a name, become spaces.
     """
+
+    def __init__(self, message: str) -> None:
+        if len(message) > _LONGEST:
+            message = f"{message[: _LONGEST - 3]}..."
+        if not message.isprintable():
+            message = "".join(c if c.isprintable() else " " for c in message).strip()
+        super().__init__(message)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from clearsr.atomic import written_aside
 from clearsr.pipeline import ClearSRPipeline
 
 _COUNT = 24
@@ -164,3 +165,25 @@ def test_unknown_keys_of_a_configuration_file_are_refused(upscale, photo, tmp_pa
     assert outcome.code == 2
     assert "lsa.alhpa: unknown key; did you mean alpha?" in outcome.err and "mine.yaml" in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+@pytest.mark.parametrize("command", ["upscale", "batch", "degrade"])
+def test_a_later_run_removes_what_a_killed_one_left(run, model, photo, tmp_path, command):
+    with written_aside(tmp_path / "x") as aside:
+        name = aside.name
+    (tmp_path / "x").unlink()
+    photo("in/b/a.png")
+    left, young = tmp_path / "out" / "b" / name, tmp_path / "out" / "b" / name.replace(name[-9:], "00000.tmp")
+    left.parent.mkdir(parents=True)
+    for path in (left, young):
+        path.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    more = {
+        "upscale": ["--model", model, "--device", "cpu", "--steps", "0"],
+        "batch": ["--model", model, "--device", "cpu", "--steps", "0", "--engine", "local", "--workers", "1"],
+        "degrade": [],
+    }
+    outcome = run(command, tmp_path / "in", "-o", tmp_path / "out", *more[command])
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in left.parent.iterdir()) == [young.name, "a.png"]

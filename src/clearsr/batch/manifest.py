@@ -21,6 +21,7 @@ import numpy as np
 from clearsr.atomic import written_aside
 from clearsr.errors import ClearSRError
 from clearsr.image.data import display_name
+from clearsr.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +76,15 @@ class Row:
         Raises:
             ValueError: it is none.
         """
-        values = json.loads(line)
+        values = parse_json(line)
         if not isinstance(values, dict) or values.get("status") not in _STATUSES:
             raise ValueError("no row of a manifest")
         try:
-            return cls(**values)
-        except TypeError as error:
+            row = cls(**values)
+            hash_of(row.input), hash_of(row.version)
+        except (TypeError, AttributeError) as error:
             raise ValueError(str(error)) from None
+        return row
 
 
 class Known(NamedTuple):
@@ -151,7 +154,7 @@ class Manifest:
         keys = np.fromiter((hash_of(Row.from_line(line).input) for line in self._lines()), dtype=np.uint64)
         last = _last_of_each(keys)
         with written_aside(self.path) as aside:
-            with aside.open("xb") as file:
+            with aside.open("wb") as file:
                 file.writelines(line for line, stays in zip(self._lines(), last, strict=True) if stays)
                 file.flush()
                 os.fsync(file.fileno())

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from clearsr.atomic import remove_unfinished
 from clearsr.batch.manifest import Manifest, Row, hash_of
 from clearsr.batch.storage import (
     Listing,
     changed_at,
     contains,
+    is_url,
     join,
     kind_of,
     list_folder,
@@ -108,6 +110,8 @@ def plan_batch(
     seen = _Seen() if len(folders) + len(files) > 1 else None
     for group in _groups(folders, files, real_location(output)):
         target = join(output, *group.relative)
+        if not is_url(target):
+            remove_unfinished([target])
         taken = set() if config.overwrite else names_in(target)
         names = group.listing.images
         for name, result in zip(names, output_names(names, suffix, group.folder), strict=True):

@@ -13,6 +13,7 @@ from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
 from clearsr.image.data import display_name
 from clearsr.integrity import sha256_of
+from clearsr.parsing import parse_json
 
 # Of the pipeline's options, those that a result depends on by more than rounding.
 _OPTIONS = ("precision", "base_model")
@@ -91,7 +92,7 @@ def save_settings(manifest: Path, settings: Settings) -> None:
 
 def _read(path: Path) -> Settings:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
         del values["clearsr"]
         return Settings(values, float(values.pop("since")))
     except (OSError, ValueError, KeyError, TypeError) as error:

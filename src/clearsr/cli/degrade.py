@@ -50,6 +50,7 @@ def run(args: Namespace) -> int:
         raise UsageError(f"--upscale: must be from 1 to 64 (got {args.upscale})")
     _check_names(args)
 
+    from clearsr.atomic import remove_unfinished
     from clearsr.cli.reporter import Reporter
     from clearsr.degradation.files import degrade_file
     from clearsr.files import Job, is_done
@@ -59,6 +60,7 @@ def run(args: Namespace) -> int:
     jobs = plan_jobs(args.inputs, args.output, results=folders)
     hr_jobs = [] if args.hr_out is None else plan_jobs(args.inputs, args.hr_out, results=folders)
     hr_outputs = {job.input: job.output for job in hr_jobs}
+    remove_unfinished({job.output.parent for job in [*jobs, *hr_jobs]})
     reporter = Reporter("degraded", len(jobs), as_json=args.json, quiet=args.quiet)
 
     def take(job: Job) -> None:

@@ -90,6 +90,7 @@ def run(args: Namespace) -> int:
     sampling_given, output_config = collect_work(args, suffix)
 
     with busy("starting", args.quiet):
+        from clearsr.atomic import remove_unfinished
         from clearsr.cli.reporter import Reporter
         from clearsr.image import list_images
         from clearsr.planning import mark_of, plan_jobs
@@ -98,6 +99,7 @@ def run(args: Namespace) -> int:
         list_images(streams.inputs)  # a missing input is said before a model is looked for
         sampling = resolve_sampling(args, sampling_given)
         jobs = plan_jobs(streams.inputs, streams.output, suffix, mark_of(sampling.upscale))
+        remove_unfinished({job.output.parent for job in jobs})
         if args.compare:
             from clearsr.comparisons import check_comparisons
 

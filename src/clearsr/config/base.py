@@ -12,6 +12,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from clearsr.errors import ClearSRError
+from clearsr.parsing import parse_yaml, shortened
+
+_MOST_MISTAKES = 20  # that are explained at once
 
 ConfigT = TypeVar("ConfigT", bound="FrozenConfig")
 
@@ -49,7 +52,7 @@ def build_config(schema: type[ConfigT], values: Mapping[str, Any]) -> ConfigT:
     try:
         return schema.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_explain(schema, item) for item in error.errors()]
+        lines = [_explain(schema, item) for item in error.errors()[:_MOST_MISTAKES]]
         raise ClearSRError("; ".join(lines)) from None
 
 
@@ -65,11 +68,13 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in extended_by:
         raise ClearSRError(f"{path}: extends itself; remove one of the `extends:` that lead back to it")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ClearSRError(f"{path}: cannot be read ({error}); expected a YAML file") from None
-    except yaml.YAMLError as error:
-        raise ClearSRError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    try:
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise ClearSRError(f"{path}: is not valid YAML ({error})") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -77,7 +82,7 @@ def read_yaml(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     bases = values.pop("extends", [])
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ClearSRError(f"{path}: extends must be a path or a list of paths, got {bases!r}")
+        raise ClearSRError(f"{path}: extends must be a path or a list of paths, got {shortened(bases)}")
     merged: dict[str, Any] = {}
     for base in bases:
         merged = merge(merged, read_yaml(path.parent / base, (*extended_by, path.resolve())))
@@ -132,8 +137,8 @@ def parse_override(text: str) -> dict[str, Any]:
     if not separator or not all(part.isidentifier() for part in name.split(".")):
         raise ClearSRError(f"--set {text}: expected KEY=VALUE with a dotted key, such as train.steps=1000")
     try:
-        read = yaml.safe_load(value)
-    except yaml.YAMLError:
+        read = parse_yaml(value)
+    except ValueError:
         raise ClearSRError(f"--set {text}: the value is not valid YAML") from None
     return nested(name, read)
 
@@ -150,7 +155,7 @@ def _explain(schema: type[FrozenConfig], item: Any) -> str:
     if item["type"] == "missing":
         return f"{name}: must be given"
     message = item["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} (got {item['input']!r})"
+    return f"{name}: {message} (got {shortened(item['input'])})"
 
 
 def _fields_at(schema: type[FrozenConfig], location: Sequence[str]) -> list[str]:

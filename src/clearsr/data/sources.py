@@ -19,6 +19,7 @@ from PIL import Image
 from clearsr.atomic import written_aside
 from clearsr.errors import ClearSRError
 from clearsr.image import IMAGE_SUFFIXES, ChooseWindow, list_images, read_levels
+from clearsr.parsing import parse_json
 
 INDEX_SUFFIX = ".index.json"  # photographs.tar.index.json: where the members of a shard begin
 _HEADER_BYTES = 2**18
@@ -219,7 +220,7 @@ def _shard_items(shard: Path) -> list[ImageItem]:
 def _from_index(shard: Path) -> list[ImageItem] | None:
     """What the index beside a shard says; None where there is none or it belongs to another file."""
     try:
-        index = json.loads(shard.with_name(shard.name + INDEX_SUFFIX).read_text(encoding="utf-8"))
+        index = parse_json(shard.with_name(shard.name + INDEX_SUFFIX).read_text(encoding="utf-8"))
         if index["bytes"] != shard.stat().st_size:
             return None
         return [ImageItem(str(n), shard, int(offset), int(size)) for n, offset, size in index["members"]]

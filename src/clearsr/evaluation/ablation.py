@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from clearsr.atomic import write_text
 from clearsr.config.base import build_config, merge, read_yaml
 from clearsr.config.sampling import SamplingConfig
@@ -26,6 +24,7 @@ from clearsr.evaluation.published import published_table
 from clearsr.evaluation.results import as_document, read_results, to_json
 from clearsr.evaluation.summary import summary_row
 from clearsr.evaluation.tables import Table, TableRow
+from clearsr.parsing import parse_yaml
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.training.engine import fit
 from clearsr.training.fresh_control import model_beside, write_start
@@ -190,8 +189,8 @@ def ablation_table(number: int, measured: Mapping[AblationRow, Evaluation], note
 def _switches(path: Path) -> dict[str, Any]:
     """What an overlay itself says of the model, without the files that it extends."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ClearSRError(f"{path}: cannot be read as an overlay ({error})") from None
     model = values.get("model", {}) if isinstance(values, dict) else None
     if not isinstance(model, dict):

@@ -14,6 +14,7 @@ from clearsr.errors import ClearSRError
 from clearsr.evaluation.evaluate import Evaluation, Row
 from clearsr.evaluation.measures import MEASURES, Scorer
 from clearsr.evaluation.statistics import Interval
+from clearsr.parsing import parse_json
 
 
 def as_document(evaluations: Sequence[Evaluation], scorer: Scorer) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def read_results(path: Path) -> list[Evaluation]:
         ClearSRError: it cannot be read, or is no such file.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ClearSRError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(document, dict):

@@ -18,6 +18,7 @@ from PIL import Image, TiffImagePlugin
 from clearsr.errors import ClearSRError
 from clearsr.image.data import Raster
 from clearsr.image.modes import checked_floats
+from clearsr.image.unpacking import check_unpacked
 
 Layout = Literal["plain", "inverted", "two_bytes", "unusual"]
 
@@ -26,6 +27,7 @@ _ORIENTATION = 274
 _INFO_TAGS = {"icc_profile": 34675, "xmp": 700}
 DNG_VERSION = 50706  # a camera's raw file has it
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
+MAX_CHANNELS = 32  # of a TIFF, of which at most four are shown
 _ASSOCIATED_ALPHA, _SEPARATE_ALPHA = 1, 2
 
 
@@ -121,8 +123,12 @@ def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int) -> TiffPa
         check_size(page.imagewidth, page.imagelength, source, max_pixels)
         if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
             raise ClearSRError(f"{source}: is a TIFF of an unusual colour kind; save it as RGB or greyscale")
-        if len(page.dataoffsets) < math.prod(page.chunked) or not all(page.databytecounts):
-            raise ClearSRError(f"{source}: is damaged or incomplete: parts of the picture are missing")
+        if page.samplesperpixel > MAX_CHANNELS:
+            raise ClearSRError(f"{source}: is a TIFF of {page.samplesperpixel} channels; save it as RGB")
+        check_parts(page, math.prod(page.chunked), source)
+        wanted = math.prod(page.chunks) * page.dtype.itemsize
+        for data, _ in file.filehandle.read_segments(page.dataoffsets, page.databytecounts, sort=False):
+            check_unpacked(data or b"", page.compression, wanted, source)
         try:
             samples = _channels_last(page.asarray(), page.axes, source)
         except KeyError as error:  # tifffile's answer to a compression that needs a further package
@@ -152,6 +158,17 @@ def check_size(width: int, height: int, source: str, max_pixels: int) -> None:
         raise ClearSRError(
             f"{source}: is {width}×{height}, {width * height:,} pixels; at most {max_pixels:,} are accepted"
         )
+
+
+def check_parts(page: tifffile.TiffPage, count: int, source: str) -> None:
+    """Refuse a page that lacks some of its `count` strips or tiles.
+
+    Raises:
+        ClearSRError: it does.
+    """
+    parts = list(zip(page.dataoffsets, page.databytecounts, strict=False))[:count]
+    if len(parts) < count or not all(offset > 0 and size > 0 for offset, size in parts):
+        raise ClearSRError(f"{source}: is damaged or incomplete: parts of the picture are missing")
 
 
 def _channels_last(samples: np.ndarray, axes: str, source: str) -> np.ndarray:

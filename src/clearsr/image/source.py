@@ -18,6 +18,8 @@ from clearsr.errors import ClearSRError, one_line
 from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, stored_window, upright_size
 from clearsr.image.deep import (
     DNG_VERSION,
+    MAX_CHANNELS,
+    check_parts,
     check_size,
     info_tags,
     orientation_tag,
@@ -25,10 +27,12 @@ from clearsr.image.deep import (
     with_alpha,
 )
 from clearsr.image.metadata import collect_metadata, safe_exif
+from clearsr.image.unpacking import check_unpacked
 from clearsr.tiling import Window
 
 _CACHE_BYTES = 96_000_000  # of decoded strips or tiles: a row of them is read several times
 _LARGEST_TILE = 4096 * 4096  # in pixels, that a small picture may come in; its size is the file's word alone
+_UNPACKED_BY_TIFFFILE = (1, 8, 32773, 32946)  # nothing, deflate, PackBits; without a further package
 _BLACK_IS_ZERO, _RGB, _CONTIGUOUS = 1, 2, 1
 
 
@@ -111,26 +115,14 @@ class TiffSource:
                 file = tifffile.TiffFile(path)
             except tifffile.TiffFileError:
                 return None
-            page = file.pages[0]
-            is_plain = (
-                page.photometric in (_BLACK_IS_ZERO, _RGB)
-                and page.planarconfig == _CONTIGUOUS
-                and page.dtype in (np.uint8, np.uint16)
-                and page.bitspersample in (8, 16)
-                and page.ndim in (2, 3)
-                and orientation_tag(page) == 1
-                and len(file.pages) == 1
-                and page.samplesperpixel >= (3 if page.photometric == _RGB else 1)
-                and DNG_VERSION not in page.tags
-                and 0 < math.prod(_chunk_size(page)) <= page.imagewidth * page.imagelength + _LARGEST_TILE
-            )
-            if not is_plain:
+            try:
+                if _is_plain(file, source, max_pixels):
+                    return cls(file, path, source)
+            except BaseException:
                 file.close()
-                return None
-            check_size(page.imagewidth, page.imagelength, source, max_pixels)
-            if not all(page.dataoffsets) or not all(page.databytecounts):
-                raise ClearSRError(f"{source}: is damaged or incomplete: parts of the picture are missing")
-            return cls(file, path, source)
+                raise
+            file.close()
+            return None
 
     def read(self, window: Window) -> ImageData:
         """A part, with the metadata of the whole.
@@ -176,8 +168,16 @@ class TiffSource:
                 handle = self._file.filehandle
                 handle.seek(page.dataoffsets[index])
                 data = handle.read(page.databytecounts[index])
+                check_unpacked(data, page.compression, self._kept[0].nbytes, self.source)
                 values = page.decode(data, index, jpegtables=page.jpegtables)[0]
-            return np.asarray(values)[0]
+            chunk = np.asarray(values)[0]
+            _, height, width, channels = self._kept.shape
+            rows_left = self.height - index // -(-self.width // width) * height
+            if chunk.shape not in ((height, width, channels), (min(height, rows_left), width, channels)):
+                raise ValueError(f"a strip or tile has the shape {chunk.shape}")
+            return chunk
+        except ClearSRError:
+            raise
         except Exception as error:  # decoders raise anything, as in `read_image`
             raise ClearSRError(
                 f"{self.source}: is damaged or incomplete and cannot be read ({one_line(error)})"
@@ -192,6 +192,35 @@ class TiffSource:
             except UnidentifiedImageError:
                 return collect_metadata(info_tags(self._page), Image.Exif(), is_gray, self.source)
             return collect_metadata(image.info, safe_exif(image, self.source), is_gray, self.source)
+
+
+def _is_plain(file: tifffile.TiffFile, source: str, max_pixels: int) -> bool:
+    """Whether a TIFF can be read part by part.
+
+    Raises:
+        ClearSRError: too many pixels, or parts are missing.
+    """
+    page: Any = file.pages[0]
+    channels = 3 if page.photometric == _RGB else 1
+    is_plain = (
+        page.photometric in (_BLACK_IS_ZERO, _RGB)
+        and page.planarconfig == _CONTIGUOUS
+        and page.dtype in (np.uint8, np.uint16)
+        and page.bitspersample in (8, 16)
+        and page.ndim in (2, 3)
+        and orientation_tag(page) == 1
+        and len(file.pages) == 1
+        and page.compression in _UNPACKED_BY_TIFFFILE
+        and channels <= page.samplesperpixel <= MAX_CHANNELS
+        and DNG_VERSION not in page.tags
+        and min(_chunk_size(page)) > 0
+        and math.prod(_chunk_size(page)) <= page.imagewidth * page.imagelength + _LARGEST_TILE
+    )
+    if is_plain:
+        check_size(page.imagewidth, page.imagelength, source, max_pixels)
+        height, width = _chunk_size(page)
+        check_parts(page, -(-page.imagelength // height) * -(-page.imagewidth // width), source)
+    return is_plain
 
 
 def _chunk_size(page: Any) -> tuple[int, int]:

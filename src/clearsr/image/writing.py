@@ -230,7 +230,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """
     target = Path(os.path.realpath(path))  # through a link, the file behind it is replaced
     try:
-        with written_aside(target) as aside, aside.open("xb+") as file:
+        with written_aside(target) as aside, aside.open("wb+") as file:
             write(file)
     except OSError as error:
         raise ClearSRError(f"{display_name(path)}: cannot be written: {_reason(error)}") from error

@@ -4,7 +4,6 @@ Layout: `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, optionally `image_encode
 names and `config.json` files are looked at here; `pretrained.py` reads the weights.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from clearsr.config.model import SD21_BASE_MODELS
 from clearsr.errors import ClearSRError, first_line
+from clearsr.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def _patterns(part: str, prefix: str, with_weights: bool) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ClearSRError(f"{path}: is not valid JSON ({error})") from None
     if not isinstance(config, dict):

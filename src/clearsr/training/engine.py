@@ -28,6 +28,7 @@ from clearsr.training.run_folder import (
     require_space,
     save_best,
     save_checkpoint,
+    write_folder,
 )
 from clearsr.training.setup import prepare_network, prepare_stage
 from clearsr.training.signals import stop_signals
@@ -136,7 +137,7 @@ class _Trainer:
                 if last:
                     break
             if self.is_main:
-                self._export(config.output / "export")
+                write_folder(config.output / "export", self._export)
         return step
 
     def _restore(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from rich.progress import (
@@ -19,6 +19,7 @@ from rich.progress import (
 
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, write_image
+from clearsr.training.run_folder import drop_later_rows
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,13 @@ class Report:
     """Writes scalars and pictures of one run; use as a context manager."""
 
     def __init__(self, run: Path, steps: int, first_step: int, enabled: bool = True) -> None:
-        """Opens `run/metrics.jsonl` for appending. `enabled` is false on all ranks but the first."""
+        """Opens `run/metrics.jsonl` for appending after `first_step`; what it says of later steps goes.
+
+        `enabled` is false on all ranks but the first.
+
+        Raises:
+            ClearSRError: it cannot be written.
+        """
         self._enabled, self._run = enabled, run
         self._started, self._first_step = time.monotonic(), first_step
         self._bar = Progress(
@@ -35,7 +42,7 @@ class Report:
             TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=not enabled, transient=False,
         )  # fmt: skip
         self._task = self._bar.add_task(run.name, total=steps, completed=first_step, note="")
-        self._file = (run / "metrics.jsonl").open("a", encoding="utf-8") if enabled else None
+        self._file = _open_metrics(run / "metrics.jsonl", first_step) if enabled else None
         self._board = _tensorboard(run, first_step) if enabled else None
 
     def __enter__(self) -> "Report":
@@ -94,6 +101,14 @@ class Report:
             raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
         if self._board:
             self._board.add_image("validation/lr-bicubic-sr-hr", picture.clamp(0, 1), step)
+
+
+def _open_metrics(path: Path, first_step: int) -> TextIO:
+    try:
+        drop_later_rows(path, first_step)
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def _tensorboard(run: Path, first_step: int) -> Any:

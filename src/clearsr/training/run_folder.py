@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clearsr.errors import ClearSRError
+from clearsr.parsing import parse_json
 from clearsr.training.state import TrainingState
 
 BEST_NAME = "best.json"
@@ -57,7 +59,8 @@ def save_checkpoint(
 
     write_folder(final, write)
     for old in checkpoint_folders(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):  # what cannot be moved aside, so that it is never half there, stays
+            shutil.rmtree(old.rename(_aside(old)), ignore_errors=True)
     return final
 
 
@@ -68,7 +71,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
         ClearSRError: the folder is no checkpoint, or holds other tensors than the configuration asks for.
     """
     try:
-        notes = json.loads((folder / "state.json").read_text())
+        notes = parse_json((folder / "state.json").read_text())
         notes["step"] = int(notes["step"])
         stored = {name: load_file(folder / f"{name}.safetensors") for name in state.tensors()}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -85,7 +88,7 @@ def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
 def best_score(run: Path) -> float:
     """The score of `export-best`, minus infinity where there is none."""
     try:
-        return float(json.loads((run / "export-best" / BEST_NAME).read_text())["score"])
+        return float(parse_json((run / "export-best" / BEST_NAME).read_text())["score"])
     except (OSError, ValueError, KeyError, TypeError):
         return float("-inf")
 
@@ -110,7 +113,7 @@ def write_folder(final: Path, write: Callable[[Path], None]) -> None:
     Raises:
         ClearSRError: it cannot be written; what was there stays.
     """
-    aside = final.with_name(f"{_ASIDE}{final.name}.{os.getpid()}")
+    aside = _aside(final)
     replaced = final.with_name(f"{_REPLACED}{final.name}")
     try:
         shutil.rmtree(aside, ignore_errors=True)
@@ -155,6 +158,35 @@ def require_space(run: Path, checkpoint_bytes: int, keep: int) -> None:
             f"{run}: the disk has {free / 1e9:.1f} GB free and checkpoints need {needed / 1e9:.1f} GB; "
             "make room, lower keep_checkpoints or choose another output"
         )
+
+
+def drop_later_rows(metrics: Path, step: int) -> None:
+    """Cut `metrics.jsonl` to the rows up to a step: what a killed run wrote later now comes again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not metrics.is_file():
+        return
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    if len(kept) < len(lines):
+        aside = metrics.with_name(f".{metrics.name}")
+        aside.write_text("".join(kept), encoding="utf-8")
+        os.replace(aside, metrics)
+
+
+def _step_of(line: str) -> float:
+    """The step of a row; infinity if it is none."""
+    try:
+        return float(parse_json(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _aside(folder: Path) -> Path:
+    """Where a folder lies that is being written or deleted; `clean_up` knows it."""
+    return folder.with_name(f"{_ASIDE}{folder.name}.{os.getpid()}")
 
 
 def _flush(file: Path) -> None:
