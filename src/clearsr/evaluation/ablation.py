@@ -7,7 +7,7 @@ Stable Diffusion; over another recipe only their switches count, so that a small
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from clearsr.evaluation.methods import clearsr_method
 from clearsr.evaluation.pairs import ImagePair
 from clearsr.evaluation.published import published_table
 from clearsr.evaluation.results import as_document, read_results, to_json
-from clearsr.evaluation.summary import summary_row
+from clearsr.evaluation.summary import paired_notes, summary_row
 from clearsr.evaluation.tables import Table, TableRow
 from clearsr.parsing import parse_yaml
 from clearsr.pipeline import ClearSRPipeline
@@ -170,7 +170,7 @@ def run_ablations(
 
 
 def ablation_table(number: int, measured: Mapping[AblationRow, Evaluation], note: str) -> Table:
-    """A table in the paper's form: its rows, then ours."""
+    """A table in the paper's form: its rows, then ours; below it the last row less each of the others."""
     published = published_table(number)
     heads = tuple(key for key in published["rows"][0] if key not in _LABELS)
     rows = [
@@ -181,9 +181,17 @@ def ablation_table(number: int, measured: Mapping[AblationRow, Evaluation], note
     rows += [summary_row(evaluation, ("measured", *row.cells), "measured") for row, evaluation in own]
     names = {name for _, evaluation in own for name in evaluation.names}
     extra = [name for name in ("niqe",) if name in names and "niqe_pyiqa" not in names]
-    notes = (f"Published: {published['source']}, Table {number}, {published['dataset']}.", note)
-    title = f"Table {number}: {published['title']}"
-    return Table(title, ("", *heads), (*published["measures"], *extra), tuple(rows), notes)
+    measures = (*published["measures"], *extra)
+    named = [
+        replace(evaluation, method=", ".join(map(" ".join, zip(heads, row.cells, strict=True))))
+        for row, evaluation in reversed(own)
+    ]
+    notes = (
+        f"Published: {published['source']}, Table {number}, {published['dataset']}.",
+        note,
+        *paired_notes(named, [name for name in measures if name in names]),
+    )
+    return Table(f"Table {number}: {published['title']}", ("", *heads), measures, tuple(rows), notes)
 
 
 def _switches(path: Path) -> dict[str, Any]:
