@@ -147,11 +147,21 @@ def test_calibration_keeps_what_the_rule_says_of_the_curve(run, model, photograp
     assert "lsa" not in json.loads((model / "config.json").read_text())["sampling"]
 
 
+def test_a_model_of_one_step_is_looked_at_over_twenty(run, model, photographs, tmp_path):
+    given = ("analyze", photographs, "-o", tmp_path / "figures", "--model", model, "--device", "cpu",
+             "--figure", "control", "--limit", "1", "--scheduler", "ddpm")  # fmt: skip
+    outcome = run(*given)
+    assert outcome.code == 0 and "the model takes 1 steps by itself; looking at 20" in outcome.out
+    assert numbers(tmp_path, "control-signals")["timesteps"] == [999, 736, 473, 263, 0]
+    assert "looking at" not in run(*given, "--steps", "2").out
+    assert numbers(tmp_path, "control-signals")["timesteps"] == [999, 0]
+
+
 def test_few_steps_become_twenty_and_a_dry_run_writes_nothing(run, model, photographs):
     before = {path: path.read_bytes() for path in model.iterdir()}
     outcome = calibrate(run, photographs, "--model", model, "--dry-run", "--limit", "1")
     assert outcome.code in (0, 1)
-    assert "the model takes 1 steps by itself; calibrating at 20" in outcome.out
+    assert "the model takes 1 steps by itself; looking at 20" in outcome.out
     assert len(outcome.out.split("NIQE by step: ")[1].split(";")[0].split()) == 20
     assert {path: path.read_bytes() for path in model.iterdir()} == before
 

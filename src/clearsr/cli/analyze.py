@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, read_pairs
+from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, drawn_out, read_pairs
 from clearsr.cli.terminal import busy, counting, write_line
 from clearsr.config.sampling import SamplingConfig
 
@@ -33,7 +33,7 @@ Each is written as PNG and PDF, with every number that it shows as JSON. The pap
 Without a second model, "without the constraint" is the model itself with its cross-attentions and its SPM
 switched off. The paper compares with a ControlNet that was trained without them: give one with --against
 (configs/ablations/controlnet.yaml is its recipe). `trajectory` samples without LSA unless --lsa, --alpha or
---beta is given.
+--beta is given. A model of fewer than 20 steps is looked at over 20, unless --steps says otherwise.
 
 examples:
   clearsr analyze photographs/ -o figures/
@@ -76,7 +76,7 @@ def run(args: Namespace) -> int:
         from clearsr.plots import require_matplotlib
 
     require_matplotlib()
-    sampling = settings.over_model(args.model)
+    sampling = drawn_out(args, settings, settings.over_model(args.model))
     count, _ = read_pairs(args, settings.analysis, sampling)
     pipeline = load_pipeline(args)
     draw: dict[str, Callable[..., None]] = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, read_pairs
+from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, drawn_out, read_pairs
 from clearsr.cli.terminal import busy, counting, write_line
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
@@ -60,7 +60,9 @@ def run(args: Namespace) -> int:
     plot = args.plot or target
     if plot is not None:
         require_matplotlib()
-    sampling = _sampling(args, settings)
+    sampling = drawn_out(
+        args, settings, settings.over_model(args.model, {"lsa": {"alpha": 0.0, "beta": 0.0}})
+    )
     study = _study(args, settings, sampling, keep=plot is not None)
     points = split_points(study.mean("niqe"), study.of_hr("niqe"))
     _say(study, points)
@@ -94,18 +96,6 @@ def _target(args: Namespace) -> Path | None:
             f"--model {args.model}: is not a folder; say with -o where to keep the calibrated model"
         )
     return args.output or Path(args.model)
-
-
-def _sampling(args: Namespace, settings: Settings) -> SamplingConfig:
-    """The run to calibrate on: without LSA, and of enough steps to have parts."""
-    from clearsr.analysis.calibration import DEFAULT_STEPS
-
-    sampling = settings.over_model(args.model, {"lsa": {"alpha": 0.0, "beta": 0.0}})
-    if settings.sampling.given("steps") or sampling.steps >= DEFAULT_STEPS:
-        return sampling
-    if not args.quiet:
-        write_line(f"the model takes {sampling.steps} steps by itself; calibrating at {DEFAULT_STEPS}")
-    return sampling.model_copy(update={"steps": DEFAULT_STEPS})
 
 
 def _study(args: Namespace, settings: Settings, sampling: SamplingConfig, keep: bool) -> "TrajectoryStudy":

@@ -9,6 +9,7 @@ from clearsr.cli.flags import Overrides, add_config_flags, build, collect
 from clearsr.cli.measuring import OWN_FLAGS, add_model_arguments, add_pair_arguments, find_pairs
 from clearsr.cli.model import SAMPLING_FLAGS, embedded_defaults
 from clearsr.cli.parser import UsageError
+from clearsr.cli.terminal import write_line
 from clearsr.config.analysis import AnalysisConfig
 from clearsr.config.base import merge
 from clearsr.config.sampling import SamplingConfig
@@ -70,6 +71,20 @@ def collect_study(args: Namespace, flags: dict[str, str]) -> Settings:
     if stored in (["lr"], ["hr"]):
         raise UsageError(f"--{stored[0]}: pairs are needed; give --lr and --hr")
     return Settings(sampling, build(AnalysisConfig, overrides.section("analysis")))
+
+
+def drawn_out(args: Namespace, settings: Settings, sampling: SamplingConfig) -> SamplingConfig:
+    """The run to look into: the model's own, in more steps where it takes too few to have a course.
+
+    What the user gave as --steps stays.
+    """
+    from clearsr.analysis.calibration import DEFAULT_STEPS
+
+    if settings.sampling.given("steps") or sampling.steps >= DEFAULT_STEPS:
+        return sampling
+    if not args.quiet:
+        write_line(f"the model takes {sampling.steps} steps by itself; looking at {DEFAULT_STEPS}")
+    return sampling.model_copy(update={"steps": DEFAULT_STEPS})
 
 
 def read_pairs(
