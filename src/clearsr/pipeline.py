@@ -86,8 +86,8 @@ class ClearSRPipeline(PipelineSteps):
             base_model: folder or hub id used in place of the base that the checkpoint names.
             merge_adapters: make the weights what inference needs, which is faster and cannot be saved again:
                 the LoRAs folded in, and on an accelerator those of the network in 16 bits, as the precision.
-            compile: have torch.compile translate the denoising network on its first use; takes a minute or
-                more, which many images of one size pay back.
+            compile: have torch.compile translate the denoising network on its first use; takes minutes,
+                for each size of image, and gains nothing on a CPU (docs/hardware.md).
             offload: keep the parts in the computer's memory and on the accelerator only while they run.
 
         Raises:

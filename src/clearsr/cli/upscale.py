@@ -73,7 +73,9 @@ def add_work_arguments(parser: ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     add_model_flags(model)
     model.add_argument(
-        "--compile", action="store_true", help="torch.compile the network; pays for many images of one size"
+        "--compile",
+        action="store_true",
+        help="torch.compile the network: takes minutes, gains nothing on a CPU",
     )
     model.add_argument(
         "--offload", action="store_true", help="small GPUs: keep each part in main memory until it runs"
