@@ -252,3 +252,11 @@ def test_relative_paths_and_working_folder(upscale, photo, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "in")
     assert upscale("a.png").code == 0
     assert os.path.exists("a_x4.png")
+
+
+def test_a_file_that_is_read_twice_is_warned_of_once(upscale, tmp_path, pixels):
+    frames = [Image.fromarray(pixels()), Image.fromarray(pixels()[::-1])]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    outcome = upscale(tmp_path / "moving.gif", "--compare")
+    assert outcome.code == 0 and (tmp_path / "moving_x4_comparison.png").is_file()
+    assert outcome.err.count("holds 2 frames or pages; only the first is used") == 1

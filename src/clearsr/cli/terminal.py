@@ -19,6 +19,7 @@ class _Lines(logging.Handler):
     def __init__(self, console: Console, level: int) -> None:
         super().__init__()
         self._console, self._level = console, level
+        self._last = ""
 
     def inform(self) -> None:
         """Show informative records from here on, unless the user asked for quiet."""
@@ -36,6 +37,9 @@ class _Lines(logging.Handler):
         word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         try:
             message = " ".join(record.getMessage().split())
+            if word and message == self._last:
+                return  # of a file that is read twice, as for --compare
+            self._last = message
             self._console.print(Text(f"clearsr: {word}{message}"), soft_wrap=True)
         except Exception:
             self.handleError(record)
