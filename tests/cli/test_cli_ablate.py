@@ -83,7 +83,7 @@ def test_the_whole_command_and_a_second_run_that_trains_nothing(run, arguments, 
     assert text in outcome.out
     assert "| paper | 8 | **27.97** | **0.7619** |" in text and "| measured | 8 | " in text
     assert text.count("| measured |") == 3 and "2 steps of 2 crops of 32 pixels" in text
-    assert text.count("Window size 8 less Window size ") == 2  # the last row less each other
+    assert text.count("Window size: 8 less Window size: ") == 2  # the last row less each other
     again = run(*arguments, "--tables", "6")
     assert again.code == 0 and len(trained) == 3
     assert (tmp_path / "out" / "tables.md").read_text() == text

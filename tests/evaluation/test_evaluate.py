@@ -105,7 +105,7 @@ def test_the_difference_of_two_methods_is_taken_picture_by_picture():
     assert ours.less(theirs, "ssim") is None
     half = (high - low) / 2
     (note,) = paired_notes([ours, theirs], ["psnr", "ssim"])
-    assert note == f"a less b, picture by picture: PSNR +{differences.mean():.2f} ± {half:.2f}."
+    assert note == f"a less b, picture by picture: PSNR +{differences.mean():.3f} ± {half:.3f}."
 
 
 def test_other_conventions_are_taken_when_asked_for(scorer, pairs):

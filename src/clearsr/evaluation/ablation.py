@@ -183,7 +183,7 @@ def ablation_table(number: int, measured: Mapping[AblationRow, Evaluation], note
     extra = [name for name in ("niqe",) if name in names and "niqe_pyiqa" not in names]
     measures = (*published["measures"], *extra)
     named = [
-        replace(evaluation, method=", ".join(map(" ".join, zip(heads, row.cells, strict=True))))
+        replace(evaluation, method=", ".join(map(": ".join, zip(heads, row.cells, strict=True))))
         for row, evaluation in reversed(own)
     ]
     notes = (

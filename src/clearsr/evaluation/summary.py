@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.evaluation.evaluate import Evaluation
-from clearsr.evaluation.measures import MEASURES, shown
+from clearsr.evaluation.measures import MEASURES
 from clearsr.evaluation.tables import Table, TableRow
 
 
@@ -39,11 +39,12 @@ def summary_table(evaluations: Sequence[Evaluation], count: int, config: Evaluat
 def paired_notes(evaluations: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
     """A line for each other method: the first less it, picture by picture, with the interval."""
     first, *others = evaluations
+    digits = {name: max(3, MEASURES[name].decimals) for name in names}  # differences are small
     notes = []
     for other in others:
         found = {name: first.less(other, name) for name in names}
         parts = [
-            f"{MEASURES[name].label} {i.mean:+.{MEASURES[name].decimals}f} ± {shown(name, i.half_width)}"
+            f"{MEASURES[name].label} {i.mean:+.{digits[name]}f} ± {i.half_width:.{digits[name]}f}"
             for name, i in found.items()
             if i is not None and not math.isnan(i.half_width)
         ]
