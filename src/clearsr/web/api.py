@@ -112,11 +112,8 @@ async def _read_request(request: Request, folder: Path, service: Service) -> tup
     """
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError(415, "not_multipart", "send multipart/form-data with the picture as `file`")
-    seconds = service.upscaler.limits.upload_seconds
     try:
-        form = await asyncio.wait_for(request.form(max_files=1, max_fields=len(FIELDS)), seconds)
-    except asyncio.TimeoutError:  # noqa: UP041  (another class before Python 3.11)
-        raise RequestError(408, "slow_upload", f"the upload took longer than {seconds:g} s") from None
+        form = await request.form(max_files=1, max_fields=len(FIELDS))
     except HTTPException as error:
         raise RequestError(400, "bad_request", str(error.detail)) from None
     async with _closing(form):

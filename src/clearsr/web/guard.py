@@ -3,10 +3,12 @@
 It sees every request, those of the page as well as those of the API, before anything of them is read.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
 import re
+import time
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -23,6 +25,14 @@ COOKIE = "clearsr_session"
 _LOGIN_BYTES = 4096
 # Gradio would fetch these addresses for the client.
 _FETCHES = re.compile(r"/(file|proxy)=\s*/*https?:|/proxy=", re.IGNORECASE)
+# What there is. Gradio has more than its page needs: some write to a hub, some show what runs inside.
+_ROUTES = re.compile(
+    r"/|/healthz|/metrics|/openapi\.json|/v1/.*|/login|/config/?|/theme\.css|/favicon\.ico|/robots\.txt"
+    r"|/(static|assets|svelte)/.*"
+    r"|/gradio_api/(info/?|openapi\.json|config/?|queue/(join|data)|(call|run|api)/.*|upload|upload_progress"
+    r"|file=.*|file/.*|heartbeat/.*|startup-events|theme\.css|cancel|reset/?|app_id/?|login_check/?)",
+    re.DOTALL,
+)
 _OPEN = ("/healthz",)  # paths that need no token
 _SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -72,7 +82,8 @@ class Guard:
             return
         is_json = "/gradio_api/" in scope["path"] and "json" in headers.get("content-type", "")
         root = self._storage.root / "page" if is_json else None
-        await _bounded(self._app, scope, receive, sending, self._limit, root)
+        patient = _in_time(receive, self._config.upload_seconds)
+        await _bounded(self._app, scope, patient, sending, self._limit, root)
 
     def _check_origin(self, headers: dict[str, str]) -> None:
         """Other web pages may not use a server without a token, by a form or by a name of their own."""
@@ -97,11 +108,22 @@ class Guard:
             morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             morsel = None
-        if morsel is None or not _same(morsel.value, _session(token)):
+        if morsel is not None and _same(morsel.value, _session(token)):
+            self._check_cookie_origin(headers)
+        else:
             message = "a token is needed: send the header Authorization: Bearer TOKEN"
             raise RequestError(401, "no_token", message, {"WWW-Authenticate": "Bearer"})
 
+    def _check_cookie_origin(self, headers: dict[str, str]) -> None:
+        """A browser sends a cookie along for pages of other ports of the same machine, too."""
+        origin = headers.get("origin")
+        own = (headers.get("host"), headers.get("x-forwarded-host"))
+        if origin is not None and urlsplit(origin).netloc not in own:
+            raise RequestError(403, "wrong_origin", "requests from other web pages are refused")
+
     def _check_path(self, path: str) -> None:
+        if not _ROUTES.fullmatch(path):
+            raise RequestError(404, "not_here", f"{path[:100]}: no such route")
         if _FETCHES.search(path):
             raise RequestError(403, "no_fetching", "this server fetches nothing from other places")
         if path.endswith("/gradio_api/upload"):
@@ -156,37 +178,67 @@ async def _answer_page(send: Send, status: int, note: str = "") -> None:
 async def _bounded(
     app: App, scope: Scope, receive: Receive, send: Send, limit: int, files_root: Path | None
 ) -> None:
-    """Run the app on a request whose body ends the request when it is longer than `limit` bytes."""
-    received, is_over, has_started = 0, False, False
+    """Run the app on a request that is ended when its body is longer than `limit` bytes or does not come."""
+    received, has_started = 0, False
+    refusal: RequestError | None = None
 
     async def receiving() -> Message:
-        nonlocal received, is_over
-        message = await receive()
+        nonlocal received, refusal
+        try:
+            message = await receive()
+        except RequestError as error:
+            refusal = error
+            raise
         received += len(message.get("body", b""))
         if received > limit:
-            is_over = True
-            raise _too_large(limit)
+            refusal = _too_large(limit)
+            raise refusal
         return message
 
     async def sending(message: Message) -> None:
         nonlocal has_started
-        if is_over:  # whatever the app makes of it, the client is told what it is
+        if refusal is not None:  # whatever the app makes of it, the client is told what it is
             return
         has_started = True
         await send(message)
 
-    refusal = _too_large(limit)
     try:
         if files_root is not None:
             await with_own_files(app, scope, receiving, sending, files_root)
         else:
             await app(scope, receiving, sending)
-    except RequestError as error:
-        if not is_over and files_root is None:
-            raise
-        is_over, refusal = True, error
-    if is_over and not has_started:
+    except Exception as error:  # of a request that was refused, whatever it is follows from that
+        if refusal is None:
+            if files_root is None or not isinstance(error, RequestError):
+                raise
+            refusal = error
+    if refusal is not None and not has_started:
         await answer(send, refusal)
+
+
+def _in_time(receive: Receive, seconds: float) -> Receive:
+    """`receive` for a request whose whole body must have come so many seconds after it is first asked for."""
+    end: float | None = None
+    is_whole = False
+
+    async def receiving() -> Message:
+        nonlocal end, is_whole
+        end = end or time.monotonic() + seconds
+        if is_whole:  # what comes now is that the client has left, whenever it does
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, end - time.monotonic()))
+        except asyncio.TimeoutError:  # noqa: UP041  (another class before Python 3.11)
+            raise _too_slow(seconds) from None
+        is_whole = not message.get("more_body")
+        return message
+
+    return receiving
+
+
+def _too_slow(seconds: float) -> RequestError:
+    message = f"the upload took longer than {seconds:g} s"
+    return RequestError(408, "slow_upload", message, {"Connection": "close"})
 
 
 def _too_large(limit: int) -> RequestError:

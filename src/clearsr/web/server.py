@@ -17,6 +17,7 @@ from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.web.api import Service, add_routes
+from clearsr.web.connections import PatientProtocol
 from clearsr.web.estimate import Estimator
 from clearsr.web.guard import Guard
 from clearsr.web.jobs import JobQueue
@@ -87,7 +88,7 @@ def run_server(server: Server, config: ServingConfig, on_ready: Callable[[str], 
         on_ready(f"http://{name}:{port}/")
         options = uvicorn.Config(
             server.app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE,
-            timeout_keep_alive=15, server_header=False,
+            timeout_keep_alive=15, server_header=False, http=PatientProtocol,
         )  # fmt: skip
         # uvicorn raises the signal again when it is through, which would end the process before `close`.
         before = signal.signal(signal.SIGTERM, lambda *_: None)
