@@ -123,9 +123,8 @@ def test_from_upload_to_download(page, address, model_folder, tmp_path):
     page.click("#run")
     seen = watch(page, "Done.")
     assert any("step" in text and "of 25" in text for text in seen), seen
-    page.wait_for_function("document.querySelectorAll('#slider img').length == 2", timeout=WAIT)
-    sizes = page.eval_on_selector_all("#slider img", "all => all.map(i => [i.naturalWidth, i.naturalHeight])")
-    assert sizes == [[288, 192], [288, 192]]
+    sizes = "[...document.querySelectorAll('#slider img')].map(i => `${i.naturalWidth}x${i.naturalHeight}`)"
+    page.wait_for_function(f"{sizes}.join() == '288x192,288x192'", timeout=WAIT)
     assert "--alpha 0.03 --beta 0.01" in page.inner_text("#summary")
     with page.expect_download() as download:
         page.click("#png")

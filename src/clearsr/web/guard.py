@@ -122,10 +122,10 @@ class Guard:
             raise RequestError(403, "wrong_origin", "requests from other web pages are refused")
 
     def _check_path(self, path: str) -> None:
-        if not _ROUTES.fullmatch(path):
-            raise RequestError(404, "not_here", f"{path[:100]}: no such route")
         if _FETCHES.search(path):
             raise RequestError(403, "no_fetching", "this server fetches nothing from other places")
+        if not _ROUTES.fullmatch(path):
+            raise RequestError(404, "not_here", f"{path[:100]}: no such route")
         if path.endswith("/gradio_api/upload"):
             self._storage.make_room()
 
