@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from clearsr.atomic import written_aside
 from clearsr.pipeline import ClearSRPipeline
@@ -187,3 +189,49 @@ def test_a_later_run_removes_what_a_killed_one_left(run, model, photo, tmp_path,
     outcome = run(command, tmp_path / "in", "-o", tmp_path / "out", *more[command])
     assert outcome.code == 0, outcome.err
     assert sorted(path.name for path in left.parent.iterdir()) == [young.name, "a.png"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["degrade", "{in}", "-o", "{out}", "--upscale", "1", "--preset", "bicubic"],
+        ["data", "make-testset", "{in}", "-o", "{out}"],
+        ["data", "check", "{in}", "--shards", "{out}", "--crop", "64"],
+        ["evaluate", "--lr", "{in}", "--model", "none", "--baselines", "bicubic", "--measures", "niqe"]
+        + ["--save", "{out}"],
+        ["batch", "{in}", "-o", "{out}", "--engine", "local", "--workers", "1", "--steps", "0"]
+        + ["--manifest", "{manifest}"],
+    ],
+    ids=lambda command: "-".join(command[:2]) if command[0] == "data" else command[0],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing_half(run, tmp_path, command):
+    import resource
+
+    (tmp_path / "in").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "in" / "a.png")
+    places = {"in": tmp_path / "in", "out": tmp_path / "out", "manifest": tmp_path / "rows.jsonl"}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, limits[1]))
+    try:
+        outcome = run(*(part.format(**places) for part in command))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert outcome.code == 1, outcome.err
+    assert len(outcome.errors) == 1 and "file too large" in outcome.errors[0].lower()
+    assert "Traceback" not in outcome.err
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_fails_anywhere_is_one_line(run, monkeypatch):
+    def fail(_args):
+        raise OSError(errno.ENOSPC, "No space left on device", "/some/file")
+
+    monkeypatch.setattr("clearsr.cli.doctor.run", fail)
+    outcome = run("doctor")
+    assert (outcome.code, outcome.err) == (
+        1, "clearsr: error: /some/file: cannot be written: No space left on device\n",
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Test sets of one's own: the same bytes every time, pairs that belong together, nothing mixed."""
 
 import json
+import tarfile
 
 import pytest
 import torch
@@ -9,8 +10,8 @@ from clearsr.config.degradation import DegradationConfig
 from clearsr.degradation import degrade
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.pairs import find_testset, match_folders, read_8_bit
-from clearsr.evaluation.testset import TestsetConfig, make_testset
-from clearsr.image import ImageData, resize, write_image
+from clearsr.evaluation.testset import HR_FOLDER, LR_FOLDER, TestsetConfig, make_testset
+from clearsr.image import ImageData, read_image, resize, write_image
 from clearsr.seeds import make_generator
 
 
@@ -105,3 +106,30 @@ def test_names_that_meet_and_sets_of_nothing(photographs, tmp_path, make_picture
 def test_a_crop_is_whole_lr_pixels():
     with pytest.raises(ValueError, match="multiple of upscale, 4"):
         TestsetConfig(crop=30)
+
+
+def test_lists_and_shards_are_taken_as_check_takes_them(photographs, tmp_path):
+    (tmp_path / "list.txt").write_text(f"# mine\n{photographs.name}/a.png\n")
+    listed = make_testset([tmp_path / "list.txt"], tmp_path / "listed", TestsetConfig())
+    named = make_testset([photographs / "a.png"], tmp_path / "named", TestsetConfig())
+    assert listed.names == named.names == ("a",)
+    for part in (LR_FOLDER, HR_FOLDER):
+        one, other = (tmp_path / folder / part / "a.png" for folder in ("listed", "named"))
+        assert one.read_bytes() == other.read_bytes()
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        archive.add(photographs / "a.png", "x/a.png")
+    assert make_testset([tmp_path / "shard.tar"], tmp_path / "t", TestsetConfig()).names == ("x/a",)
+    assert (tmp_path / "t" / HR_FOLDER / "x" / "a.png").read_bytes() == other.read_bytes()
+
+
+def test_equal_names_in_two_folders_are_told_apart(tmp_path, make_picture):
+    for index, place in enumerate(("one/in", "two/in", "three")):
+        (tmp_path / place).mkdir(parents=True)
+        name = "b.png" if place == "three" else "a.png"
+        write_image(ImageData(make_picture(20, 20, seed=index)), tmp_path / place / name)
+    inputs = [tmp_path / "one" / "in", tmp_path / "two" / "in", tmp_path / "three"]
+    made = make_testset(inputs, tmp_path / "t", TestsetConfig())
+    assert made.names == ("one/in/a", "two/in/a", "b")
+    for index, name in enumerate(made.names):
+        written = read_image(tmp_path / "t" / HR_FOLDER / f"{name}.png").color
+        assert torch.allclose(written, make_picture(20, 20, seed=index), atol=0.51 / 255)

@@ -4,6 +4,7 @@ Nothing but the standard library is imported here, so that `clearsr --help` answ
 put right ends in one line on stderr; anything else is a bug and keeps its traceback.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from clearsr.cli.parser import Parser, UsageError, closest, complain
 from clearsr.errors import ClearSRError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_TERMINATED = 1, 2, 130, 141, 143
+_OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # no mistake of ours
 
 
 class _Terminated(KeyboardInterrupt):
@@ -95,6 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; keep Python from flushing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_PIPE_CLOSED
+    except OSError as error:
+        if error.errno not in _OF_THE_SYSTEM:
+            raise
+        complain(f"{error.filename or 'output'}: cannot be written: {error.strerror}")
+        return EXIT_FAILED
 
 
 @contextmanager

@@ -101,10 +101,14 @@ class ShardWriter:
         """Close the shard in hand, give it its name and an index."""
         if self._archive is None:
             return
-        self._archive.close()
         shard = self._folder / f"crops-{self._shards:05d}.tar"
-        os.replace(self._aside(), shard)
-        write_index(shard)
+        try:
+            self._archive.close()
+            os.replace(self._aside(), shard)
+            write_index(shard)
+        except OSError as error:
+            self._aside().unlink(missing_ok=True)
+            raise ClearSRError(f"--shards {shard}: cannot be written ({error.strerror or error})") from None
         self._archive, self._written, self._shards = None, 0, self._shards + 1
 
     def _aside(self) -> Path:

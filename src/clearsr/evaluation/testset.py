@@ -6,21 +6,24 @@ and nothing of the machine is written down, so a second run gives the same bytes
 
 import hashlib
 import json
+import os
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field, model_validator
 
-from clearsr.atomic import write_text
+from clearsr.atomic import remove_unfinished, write_text
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationConfig
+from clearsr.data.sources import ImageItem, decode, list_items
 from clearsr.degradation import crop_to_multiple, degrade
 from clearsr.errors import ClearSRError
-from clearsr.image import ImageData, ListedImage, fill_transparent, list_images, read_image, write_image
+from clearsr.image import ImageData, fill_transparent, read_image, write_image
 from clearsr.seeds import make_generator
 
 LR_FOLDER, HR_FOLDER, MANIFEST = "test_LR", "test_HR", "manifest.json"
@@ -71,24 +74,25 @@ def make_testset(
     """Write `test_LR/NAME.png`, `test_HR/NAME.png` and `manifest.json` below `folder`.
 
     Args:
-        inputs: photographs, and folders of them (recursive).
+        inputs: photographs, folders of them (recursive), `.txt` lists and `.tar` shards.
         on_image: called with (done, total) after each.
 
     Raises:
         ClearSRError: there are no photographs, two would get the same name, the folder holds other pictures
             or cannot be written, or nothing was made.
     """
-    listed = _named(list_images(inputs))
+    listed = _named(list_items(inputs))
     _refuse_others(folder, set(listed))
+    remove_unfinished((folder / part / name).parent for part in (LR_FOLDER, HR_FOLDER) for name in listed)
     records, left_out, failed = [], [], []
     for done, (name, image) in enumerate(listed.items(), start=1):
         try:
-            hr = _square(read_image(image.file), config)
+            hr = _square(_read(image), config)
         except ClearSRError as error:
             failed.append(str(error))
         else:
             if hr is None:
-                left_out.append(image.relative.as_posix())
+                left_out.append(image.name)
             else:
                 records.append(_write_pair(name, hr, image, folder, config))
         if on_image is not None:
@@ -107,17 +111,42 @@ def make_testset(
     return Testset(tuple(record["name"] for record in records), tuple(left_out), tuple(failed))
 
 
-def _named(images: Sequence[ListedImage]) -> dict[str, ListedImage]:
-    """The photographs by the names of their pairs: their paths without suffix."""
-    named: dict[str, ListedImage] = {}
-    for image in images:
-        name = image.relative.with_suffix("").as_posix()
-        if name in named:
+def _named(items: Sequence[ImageItem]) -> dict[str, ImageItem]:
+    """The photographs by the names of their pairs: their paths without suffix, below what was named.
+
+    Those that would meet and lie in different folders or shards get these before their names.
+    """
+    places = defaultdict(list)
+    for item in items:
+        places[_stem(item.name)].append(_place(item))
+    named: dict[str, ImageItem] = {}
+    for name, found in ((_stem(item.name), item) for item in items):
+        item = found
+        if len(places[name]) > 1:
+            inner = _place(item).relative_to(os.path.commonpath(places[name]))
+            item = item._replace(name=(inner / PurePosixPath(item.name).name).as_posix())
+        key = _stem(item.name)
+        if key in named:
             raise ClearSRError(
-                f"{named[name].file} and {image.file} would both become {name}.png; rename one"
+                f"{named[key].label()} and {item.label()} would both become {key}.png; rename one"
             )
-        named[name] = image
+        named[key] = item
     return named
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).with_suffix("").as_posix()
+
+
+def _place(item: ImageItem) -> Path:
+    """The folder that a photograph lies in; of one in a shard, the shard without suffix as if it were one."""
+    path = Path(os.path.abspath(item.path))
+    return path.parent if item.offset is None else path.with_suffix("") / PurePosixPath(item.name).parent
+
+
+def _read(item: ImageItem) -> ImageData:
+    """A photograph, of its own or in a shard (where transparency is dropped)."""
+    return read_image(item.path) if item.offset is None else ImageData(decode(item).float() / 255)
 
 
 def _refuse_others(folder: Path, names: set[str]) -> None:
@@ -140,13 +169,13 @@ def _square(image: ImageData, config: TestsetConfig) -> torch.Tensor | None:
 
 
 def _write_pair(
-    name: str, hr: torch.Tensor, image: ListedImage, folder: Path, config: TestsetConfig
+    name: str, hr: torch.Tensor, image: ImageItem, folder: Path, config: TestsetConfig
 ) -> dict[str, Any]:
     """Write one pair; returns what the manifest says of it."""
     hr = hr.mul(255).round() / 255  # what the file will hold, also of 16-bit photographs
-    generator = make_generator("testset", config.seed, image.relative.as_posix())
+    generator = make_generator("testset", config.seed, image.name)
     lr = degrade(hr, config.degradation, generator, config.upscale)
-    record: dict[str, Any] = {"name": name, "source": image.relative.as_posix()}
+    record: dict[str, Any] = {"name": name, "source": image.name}
     for part, color in ((LR_FOLDER, lr), (HR_FOLDER, hr)):
         path = folder / part / f"{name}.png"
         try:
