@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from clearsr.cli.parser import Parser, UsageError, closest, complain
 from clearsr.errors import ClearSRError
+from clearsr.native_output import own_stderr
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_TERMINATED = 1, 2, 130, 141, 143
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # no mistake of ours
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 (something failed), 2 (wrong usage), 130 (Ctrl-C), 143 (SIGTERM).
     """
+    if argv is None:  # this is the command, not a function of somebody's program
+        own_stderr()
     # torch reads this when it is imported: what Apple's GPUs cannot do yet is then done on the CPU.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     try:

@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -53,7 +54,8 @@ class ShardWriter:
         if kind is None:
             self._finish()
         elif self._archive is not None:
-            self._archive.close()
+            with suppress(OSError):  # a full disk cannot take its end either
+                self._archive.close()
             self._aside().unlink(missing_ok=True)
 
     def add(self, item: ImageItem, pixels: torch.Tensor) -> None:

@@ -16,6 +16,7 @@ import tifffile
 import torch
 from PIL import Image
 
+from clearsr import native_output
 from clearsr.errors import ClearSRError, one_line
 from clearsr.image.data import ImageData, display_name, from_raster, to_levels, upright_size
 from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header
@@ -118,7 +119,7 @@ def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
 def _guarded(source: str, max_pixels: int) -> Iterator[None]:
     """Within the block whatever a decoder raises becomes a `ClearSRError` that names the file."""
     try:
-        with _pillow_at_rest(max_pixels):
+        with _pillow_at_rest(max_pixels), native_output.dropped():
             yield
     except ClearSRError:
         raise
