@@ -7,7 +7,7 @@ from clearsr import memory
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.memory import VaeCost, Workload, plan_work
+from clearsr.memory import InputCost, VaeCost, Workload, plan_work
 
 CPU = torch.device("cpu")
 GB = 1_000_000_000
@@ -57,6 +57,18 @@ def test_what_a_vae_keeps_between_its_layers_counts_beyond_a_piece():
     assert not plan_work((1024, 1024), cost, 2 * GB, CPU).is_in_blocks
     assert plan_work((1024, 1032), cost, 2 * GB, CPU).is_in_blocks
     assert not plan_work((1024, 1032), cost, 4 * GB, CPU).is_in_blocks
+
+
+def test_what_reading_takes_counts():
+    """Of the whole where all is in memory; in blocks what the format forces to be decoded at once."""
+    budget, size = int(1.2 * GB), (1000, 1000)
+    assert not plan_work(size, COST, budget, CPU).is_in_blocks
+    in_blocks = plan_work(size, COST, budget, CPU, InputCost(whole=200_000_000))
+    assert in_blocks.is_in_blocks and in_blocks.piece == plan_work(size, COST, budget, CPU).piece
+    held = plan_work(size, COST, budget, CPU, InputCost(200_000_000, 200_000_000))
+    assert held.is_in_blocks and held.piece < in_blocks.piece
+    with pytest.raises(ClearSRError, match="too little; .* needs about 1.26 GB"):
+        plan_work(size, COST, budget, CPU, InputCost(580_000_000, 580_000_000))
 
 
 def test_what_this_process_holds_is_measured(monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.image import check_output, open_source, read_image, read_size, write_blocks, write_image
+from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
 from clearsr.image.blocks import is_streamed
 from clearsr.image.data import display_name
 from clearsr.memory import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
@@ -113,8 +113,10 @@ def upscale_to_file(
     from clearsr.pipeline_steps import MAX_OUTPUT_PIXELS, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
-    size = result_size(*read_size(job.input), sampling)
-    workload = pipeline.plan(size, sampling)
+    input_size, reading = read_header(job.input)
+    _check_room(job.input, input_size, reading.in_parts, sampling.max_memory)
+    size = result_size(*input_size, sampling)
+    workload = pipeline.plan(size, sampling, reading)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         workload = workload._replace(is_in_blocks=True)
 
@@ -160,6 +162,21 @@ def _upscale_in_blocks(
         )
         write_blocks(job.output, size, workload.piece, blocks, output)
     return size
+
+
+def _check_room(path: Path, size: tuple[int, int], needed: int, max_memory: int | None) -> None:
+    """See that a file of a format that is decoded whole fits into memory, before it is decoded.
+
+    Raises:
+        ClearSRError: it does not.
+    """
+    free = free_bytes(max_memory, torch.device("cpu"))
+    if 0 < free < needed:  # where nothing is left, planning says so
+        raise ClearSRError(
+            f"{display_name(path)}: decoding {size[1]}x{size[0]} takes {as_text(needed)}, "
+            f"{as_text(free)} are left beside the model; raise --max-memory, or make it a TIFF "
+            "(grey or RGB, 8 or 16 bits, one page), which is read in parts"
+        )
 
 
 def _open_folder(job: Job, size: tuple[int, int]) -> None:

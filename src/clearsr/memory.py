@@ -87,18 +87,40 @@ class VaeCost(NamedTuple):
         return int((side + self.margin) ** 2 * self.per_pixel)
 
 
-def plan_work(size: tuple[int, int], cost: VaeCost, max_memory: int | None, device: torch.device) -> Workload:
+class InputCost(NamedTuple):
+    """Memory that reading an image takes at its peak, in bytes.
+
+    Attributes:
+        whole: where it is read at once.
+        in_parts: where it is read part by part, as far as its format can be.
+    """
+
+    whole: int = 0
+    in_parts: int = 0
+
+
+IN_MEMORY = InputCost()  # an image that need not be read
+
+
+def plan_work(
+    size: tuple[int, int],
+    cost: VaeCost,
+    max_memory: int | None,
+    device: torch.device,
+    reading: InputCost = IN_MEMORY,
+) -> Workload:
     """The most that fits into the budget.
 
     Args:
         size: height and width of the output.
         cost: what the VAE takes.
         max_memory: the budget; None takes what is available now.
+        reading: what reading the image takes.
 
     Raises:
         ClearSRError: the budget is too small for anything.
     """
-    free = free_bytes(max_memory, torch.device("cpu"))
+    free = free_bytes(max_memory, torch.device("cpu")) - reading.in_parts
     free_on_device = free if device.type == "cpu" else free_bytes(max_memory, device)
     height, width = size
     costs = {side: cost.of_piece(side) for side in PIECE_SIDES}
@@ -117,7 +139,7 @@ def plan_work(size: tuple[int, int], cost: VaeCost, max_memory: int | None, devi
         )
     piece = fitting[0]
     per_pixel = IN_MEMORY_BYTES_PER_PIXEL + (cost.kept_per_pixel if max(size) > piece else 0)
-    whole = height * width * per_pixel + costs[piece] <= free
+    whole = height * width * per_pixel + costs[piece] + reading.whole - reading.in_parts <= free
     return Workload(piece=piece, is_in_blocks=not whole)
 
 

@@ -30,6 +30,8 @@ from clearsr.hardware import (
 from clearsr.image import ImageData, from_pil, to_pil
 from clearsr.image.source import DataSource
 from clearsr.memory import (
+    IN_MEMORY,
+    InputCost,
     Workload,
     plan_work,
     with_less_on_failure,
@@ -201,13 +203,16 @@ class ClearSRPipeline(PipelineSteps):
             results.update(zip(group, done, strict=True))
         return [results[i] for i in range(len(images))]
 
-    def plan(self, size: tuple[int, int], config: SamplingConfig) -> Workload:
+    def plan(self, size: tuple[int, int], config: SamplingConfig, reading: InputCost = IN_MEMORY) -> Workload:
         """How much to do at once for a result of that height and width, within `config.max_memory`.
+
+        Args:
+            reading: what reading the input takes, unless it is in memory already.
 
         Raises:
             ClearSRError: the budget is too small for anything.
         """
-        return plan_work(size, self.vae_cost(), config.max_memory, self.device)
+        return plan_work(size, self.vae_cost(), config.max_memory, self.device, reading)
 
     @torch.no_grad()
     def upscale_with(

@@ -6,6 +6,7 @@ import tifffile
 from PIL import Image
 
 from clearsr import files, memory
+from clearsr.image import read_header, reading
 
 
 @pytest.fixture
@@ -56,3 +57,18 @@ def test_too_little_names_what_is_needed(upscale, photo, tmp_path):
     outcome = upscale(photo(), "-o", tmp_path / "out", "--max-memory", "20MB")
     assert outcome.code == 1
     assert "max_memory: 20 MB is too little" in outcome.errors[0] and "--max-memory" in outcome.errors[0]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp"])
+def test_what_cannot_be_decoded_whole_is_refused_before(upscale, photo, tmp_path, monkeypatch, name):
+    """One byte less than decoding takes; as a TIFF it would take none."""
+    given, as_tiff = photo(name, 40, 60), photo("a.tif", 40, 60)
+    needed = read_header(given)[1].in_parts
+    monkeypatch.setattr(files, "free_bytes", lambda *_: needed - 1)
+    monkeypatch.setattr(reading, "decode", lambda *_: pytest.fail("was decoded"))
+    outcome = upscale(given, "-o", tmp_path / "out.tif")
+    assert outcome.code == 1 and len(outcome.errors) == 1
+    assert f"{name}: decoding 60x40 takes" in outcome.errors[0]
+    assert "raise --max-memory" in outcome.errors[0] and "TIFF" in outcome.errors[0]
+    monkeypatch.undo()
+    assert read_header(as_tiff)[1].in_parts == 0 < read_header(as_tiff)[1].whole

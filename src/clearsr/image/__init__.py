@@ -10,7 +10,7 @@ from clearsr.image.data import ImageData, ImageMetadata
 from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
 from clearsr.image.listing import IMAGE_SUFFIXES, ListedImage, list_images
 from clearsr.image.modes import from_pil, to_pil
-from clearsr.image.reading import ChooseWindow, open_source, read_image, read_levels, read_size
+from clearsr.image.reading import ChooseWindow, open_source, read_header, read_image, read_levels, read_size
 from clearsr.image.writing import check_output, output_suffixes, write_image
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "open_source",
     "output_suffixes",
     "pad_to_multiple",
+    "read_header",
     "read_image",
     "read_levels",
     "read_size",

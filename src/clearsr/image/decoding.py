@@ -30,6 +30,11 @@ _JUDGED_WHOLE = ("I", "F")  # modes whose range of values says whether the pictu
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+# Bytes per pixel that decoding takes at its peak: Pillow's image, a converted one, and twice the samples.
+_PEAK_BYTES = {"1": 4, "L": 4, "P": 12, "RGB": 10, "RGBA": 12, "RGBX": 12, "CMYK": 14, "YCbCr": 14, "LAB": 14}
+_PEAK_OF_OTHERS, _PEAK_OF_16_BITS = 24, 28  # 16-bit RGB: 20 was measured, and 12 as planar TIFF
+_OWN_BUFFERS = {"WEBP": 8, "AVIF": 8}  # of decoders that hold the whole image themselves; WebP's was measured
+
 ChooseWindow = Callable[[int, int], Window]  # height and width of the upright picture -> a part of it
 
 
@@ -104,6 +109,13 @@ def open_header(file: BinaryIO, source: str) -> Image.Image | None:
         raise ClearSRError(f"{source}: is a HEIC image; to read it, pip install 'clearsr[heif]'") from None
     pillow_heif.register_heif_opener()
     return Image.open(file, formats=["HEIF"])
+
+
+def peak_bytes_per_pixel(image: Image.Image | None) -> int:
+    """What `decode` takes at its peak for an opened file, or for one that only `tifffile` knows (None)."""
+    if image is None or layout_of(image) in ("two_bytes", "unusual"):
+        return _PEAK_OF_16_BITS
+    return _PEAK_BYTES.get(image.mode, _PEAK_OF_OTHERS) + _OWN_BUFFERS.get(str(image.format), 0)
 
 
 def _cut(decoded: Decoded, choose: ChooseWindow | None) -> Decoded:

@@ -19,12 +19,14 @@ from PIL import Image
 from clearsr import native_output
 from clearsr.errors import ClearSRError, one_line
 from clearsr.image.data import ImageData, display_name, from_raster, to_levels, upright_size
-from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header
+from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header, peak_bytes_per_pixel
 from clearsr.image.deep import check_size, orientation_tag
 from clearsr.image.metadata import header_orientation
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
+from clearsr.memory import InputCost
 
 MAX_PIXELS = 300_000_000
+_FLOAT_BYTES = 16  # per pixel of `ImageData`: colour and transparency
 _RAW_SUFFIXES = frozenset(
     (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".kdc", ".mef", ".mos", ".mrw", ".nef")
     + (".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srf", ".srw", ".x3f")
@@ -83,6 +85,15 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         ClearSRError: as `read_image`.
     """
+    return read_header(path, max_pixels)[0]
+
+
+def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, int], InputCost]:
+    """What `read_size` says, and the memory that `read_image` and `open_source` take for it.
+
+    Raises:
+        ClearSRError: as `read_image`.
+    """
     source = display_name(path)
     _check_file(path, source)
     with _guarded(source, max_pixels), path.open("rb") as file:
@@ -97,7 +108,12 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
             width, height = image.size
             # Pillow states the size of a TIFF as it will be once it is turned upright.
             orientation = 1 if image.format == "TIFF" else header_orientation(image)
-    return upright_size(height, width, orientation)
+        decoding = peak_bytes_per_pixel(image) * height * width
+        parts = TiffSource.open(path, source, max_pixels)
+        if parts is not None:
+            parts.close()
+    cost = InputCost(decoding + _FLOAT_BYTES * height * width, decoding if parts is None else 0)
+    return upright_size(height, width, orientation), cost
 
 
 def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
