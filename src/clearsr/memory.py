@@ -23,9 +23,12 @@ T = TypeVar("T")
 
 PIECE_SIDES = (1024, 768, 512, 384, 256)  # pixels; multiples of 128: of all foldings, and of a TIFF's 16
 SHARE_OF_AVAILABLE = 0.8
-# With room to spare for the compact model, not fitted (docs/performance.md has peaks): bytes per output pixel
-# when the image is in memory as a whole, and per activation of the VAE's finest level.
-IN_MEMORY_BYTES_PER_PIXEL = 160
+# Bytes per output pixel when the image is in memory as a whole: a line through the compact model's peaks from
+# 1 to 17 megapixels (docs/performance.md) rises by 183.
+IN_MEMORY_BYTES_PER_PIXEL = 185
+# How many of its largest activations a VAE has at once while it works on a piece. Chosen above what was found:
+# 8.6 for Stable Diffusion's in windows of 256 pixels, 3.4 for it as a whole; the compact model keeps its
+# budgets with it (docs/performance.md has both).
 ACTIVATION_COPIES = 10
 LOCAL_MARGIN = 320  # pixels around a piece of the compact model's VAE, both sides together
 _SAMPLE_BYTES = 6  # RGB of 16 bits
