@@ -29,7 +29,7 @@ from clearsr.hardware import (
 from clearsr.image.alpha import fill_transparent, resize_alpha
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
-from clearsr.memory import ACTIVATION_COPIES, LOCAL_MARGIN, VaeCost
+from clearsr.memory import LOCAL_COPIES, LOCAL_MARGIN, WINDOWED_COPIES, VaeCost
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
 from clearsr.models.windowed_layers import NewMap
@@ -171,8 +171,8 @@ class PipelineSteps:
     def vae_cost(self) -> VaeCost:
         """What encoding and decoding take."""
         latents = self.network.latents
-        margin = LOCAL_MARGIN if latents.decodes_locally else 0
-        return VaeCost(ACTIVATION_COPIES * latents.bytes_per_pixel(), margin, latents.map_bytes_per_pixel())
+        copies, margin = (LOCAL_COPIES, LOCAL_MARGIN) if latents.decodes_locally else (WINDOWED_COPIES, 0)
+        return VaeCost(copies * latents.bytes_per_pixel(), margin, latents.map_bytes_per_pixel())
 
     def grid_store(self, config: SamplingConfig, piece: int, folder: Path) -> GridStore:
         """Where what is as large as the image lies while it is worked on in pieces of that side."""
