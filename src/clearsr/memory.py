@@ -27,7 +27,7 @@ SHARE_OF_AVAILABLE = 0.8
 # 1 to 17 megapixels (docs/performance.md) rises by 183.
 IN_MEMORY_BYTES_PER_PIXEL = 185
 # How many of its largest activations a VAE has at once while it works on a piece, with all that lives beside.
-# The compact model's peaks under four budgets rise by 13.2; Stable Diffusion's took 8.6 in windows of 256 pixels.
+# The compact model's peaks under four budgets rise by 13.2; Stable Diffusion's was 8.6 at 256 pixels.
 LOCAL_COPIES, WINDOWED_COPIES = 14, 10
 LOCAL_MARGIN = 320  # pixels around a piece of the compact model's VAE, both sides together
 _SAMPLE_BYTES = 6  # RGB of 16 bits
