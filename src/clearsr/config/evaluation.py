@@ -8,7 +8,7 @@ from clearsr.config.base import FrozenConfig
 
 MeasureName = Literal[
     "psnr",
-    "psnr_exact",
+    "psnr_pyiqa",
     "psnr_rounded",
     "psnr_rgb",
     "ssim",

@@ -1,9 +1,9 @@
 """Every measure that `clearsr evaluate` knows: one table, and the class that takes them of a picture.
 
-PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). A bare
-label is on the scale of the published tables: `psnr` has pyiqa's epsilon, `ssim_rounded` rounds the luma to
-levels as pyiqa does, and `niqe_pyiqa` has the original's pristine model. Other conventions, those of other
-harnesses' logs, are taken when they are asked for. What cannot be had is listed with its reason.
+PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). `psnr` and
+`ssim` are scikit-image's; `ssim_rounded` rounds the luma to levels as pyiqa does, and `niqe_pyiqa` has the
+original's pristine model. Other conventions, those of other harnesses' logs, are taken when they are asked for.
+What cannot be had is listed with its reason.
 """
 
 import logging
@@ -54,7 +54,7 @@ class Measure:
 
 MEASURES: dict[str, Measure] = {
     "psnr": Measure("PSNR", "high", 2),
-    "psnr_exact": Measure("PSNR (exact)", "high", 2, on_request=True),
+    "psnr_pyiqa": Measure("PSNR (pyiqa)", "high", 2, on_request=True),
     "psnr_rounded": Measure("PSNR (rounded luma)", "high", 2, on_request=True),
     "psnr_rgb": Measure("PSNR (RGB)", "high", 2, on_request=True),
     "ssim": Measure("SSIM (exact)", "high", 4),
@@ -179,7 +179,7 @@ class Scorer:
         assert hr is not None, "measures that need an original are missing without one"
         variant = {"round_luma": name.endswith("_rounded"), "rgb": name.endswith("_rgb")}
         if name.startswith("psnr"):
-            return psnr(sr, hr, border, PYIQA_EPSILON if name == "psnr" else 0.0, **variant).item()
+            return psnr(sr, hr, border, PYIQA_EPSILON if name == "psnr_pyiqa" else 0.0, **variant).item()
         if name.startswith("ssim"):
             return ssim(sr, hr, border, **variant).item()
         return (laplacian_variance(sr) / laplacian_variance(hr)).item()
