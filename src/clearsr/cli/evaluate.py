@@ -44,10 +44,10 @@ only measures without an original remain.
 
 PSNR and SSIM are of the luma: BT.601 in studio range (16-235) of 8-bit RGB. The default leaves no border out,
 as pyiqa and the scripts of StableSR and OSEDiff do; SeeSR and classical tables leave out 4 (--crop-border 4).
-PSNR and SSIM (exact) are scikit-image's and BasicSR's. pyiqa, with which the tables of the diffusion papers were
-made, rounds the luma to whole levels for SSIM, and adds 1e-8 to the error for PSNR (0.001 dB at 44 dB):
-psnr_pyiqa. Other conventions are taken when --measures names them, that one too: psnr_rounded (luma in whole
-levels, as MATLAB's), psnr_rgb and ssim_rgb (all three channels).
+PSNR and SSIM (exact) are scikit-image's and BasicSR's. pyiqa, which made the tables of the diffusion papers,
+rounds the luma to whole levels for SSIM, and adds 1e-8 to the error for PSNR (0.001 dB at 44 dB). When
+--measures names them: psnr_pyiqa is the latter, psnr_rounded has the luma in whole levels, as MATLAB's,
+psnr_rgb and ssim_rgb are of all three channels.
 NIQE (ours) has a pristine model of our own: its numbers are on another scale than the published ones, which
 niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need pip install 'clearsr[eval]'.
 

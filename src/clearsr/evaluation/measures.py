@@ -1,9 +1,9 @@
 """Every measure that `clearsr evaluate` knows: one table, and the class that takes them of a picture.
 
-PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). `psnr` and
-`ssim` are scikit-image's; `ssim_rounded` rounds the luma to levels as pyiqa does, and `niqe_pyiqa` has the
-original's pristine model. Other conventions, those of other harnesses' logs, are taken when they are asked for.
-What cannot be had is listed with its reason.
+PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). `psnr`
+and `ssim` are scikit-image's; `ssim_rounded` rounds the luma to levels as pyiqa does, and `niqe_pyiqa` has
+the original's pristine model. Other conventions, those of other harnesses' logs, are taken when they are
+asked for. What cannot be had is listed with its reason.
 """
 
 import logging
