@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError
+from clearsr.image.checksums import check_sums
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
@@ -69,6 +70,8 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         layout = layout_of(image)
         if layout == "unusual":
             return _cut(_decode_unusual_tiff(encoded), choose)
+        with encoded.open() as again:
+            check_sums(again, image, source)
         if layout == "two_bytes":
             raster = read_both_bytes(image, encoded.open)
             exif = safe_exif(image, source)

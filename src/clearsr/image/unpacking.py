@@ -10,7 +10,7 @@ from typing import Any
 from clearsr.errors import ClearSRError
 
 _STEP = 2**20
-_DEFLATE, _LZMA = (8, 32946), 34925  # in TIFF's numbering
+DEFLATE, _LZMA = (8, 32946), 34925  # in TIFF's numbering
 _SLACK = 2**20  # encoders fill up the last strip or tile
 
 
@@ -23,7 +23,7 @@ def check_unpacked(packed: bytes, compression: int, wanted: int, source: str) ->
         ClearSRError: it does.
     """
     unpacker: Any
-    if compression in _DEFLATE:
+    if compression in DEFLATE:
         unpacker = zlib.decompressobj()
     elif compression == _LZMA:
         unpacker = lzma.LZMADecompressor()
