@@ -76,16 +76,19 @@ def test_the_whole_command_and_a_second_run_that_trains_nothing(run, arguments, 
     monkeypatch.setattr(
         ablation, "fit", lambda c, resume: (trained.append(c.output.parent.name), fit(c, resume))[1]
     )
-    outcome = run(*arguments, "--tables", "6")
+    outcome = run(*arguments, "--tables", "6", "--also", "controlnet")
     assert outcome.code == 0, outcome.err
-    assert trained == ["window-32", "window-16", "window-8"]
+    assert trained == ["window-32", "window-16", "window-8", "controlnet"]
+    against = load_config(TrainConfig, [tmp_path / "out" / "controlnet" / "run" / "config.yaml"])
+    assert not against.model.control.cross_attention and not against.model.control.structure_preserving
+    assert (tmp_path / "out" / "controlnet" / "run" / "export" / "model.safetensors").is_file()
     text = (tmp_path / "out" / "tables.md").read_text()
     assert text in outcome.out
     assert "| paper | 8 | **27.97** | **0.7619** |" in text and "| measured | 8 | " in text
     assert text.count("| measured |") == 3 and "2 steps of 2 crops of 32 pixels" in text
     assert text.count("Window size: 8 less Window size: ") == 2  # the last row less each other
     again = run(*arguments, "--tables", "6")
-    assert again.code == 0 and len(trained) == 3
+    assert again.code == 0 and len(trained) == 4
     assert (tmp_path / "out" / "tables.md").read_text() == text
 
 
@@ -140,6 +143,7 @@ def test_a_lora_row_trains_on_the_vae_encoder(run, arguments, tmp_path):
 @pytest.mark.parametrize(
     ("extra", "code", "says"),
     [
+        (["--also", "nothing"], 1, "nothing.yaml"),
         (["--tables", "4"], 1, "--tables 4: accepted are 2, 3, 6, 7, 8"),
         (["--sampling", "stps=1"], 2, "--sampling stps: unknown key; did you mean steps?"),
         (["--set", "stps=1"], 1, "stps: unknown key; did you mean steps?"),

@@ -26,6 +26,7 @@ of its own gives way to one there.
 
 OUT/ROW has each row's run and result.json; OUT/tables.md the tables. A run that was stopped goes on where it
 was; rows that are measured under the same settings are not run again, and the full model is trained once.
+--also controlnet trains what Figures 2 and 8 compare with: analyze --against OUT/controlnet/run/export.
 
 examples:
   clearsr ablate configs/ablations --testset DrealSRVal_crop128 --data data/train.txt -o runs/ablations
@@ -42,6 +43,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder of the results"
     )
     parser.add_argument("--tables", default=_TABLES, metavar="N,N,...", help=f"(default: {_TABLES})")
+    parser.add_argument(
+        "--also",
+        default="",
+        metavar="NAME,...",
+        help="further overlays of the folder that no table has, such as controlnet",
+    )
     training = parser.add_argument_group("training")
     training.add_argument("--recipe", type=Path, metavar="FILE", help="in place of what the overlays extend")
     training.add_argument("--from", dest="source", metavar="MODEL", help="a model of ours as the base")
@@ -76,11 +83,11 @@ def run(args: Namespace) -> int:
         raise UsageError(f"{args.overlays}: expected the folder of the overlays, such as configs/ablations")
 
     show_information()
-    from clearsr.evaluation.ablation import row_config, rows_of, run_ablations, run_row
+    from clearsr.evaluation.ablation import AblationRow, row_config, rows_of, run_ablations, run_row
     from clearsr.evaluation.measures import Scorer
     from clearsr.hardware import choose_device
 
-    rows = rows_of(tables)
+    rows = rows_of(tables) + [AblationRow(0, name, ()) for name in args.also.split(",") if name]
     plan = _plan(args)
     for row in rows:
         row_config(row, plan)
