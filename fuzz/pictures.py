@@ -41,11 +41,15 @@ def check_picture(data: bytes, folder: Path) -> None:
         with refusing():
             height, width = read_size(path, MAX_PIXELS)
             if height * width <= MAX_PIXELS:
-                levels = read_levels(path)
-                if levels.dtype != torch.uint8 or levels.shape[0] != 3:
-                    raise BrokenWordError(f"levels are {levels.dtype} {tuple(levels.shape)}")
+                _check_levels(path)
         with refusing():
             _check_source(path, image)
+
+
+def _check_levels(path: Path) -> None:
+    levels = read_levels(path)
+    if levels.dtype != torch.uint8 or levels.shape[0] != 3:
+        raise BrokenWordError(f"levels are {levels.dtype} {tuple(levels.shape)}")
 
 
 def _check_source(path: Path, whole: ImageData | None) -> None:

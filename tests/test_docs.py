@@ -226,6 +226,9 @@ def pictures(tmp_path, monkeypatch):
     grain = np.random.default_rng(0).random((520, 520, 3)) * 255
     Image.fromarray(grain.astype(np.uint8)).save(tmp_path / "photographs" / "large.png")
     (tmp_path / "photographs" / "small.png").unlink()
+    (tmp_path / "results").mkdir()  # somebody's, of the test set that docs/commands.md makes
+    picture.resize((512, 512)).save(tmp_path / "results" / "large.png")
+    (tmp_path / "published.log").write_text("large.png | PSNR: 8.0; SSIM: 0.1\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -135,10 +135,10 @@ def _spectra(
     with recording(network) as record:
         for timestep in timesteps:
             control_signals(network, z_lr, timestep)
-            for role, features in _features(network, record).items():
-                for place, feature in features.items():
-                    power = power_spectrum(feature[0]) / len(timesteps)
-                    sums[role][place] = sums[role].get(place, torch.zeros_like(power)) + power
+            features = _features(network, record)
+            for role, place in [(r, p) for r, places in features.items() for p in places]:
+                power = power_spectrum(features[role][place][0]) / len(timesteps)
+                sums[role][place] = sums[role].get(place, torch.zeros_like(power)) + power
     return sums
 
 

@@ -68,44 +68,48 @@ def run_processes(
         ClearSRError: the model cannot be loaded.
     """
     pool = _Pool(work, share, serve or _serve)
-    waiting = iter(items)
-    again: deque[_Task] = deque()
-    deaths_loading = 0
     try:
-        while True:
-            for member in pool.idle():
-                task = again.popleft() if again else next((_Task(item, 1) for item in waiting), None)
-                if task is None:
-                    break
-                member.give(task)
-            if not pool.busy() and not again:
-                return
-            rows = []
-            for member, answer in pool.answers():
-                if isinstance(answer, ClearSRError):
-                    raise answer
-                if isinstance(answer, Row):
-                    rows.append(answer)
-                if answer is not None:
-                    deaths_loading = 0
-                    continue
-                task = member.task
-                pool.replace(member)
-                if task is None:
-                    deaths_loading += 1
-                elif task.attempt < max_attempts:
-                    again.append(_Task(task.item, task.attempt + 1))
-                else:
-                    rows.append(given_up(task.item, task.attempt))
-            if deaths_loading >= _MAX_DEATHS_LOADING:
-                raise ClearSRError(
-                    f"workers end while they load the model, {deaths_loading} in a row; "
-                    "is there too little memory for --workers?"
-                )
-            if rows:
-                yield rows
+        yield from _done_by(pool, iter(items), max_attempts)
     finally:
         pool.close()
+
+
+def _done_by(pool: "_Pool", waiting: Iterator[Item], max_attempts: int) -> Iterator[list[Row]]:
+    """The rows of what waits, each time some are done."""
+    again: deque[_Task] = deque()
+    deaths_loading = 0
+    while True:
+        for member in pool.idle():
+            task = again.popleft() if again else next((_Task(item, 1) for item in waiting), None)
+            if task is None:
+                break
+            member.give(task)
+        if not pool.busy() and not again:
+            return
+        rows = []
+        for member, answer in pool.answers():
+            if isinstance(answer, ClearSRError):
+                raise answer
+            if isinstance(answer, Row):
+                rows.append(answer)
+            if answer is not None:
+                deaths_loading = 0
+                continue
+            task = member.task
+            pool.replace(member)
+            if task is None:
+                deaths_loading += 1
+            elif task.attempt < max_attempts:
+                again.append(_Task(task.item, task.attempt + 1))
+            else:
+                rows.append(given_up(task.item, task.attempt))
+        if deaths_loading >= _MAX_DEATHS_LOADING:
+            raise ClearSRError(
+                f"workers end while they load the model, {deaths_loading} in a row; "
+                "is there too little memory for --workers?"
+            )
+        if rows:
+            yield rows
 
 
 class _Task(NamedTuple):

@@ -101,9 +101,7 @@ def _timed(
     if subject != PRESET:
         pipeline = ClearSRPipeline.from_pretrained(subject, **pipeline_options(args))
     elif device.type == "cpu":
-        logger.warning(
-            "%s is not timed on a CPU, where an image of it takes the better part of an hour", PRESET
-        )
+        logger.warning("%s is not timed on a CPU, where an image of it takes minutes", PRESET)
         return counted, ""
     else:  # the time does not depend on what the weights are
         network = random_network(device, choose_precision(args.precision, device))

@@ -164,8 +164,8 @@ def _fields_at(schema: type[FrozenConfig], location: Sequence[str]) -> list[str]
     for part in location:
         field = current.model_fields.get(part)
         candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
-        nested = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not nested:
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
             return []
-        current = nested[0]
+        current = models[0]
     return list(current.model_fields)

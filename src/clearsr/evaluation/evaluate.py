@@ -146,8 +146,7 @@ def evaluate_outputs(
             " does: %s", len(cut), cut[0] if len(cut) == 1 else f"{cut[0]} and others",
         )  # fmt: skip
     if scorer.of_folders:
-        with _linked([pair.sr for pair in pairs]) as sr_folder, _linked([p.hr for p in pairs]) as hr_folder:
-            result.of_folders[None] = scorer.score_folders(sr_folder, hr_folder)
+        result.of_folders[None] = _folders_scored(scorer, [pair.sr for pair in pairs], pairs)
     return result
 
 
@@ -183,11 +182,8 @@ def evaluate_method(
                 if on_image is not None:
                     on_image(method.name, pair.name)
             if scorer.of_folders and folder is not None:
-                with (
-                    _linked([folder / f"{p.name}.png" for p in pairs]) as ours,
-                    _linked([pair.hr for pair in pairs]) as originals,
-                ):
-                    result.of_folders[seed] = scorer.score_folders(ours, originals)
+                outputs = [folder / f"{pair.name}.png" for pair in pairs]
+                result.of_folders[seed] = _folders_scored(scorer, outputs, pairs)
     return result
 
 
@@ -231,6 +227,14 @@ def _folder(keep: Path | None, needed: bool) -> Iterator[Path | None]:
         return
     with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:
         yield Path(folder)
+
+
+def _folders_scored(
+    scorer: Scorer, outputs: Sequence[Path | None], pairs: Sequence[ImagePair]
+) -> dict[str, float]:
+    """What compares the outputs as a whole with the originals as a whole."""
+    with _linked(outputs) as ours, _linked([pair.hr for pair in pairs]) as originals:
+        return scorer.score_folders(ours, originals)
 
 
 @contextmanager

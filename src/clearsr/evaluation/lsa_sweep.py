@@ -6,6 +6,7 @@ E' and the image prompt run once per picture; only the denoising loop and the de
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import torch
 
@@ -94,25 +95,20 @@ def sweep_lsa(
         for beta in betas
     }
     sweep = Sweep(alphas, betas, evaluations)
-    for pair in pairs:
+    for pair, seed in product(pairs, plan.seeds):
         assert pair.lr is not None and pair.hr is not None, "pairs to sweep over have both images"
         lr = read_image(pair.lr)
         hr = fitting_hr(read_8_bit(pair.hr), lr, pair.name)
-        for seed in plan.seeds:
-            own = config.model_copy(
-                update={
-                    "upscale": factor_of(lr, (hr.shape[1], hr.shape[2])),
-                    "seed": file_seed(seed, pair.lr.name),
-                }
-            )
-            run = _prepared(pipeline, lr, own)
-            for (alpha, beta), evaluation in evaluations.items():
-                picture = to_8_bit(run(alpha, beta))
-                evaluation.rows.append(Row(pair.name, seed, scorer.score(picture, hr)))
-                if pair.name == plan.example and seed == plan.seeds[0]:
-                    sweep.pictures[alpha, beta] = picture
-                if on_picture is not None:
-                    on_picture(pair.name)
+        factor = factor_of(lr, (hr.shape[1], hr.shape[2]))
+        own = config.model_copy(update={"upscale": factor, "seed": file_seed(seed, pair.lr.name)})
+        run = _prepared(pipeline, lr, own)
+        for (alpha, beta), evaluation in evaluations.items():
+            picture = to_8_bit(run(alpha, beta))
+            evaluation.rows.append(Row(pair.name, seed, scorer.score(picture, hr)))
+            if pair.name == plan.example and seed == plan.seeds[0]:
+                sweep.pictures[alpha, beta] = picture
+            if on_picture is not None:
+                on_picture(pair.name)
     return sweep
 
 
