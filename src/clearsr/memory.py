@@ -24,8 +24,7 @@ T = TypeVar("T")
 PIECE_SIDES = (1024, 768, 512, 384, 256)  # pixels; multiples of 128: of all foldings, and of a TIFF's 16
 SHARE_OF_AVAILABLE = 0.8
 # Bytes per output pixel when the image is in memory as a whole, beside the work on a piece. Both together are
-# more than the compact model's peaks from 1 to 17 megapixels, through which a line rises by 192 (docs/
-# performance.md).
+# more than the compact model's peaks from 1 to 17 megapixels (docs/performance.md), whose line rises by 192.
 IN_MEMORY_BYTES_PER_PIXEL = 185
 # How many of its largest activations a VAE has at once while it works on a piece, with all that lives beside.
 # The compact model's peaks under four budgets rise by 13.2; Stable Diffusion's was 8.6 at 256 pixels.
