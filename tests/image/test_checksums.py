@@ -84,6 +84,18 @@ def test_damage_in_the_pixels_of_a_png_is_an_error(pixels, tmp_path, bits):
                 read(path)
 
 
+def test_a_png_that_ends_within_its_pixels_is_called_incomplete(pixels, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    whole = path.read_bytes()
+    start, end = whole.find(b"IDAT") + 4, whole.rfind(b"IEND") - 4
+    for length in (start, start + 1, (start + end) // 2, end - 4, end - 1):
+        path.write_bytes(whole[:length])
+        for read in _READERS:
+            with pytest.raises(ClearSRError, match=r"a\.png: is damaged or incomplete"):
+                read(path)
+
+
 def test_a_png_with_much_behind_and_between_its_pixels_is_read(pixels, tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)

@@ -90,5 +90,8 @@ def _check_png(file: BinaryIO, source: str) -> None:
         while left > 0 and (part := file.read(min(left, _STEP))):
             sum_of_all = zlib.crc32(part, sum_of_all)
             left -= len(part)
-        if file.read(4) != sum_of_all.to_bytes(4, "big"):
+        found = file.read(4)
+        if len(found) < 4:
+            raise ClearSRError(f"{source}: is damaged or incomplete: the file ends within its pixels")
+        if found != sum_of_all.to_bytes(4, "big"):
             raise ClearSRError(f"{source}: is damaged: the checksum of its pixels is wrong")
