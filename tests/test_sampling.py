@@ -286,10 +286,18 @@ def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, 
     ("scheduler", "target"),
     [("ddpm", "step"), ("ddim", "step"), ("dpm++", "z_0"), ("unipc", "step"), ("euler", "step")],
 )
-def test_latents_on_disk_come_out_as_in_memory(
+def test_latents_on_disk_come_out_as_in_memory_and_none_stays_there(
     network, conditioning, tmp_path, monkeypatch, scheduler, target
 ):
     monkeypatch.setattr(sampling, "BAND_ROWS", 12)
+    step, remembered = sampling.Band.step, []
+
+    def watched(band, *args):
+        result = step(band, *args)
+        values = vars(band.scheduler).values()
+        remembered.extend(v for value in values for v in (value if isinstance(value, list) else [value]))
+        return result
+
     given = conditioning(batch=1, height=40, width=48)
     lsa = {"alpha": 0.1, "beta": 0.1, "target": target}
     config = _config(scheduler=scheduler, steps=4, lsa=lsa, tile={"size": 32, "overlap": 8})
@@ -297,7 +305,9 @@ def test_latents_on_disk_come_out_as_in_memory(
     whole = DiskTensor(given.embedding.mean.shape, tmp_path, CPU)
     on_disk = given._replace(embedding=LatentLR(*(whole.holding(part) for part in given.embedding)))
     tiles = []
+    monkeypatch.setattr(sampling.Band, "step", watched)
     result = denoise(network, on_disk, config, _generators(5), on_tile=lambda: tiles.append(1))
     assert isinstance(result, DiskTensor) and len(tiles) == 4 * 4
+    assert remembered and not any(isinstance(v, torch.Tensor) and v.ndim == 4 for v in remembered)
     # UniPC grows what sums of another order round differently.
     torch.testing.assert_close(result.read(), expected, atol=1e-4, rtol=1e-4)

@@ -147,7 +147,9 @@ class Band:
         self._convert_state(lambda value: value.read() if isinstance(value, DiskTensor) else value)
         self.scheduler.scale_model_input(z_t[..., :1, :1], timesteps[step])  # Euler complains if it is not
         z_t = self.scheduler.step(z_0, timesteps[step], z_t, **self._drawing).prev_sample
-        if isinstance(disk := self._whole, DiskTensor) and step + 1 < len(timesteps):
+        if step + 1 == len(timesteps):  # or all bands together would keep a latent in memory
+            self._convert_state(lambda value: None if _is_latent(value) else value)
+        elif isinstance(disk := self._whole, DiskTensor):
             self._convert_state(lambda value: disk.holding(value) if _is_latent(value) else value)
         return adjust(z_t, z_lr, step, len(timesteps), lsa) if lsa.target == "step" else z_t
 
