@@ -31,13 +31,13 @@ def written_aside(path: Path) -> Iterator[Path]:
         OSError: it cannot be made or renamed.
     """
     aside = path.with_name(f".clearsr-{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp")
-    with _held(aside):
-        try:
+    try:  # around all of it: a signal may come as soon as the file is made
+        with _held(aside):
             yield aside
             os.replace(aside, path)
-        finally:
-            with suppress(OSError):  # a disk that fails keeps it; what went wrong is being raised
-                aside.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError):  # a disk that fails keeps it; what went wrong is being raised
+            aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

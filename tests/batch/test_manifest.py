@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
+from clearsr.batch import manifest as module
 from clearsr.batch.manifest import Known, Manifest, Row, read_rows
 from clearsr.batch.parquet import check_parquet, write_parquet
 from clearsr.errors import ClearSRError
@@ -129,3 +131,23 @@ def test_parquet_holds_the_same_rows(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["m.jsonl", "table.parquet"]
     with pytest.raises(ClearSRError, match=r"expected a name that ends in \.parquet"):
         check_parquet("table.csv")
+
+
+def test_a_file_that_an_ending_run_replaced_is_opened_anew(tmp_path, monkeypatch):
+    path = tmp_path / "manifest.jsonl"
+    path.write_text("")
+    lock, calls = module._lock, []
+
+    def replaced_before_the_lock(file, name):
+        if not calls:  # between opening and locking, the other run compacts and lets go
+            (tmp_path / "new").write_text(ROWS[0].as_line() + "\n")
+            os.replace(tmp_path / "new", path)
+        calls.append(name)
+        lock(file, name)
+
+    monkeypatch.setattr(module, "_lock", replaced_before_the_lock)
+    book = Manifest(path)
+    book.append([ROWS[1]])
+    book.close()
+    assert len(calls) == 2
+    assert list(read_rows(path)) == ROWS[:2]

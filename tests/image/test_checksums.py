@@ -1,6 +1,7 @@
 """Damaged pixels are an error wherever the file has a checksum of them, whole and part by part."""
 
 import random
+import struct
 import zlib
 from contextlib import closing
 
@@ -133,3 +134,19 @@ def test_what_has_no_checksum_is_left_alone(pixels, tmp_path, compression):
     path = tmp_path / "a.tif"
     Image.fromarray(pixels).save(path, compression=compression)
     assert torch.equal(read_levels(path), torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+def test_a_tiff_that_states_two_sizes_is_not_read_in_parts(pixels, tmp_path):
+    """tifffile takes the first of two equal tags, Pillow the last."""
+    path = tmp_path / "a.tif"
+    _tiff(path, pixels, compression=None, rowsperstrip=_SIZE)
+    data = bytearray(path.read_bytes())
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = [bytes(data[start + 2 + 12 * index :][:12]) for index in range(count)]
+    height = next(entry for entry in entries if entry[:2] == struct.pack("<H", 257))
+    entries.insert(entries.index(height) + 1, height[:8] + struct.pack("<HH", 1, 0))
+    struct.pack_into("<I", data, 4, len(data))
+    path.write_bytes(data + struct.pack("<H", count + 1) + b"".join(entries) + bytes(4))
+    with pytest.raises(ClearSRError, match="48×1 and 48×48 are both its size"):
+        open_source(path)

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
@@ -14,6 +15,7 @@ from clearsr.batch.manifest import Row
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
+from clearsr.native_output import own_stderr
 
 logger = logging.getLogger(__name__)
 
@@ -175,11 +177,13 @@ class _Pool:
         self._members[self._members.index(member)] = self._start(member.number)
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes; those that are in work remove what they have half-written."""
         for member in self._members:
             member.process.terminate()
         for member in self._members:
             member.process.join(5)
+            if member.process.is_alive():
+                member.process.kill()
             member.pipe.close()
 
     def _start(self, number: int) -> _Member:
@@ -196,7 +200,9 @@ class _Pool:
 
 def _serve(pipe: Connection, work: WorkConfig, threads: int, device: str | None) -> None:
     """A worker process: load, say so, then a row for each item until the other end of the pipe closes."""
+    own_stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, _end)
     try:
         worker = Worker(work, threads, device)
         pipe.send(True)
@@ -208,3 +214,9 @@ def _serve(pipe: Connection, work: WorkConfig, threads: int, device: str | None)
         return
     except WorkerBrokenError as error:
         logger.error("%s", error)
+
+
+def _end(number: int, _frame: object) -> None:
+    """Leave a worker process by way of every `finally`, once."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)

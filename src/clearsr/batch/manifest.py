@@ -108,14 +108,8 @@ class Manifest:
             ClearSRError: it cannot be opened or locked, or is something else than a manifest.
         """
         self.path = path
+        self._file = _open_locked(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = path.open("a+b")
-        except OSError as error:
-            name = display_name(path)
-            raise ClearSRError(f"--manifest {name}: cannot be written: {error.strerror}") from None
-        try:
-            _lock(self._file, path)
             self._keys, self._values = self._index()
         except BaseException:
             self._file.close()
@@ -228,6 +222,30 @@ def _last_of_each(keys: np.ndarray) -> np.ndarray:
     is_last = np.zeros(len(keys), dtype=bool)
     is_last[len(keys) - 1 - first_from_behind] = True
     return is_last
+
+
+def _open_locked(path: Path) -> BinaryIO:
+    """The file, made if need be, opened for reading and appending, and locked.
+
+    Raises:
+        ClearSRError: it cannot be, or another run has it.
+    """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+b")
+        except OSError as error:
+            name = display_name(path)
+            raise ClearSRError(f"--manifest {name}: cannot be written: {error.strerror}") from None
+        try:
+            _lock(file, path)
+            # A run that was just ending may have removed or replaced what was opened.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
 
 
 def _lock(file: BinaryIO, path: Path) -> None:

@@ -21,6 +21,7 @@ from clearsr.batch.plan import Spool
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError, first_line
+from clearsr.native_output import own_stderr
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class RayWorker:
     def __init__(self, work: WorkConfig, threads: int, ledger: Any) -> None:
         import ray
 
+        own_stderr()
         self._ask = lambda method, *arguments: ray.get(getattr(ledger, method).remote(*arguments))
         self._ledger = ledger
         if not self._ask("may_load"):

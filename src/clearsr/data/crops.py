@@ -19,6 +19,7 @@ from clearsr.config.training import DataConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
 from clearsr.errors import ClearSRError
+from clearsr.native_output import own_stderr
 from clearsr.seeds import derive_seed, make_generator
 from clearsr.tiling import Window
 
@@ -225,5 +226,6 @@ def _prepare_worker(_: int) -> None:
     batch in hand to finish its step and save.
     """
     torch.set_num_threads(1)
+    own_stderr()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

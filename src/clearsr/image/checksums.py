@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image, TiffImagePlugin
 
-from clearsr.errors import ClearSRError
+from clearsr.image.chunks import png_chunks
 from clearsr.image.unpacking import DEFLATE
 
 _STEP = 2**20
@@ -17,29 +17,27 @@ _PIECE = 2**16  # of packed data; what of it waits to be unpacked is copied at e
 _COMPRESSION, _BITS, _FILL_ORDER, _CHANNELS, _ROWS_PER_STRIP = 259, 258, 266, 277, 278
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _PLACES = ((273, 279), (324, 325))  # where strips or tiles begin, and their sizes
-_PNG_HEAD = 8
 
 
-def check_sums(file: BinaryIO, image: Image.Image, source: str) -> None:
+def check_sums(file: BinaryIO, image: Image.Image) -> None:
     """Refuse a PNG, or a TIFF of deflate, whose packed pixels are not what its checksums say.
 
     Args:
         file: the encoded picture, to be read from wherever it is needed.
         image: the same, opened and not loaded; another format is left alone.
-        source: its name in messages.
 
     Raises:
-        ClearSRError: it is damaged.
+        OSError: it is damaged.
     """
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         # With the other fill order all bits of a byte are turned round; nobody writes deflate so.
         if image.tag_v2.get(_COMPRESSION) in DEFLATE and image.tag_v2.get(_FILL_ORDER, 1) == 1:
-            _check_deflated(file, image, source)
+            _check_deflated(file, image)
     elif image.format == "PNG":
-        _check_png(file, source)
+        _check_png(file)
 
 
-def _check_deflated(file: BinaryIO, image: TiffImagePlugin.TiffImageFile, source: str) -> None:
+def _check_deflated(file: BinaryIO, image: TiffImagePlugin.TiffImageFile) -> None:
     """Unpack every strip or tile and forget it; together at most twice what the picture needs."""
     tags = image.tag_v2
     starts, counts = next(((tags[a], tags[b]) for a, b in _PLACES if a in tags and b in tags), ((), ()))
@@ -50,14 +48,14 @@ def _check_deflated(file: BinaryIO, image: TiffImagePlugin.TiffImageFile, source
     for start, count in zip(starts, counts, strict=False):
         if count > 0:  # else libtiff finds it out
             file.seek(start)
-            left -= _unpacked(file, count, left, source)
+            left -= _unpacked(file, count, left)
 
 
-def _unpacked(file: BinaryIO, count: int, most: int, source: str) -> int:
+def _unpacked(file: BinaryIO, count: int, most: int) -> int:
     """How many bytes a stream of deflate holds, whose packed ones begin here and are `count`.
 
     Raises:
-        ClearSRError: it is damaged, incomplete, or holds more than `most`.
+        OSError: it is damaged, incomplete, or holds more than `most`.
     """
     unpacker, found, waiting = zlib.decompressobj(), 0, b""
     try:
@@ -72,26 +70,23 @@ def _unpacked(file: BinaryIO, count: int, most: int, source: str) -> int:
             if found > most or is_over:
                 raise zlib.error("a part of it is " + ("cut off" if is_over else "too long"))
     except zlib.error as error:
-        raise ClearSRError(f"{source}: is damaged: its pixels cannot be unpacked ({error})") from None
+        raise OSError(f"its pixels cannot be unpacked: {error}") from None
     return found
 
 
-def _check_png(file: BinaryIO, source: str) -> None:
+def _check_png(file: BinaryIO) -> None:
     """Add up the checksum of every chunk of pixels."""
-    file.seek(_PNG_HEAD)
-    while len(head := file.read(8)) == 8:
-        left, kind = int.from_bytes(head[:4], "big"), head[4:]
-        if kind == b"IEND":
+    for chunk in png_chunks(file):
+        if chunk.kind == b"IEND":
             return
-        if kind != b"IDAT":
-            file.seek(left + 4, 1)
+        if chunk.kind != b"IDAT":
             continue
-        sum_of_all = zlib.crc32(kind)
+        sum_of_all, left = zlib.crc32(chunk.kind), chunk.length
         while left > 0 and (part := file.read(min(left, _STEP))):
             sum_of_all = zlib.crc32(part, sum_of_all)
             left -= len(part)
         found = file.read(4)
         if len(found) < 4:
-            raise ClearSRError(f"{source}: is damaged or incomplete: the file ends within its pixels")
+            raise OSError("the file ends within its pixels")
         if found != sum_of_all.to_bytes(4, "big"):
-            raise ClearSRError(f"{source}: is damaged: the checksum of its pixels is wrong")
+            raise OSError("the checksum of its pixels is wrong")

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError
 from clearsr.image.checksums import check_sums
+from clearsr.image.chunks import check_png_size
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
@@ -60,7 +61,7 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
     source, max_pixels = encoded.source, encoded.max_pixels
     # Never by name: Pillow would map plain TIFF into memory, and scrambles it in orientations 5-8.
     with encoded.open() as file:
-        image = open_header(file, source)
+        image = open_header(file, source, max_pixels)
         if image is None:
             return _cut(_decode_unusual_tiff(encoded), choose)
         check_size(*image.size, source, max_pixels)
@@ -71,7 +72,7 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         if layout == "unusual":
             return _cut(_decode_unusual_tiff(encoded), choose)
         with encoded.open() as again:
-            check_sums(again, image, source)
+            check_sums(again, image)
         if layout == "two_bytes":
             raster = read_both_bytes(image, encoded.open)
             exif = safe_exif(image, source)
@@ -90,13 +91,15 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         return _cut(Decoded(raster, metadata, orientation_of(exif)), choose)
 
 
-def open_header(file: BinaryIO, source: str) -> Image.Image | None:
+def open_header(file: BinaryIO, source: str, max_pixels: int) -> Image.Image | None:
     """The file's header read by Pillow; None for a TIFF that only `tifffile` may know.
 
     Raises:
-        ClearSRError: the file is no image, or an iPhone's HEIC and the optional `pillow-heif` is missing.
+        ClearSRError: the file is no image, a PNG of more than `max_pixels`, or an iPhone's HEIC and the
+            optional `pillow-heif` is missing.
     """
     head = file.read(12)
+    check_png_size(file, source, max_pixels)
     file.seek(0)
     Image.init()
     try:

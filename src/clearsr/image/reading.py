@@ -97,7 +97,7 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, in
     source = display_name(path)
     _check_file(path, source)
     with _guarded(source, max_pixels), path.open("rb") as file:
-        image = open_header(file, source)
+        image = open_header(file, source, max_pixels)
         if image is None:
             with tifffile.TiffFile(path) as tiff:
                 page = tiff.pages[0]

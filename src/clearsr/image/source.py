@@ -191,6 +191,9 @@ class TiffSource:
                 image = Image.open(file, formats=["TIFF"])
             except UnidentifiedImageError:
                 return collect_metadata(info_tags(self._page), Image.Exif(), is_gray, self.source)
+            if image.size != (self.width, self.height):  # as where a tag is there twice
+                first, last = f"{self.width}×{self.height}", f"{image.width}×{image.height}"
+                raise ClearSRError(f"{self.source}: is damaged: {last} and {first} are both its size")
             return collect_metadata(image.info, safe_exif(image, self.source), is_gray, self.source)
 
 
