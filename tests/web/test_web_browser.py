@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -12,7 +11,7 @@ from PIL import Image
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT = 60_000  # milliseconds
+WAIT = 120_000  # milliseconds, on a busy machine; everything is waited for by what the page shows
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -36,7 +35,7 @@ def browser():
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT)
         yield browser
         browser.close()
 
@@ -51,11 +50,12 @@ def address(run_server):
 def page(browser, address):
     """The page, freshly opened; `page.requested` has every address that it asked for."""
     context = browser.new_context(viewport={"width": 1360, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(WAIT)
     page = context.new_page()
     page.requested = []
     page.on("request", lambda request: page.requested.append(request.url))
     page.goto(address)
-    page.wait_for_selector("#pictures input[type=file]", state="attached", timeout=WAIT)
+    page.wait_for_selector("#pictures input[type=file]", state="attached")
     page.evaluate(NOTE_STATUS)
     yield page
     context.close()
@@ -69,27 +69,33 @@ def write_picture(path, width, height):
 
 def put(page, *paths):
     page.set_input_files("#pictures input[type=file]", [str(path) for path in paths])
-    page.wait_for_function("document.querySelector('#estimate').innerText.includes('about')", timeout=WAIT)
+    wait_for(page, "about", "#estimate")
 
 
 def fill(page, name, value):
+    """Type a number, and wait until the page has it: then a slider beside the field stands there, too."""
     field = page.locator(f"#{name} input[type=number]")
     field.fill(str(value))
     field.press("Tab")
+    page.wait_for_function(
+        "([name, value]) => [...document.querySelectorAll(`#${name} input`)].every(i => +i.value === value)",
+        arg=[name, value],
+    )
 
 
-def wait_for(page, text):
-    watch(page, text)
+def wait_for(page, text, where="#status"):
+    """Wait until a part of the page has a text."""
+    try:
+        page.wait_for_function(
+            "([where, text]) => document.querySelector(where).innerText.includes(text)", arg=[where, text]
+        )
+    except Exception as error:
+        raise AssertionError(f"{text} did not come in {where}; status: {status_lines(page)}") from error
 
 
-def watch(page, last, seconds=60):
-    """The status lines that were shown, up to one with `last` in it."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if last in page.inner_text("#status"):
-            return page.evaluate("window.statusLines")
-        time.sleep(0.03)
-    raise AssertionError(page.evaluate("window.statusLines"))
+def status_lines(page):
+    """All that the status has shown so far."""
+    return page.evaluate("window.statusLines")
 
 
 def command_line(model, source, target, *flags):
@@ -121,11 +127,12 @@ def test_from_upload_to_download(page, address, model_folder, tmp_path):
     fill(page, "steps", 25)
     fill(page, "seed", 11)
     page.click("#run")
-    seen = watch(page, "Done.")
+    wait_for(page, "Done.")
+    seen = status_lines(page)
     assert any("step" in text and "of 25" in text for text in seen), seen
     sizes = "[...document.querySelectorAll('#slider img')].map(i => `${i.naturalWidth}x${i.naturalHeight}`)"
-    page.wait_for_function(f"{sizes}.join() == '288x192,288x192'", timeout=WAIT)
-    assert "--alpha 0.03 --beta 0.01" in page.inner_text("#summary")
+    page.wait_for_function(f"{sizes}.join() == '288x192,288x192'")
+    wait_for(page, "--alpha 0.03 --beta 0.01", "#summary")
     with page.expect_download() as download:
         page.click("#png")
     assert download.value.suggested_filename == "my photo (1)_x3.png"
@@ -148,10 +155,9 @@ def test_cancel_ends_the_run_and_the_next_one_works(page, tmp_path):
     page.click("#run")
     wait_for(page, "of 50")
     page.click("#cancel")
-    start = time.monotonic()
     wait_for(page, "Cancelled.")
-    assert time.monotonic() - start < 5
-    page.wait_for_selector("#cancel", state="hidden", timeout=WAIT)
+    assert not [text for text in status_lines(page) if "50 of 50" in text]
+    page.wait_for_selector("#cancel", state="hidden")
     assert page.locator("#slider img").count() == 0  # no early look passes for a result
     fill(page, "steps", 1)
     fill(page, "upscale", 1)
@@ -166,16 +172,16 @@ def test_several_pictures_and_one_that_is_none(page, tmp_path):
     page.click("#run")
     wait_for(page, "Done: 2 of 3.")
     assert "broken.png" in page.inner_text("#status")
-    assert page.locator("#gallery img").count() == 2
+    page.wait_for_function("document.querySelectorAll('#gallery img').length == 2")
     page.locator("#gallery img").nth(0).click()
-    page.wait_for_function("document.querySelector('#summary').innerText.includes('20×20')", timeout=WAIT)
+    wait_for(page, "20×20", "#summary")
 
 
 def test_grid_of_alpha_and_beta(page, tmp_path):
     put(page, write_picture(tmp_path / "a.png", 32, 32))
     page.locator("#comparison button").first.click()
     page.click("#compare")
-    page.wait_for_selector("#sheet img", timeout=WAIT)
+    page.wait_for_function("document.querySelector('#sheet img')?.naturalWidth > 0")
     width, height = page.eval_on_selector("#sheet img", "i => [i.naturalWidth, i.naturalHeight]")
     assert width >= 3 * 128
     assert height >= 3 * 128
@@ -183,9 +189,10 @@ def test_grid_of_alpha_and_beta(page, tmp_path):
 
 def test_nothing_hangs_over_on_a_phone(browser, address, tmp_path):
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    context.set_default_timeout(WAIT)
     page = context.new_page()
     page.goto(address)
-    page.wait_for_selector("#pictures input[type=file]", state="attached", timeout=WAIT)
+    page.wait_for_selector("#pictures input[type=file]", state="attached")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert sum(map(int, background[4:-1].split(","))) < 3 * 60  # dark, as the phone asks for
@@ -194,7 +201,7 @@ def test_nothing_hangs_over_on_a_phone(browser, address, tmp_path):
     page.locator("#advanced button").first.click()
     page.click("#run")
     wait_for(page, "Done: 3 of 3.")
-    page.wait_for_selector("#gallery img", timeout=WAIT)
+    page.wait_for_selector("#gallery img")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     top = page.evaluate("document.querySelector('#status').getBoundingClientRect().top")
     assert 0 <= top <= 844 / 2  # the result came into view
