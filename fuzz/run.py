@@ -67,12 +67,19 @@ def main() -> None:
             "-print_final_stats=1", "-reload=0",
         ]  # fmt: skip
 
+        def check(data: bytes) -> None:
+            try:
+                target.check(data, folder)
+            except BaseException:  # atheris has been seen to end by its own alarm before it wrote the input
+                (args.findings / f"{args.target}-last").write_bytes(data)
+                raise
+
         def mutator(data: bytes, size: int, seed: int) -> bytes:
             return mutated(data, lambda data: atheris.Mutate(data, size))[:size]
 
         atheris.Setup(
             [sys.argv[0], *options, str(corpus)],
-            lambda data: target.check(data, folder),
+            check,
             custom_mutator=mutator,
         )
         atheris.Fuzz()

@@ -102,11 +102,28 @@ def write_tiff(
 
 
 def _directories(exif: Image.Exif | None) -> dict[int, dict[int, Any]]:
-    """EXIF's own directories that hold something: the camera's data and the place."""
+    """What can be written of EXIF's own directories: the camera's data and the place."""
     if exif is None:
         return {}
     found = {tag: dict(exif.get_ifd(tag)) for tag in _DIRECTORIES}
-    return {tag: entries for tag, entries in found.items() if entries}
+    good = {
+        tag: {name: value for name, value in entries.items() if _can_be_written(name, value)}
+        for tag, entries in found.items()
+    }
+    if good != found:
+        logger.warning("some camera data makes no sense and is left out")
+    return {tag: entries for tag, entries in good.items() if entries}
+
+
+def _can_be_written(tag: int, value: Any) -> bool:
+    """Whether Pillow can pack an entry, which may be of a kind that its tag does not take."""
+    block = TiffImagePlugin.ImageFileDirectory_v2(b"II*\0\x08\0\0\0")
+    try:
+        block[tag] = value
+        block.tobytes(8)
+    except Exception:  # struct.error, TypeError, ValueError, ...
+        return False
+    return True
 
 
 def _texts(exif: Image.Exif | None) -> dict[int, bytes]:
