@@ -7,7 +7,7 @@ from clearsr import memory
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.memory import InputCost, VaeCost, Workload, plan_work
+from clearsr.memory import InputCost, TileCost, VaeCost, Workload, images_at_once, plan_work
 
 CPU = torch.device("cpu")
 GB = 1_000_000_000
@@ -84,3 +84,39 @@ def test_a_smaller_tile_keeps_settings_that_fit():
     smaller = Workload(tile=48).applied_to(config)
     assert (smaller.tile.size, smaller.tile.overlap) == (48, 24)
     assert Workload().applied_to(config) is config
+
+
+def test_tiles_at_once_go_by_the_image_the_room_and_the_device():
+    cost, large = TileCost(64 * 64, 7000.0), (2048, 2048)
+    cuda = torch.device("cuda")
+    assert (cost.at_once(large, GB, CPU), cost.at_once(large, GB, cuda)) == (4, 16)
+    assert TileCost(128 * 128, 7000.0).at_once(large, GB, cuda) == 4
+    for room in (10_000_000, 100_000_000, 300_000_000):
+        at_once = cost.at_once(large, room, cuda)
+        assert at_once == 1 or at_once * 64 * 64 * 7000 <= room < (at_once + 1) * 64 * 64 * 7000
+    for side in (
+        256,
+        512,
+        700,
+        900,
+        1024,
+    ):  # with as many images as may be, no more in all than of a large one
+        at_once = cost.at_once((side, side), GB, cuda)
+        assert at_once == 1 or at_once * images_at_once(side, side) <= 16
+
+
+def test_the_plan_gives_tiles_the_room_of_a_piece():
+    tile = TileCost(64 * 64, 7000.0)
+    plans = [plan_work((8000, 8000), COST, int(b * GB), CPU, tile=tile) for b in (1.5, 0.7)]
+    assert [plan.tiles for plan in plans] == [4, 2]
+    for plan in plans:
+        assert plan.tiles * 64 * 64 * 7000 <= (plan.piece + 320) ** 2 * 240
+    assert plan_work((8000, 8000), COST, int(1.5 * GB), CPU).tiles == 1
+
+
+def test_less_memory_is_first_fewer_images_and_tiles_at_once():
+    workload, seen = Workload(images=4, tiles=16), []
+    while not workload.is_in_blocks:
+        workload = workload.smaller(64)
+        seen.append((workload.images, workload.tiles))
+    assert seen == [(2, 8), (1, 4), (1, 2), (1, 1), (1, 1)]

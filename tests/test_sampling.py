@@ -1,5 +1,7 @@
 """The denoising loop: guidance against full passes, the adjustment, tiles, and images that do not mix."""
 
+import copy
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from clearsr.disk_tensor import DiskTensor
 from clearsr.latent_space_adjustment import step_strengths
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
-from clearsr.sampling import Conditioning, Tile, denoise, draw_noise, guided_z_0
+from clearsr.sampling import Conditioning, Tiles, denoise, draw_noise, guided_z_0
 from clearsr.schedule import make_scheduler
 from clearsr.tiling import Window, tile_windows
 
@@ -67,7 +69,7 @@ def test_guidance_with_the_shared_encoder_equals_two_full_passes(predicting, con
     conditional = _full_pass(predicting, given, z_t, t, null, given.prompt)
     unconditional = _full_pass(predicting, given, z_t, t, null, null)
     expected = unconditional + 4.0 * (conditional - unconditional)
-    tile = Tile.cut(predicting, given, Window(0, 0, 8, 12), keep=True)
+    tile = Tiles.cut(predicting, given, [Window(0, 0, 8, 12)], keep=True)
     z_0 = guided_z_0(predicting, tile, z_t, t, _config(guidance_scale=4.0))
     torch.testing.assert_close(z_0, _read(predicting, given, expected, z_t, t))
     unguided = guided_z_0(predicting, tile, z_t, t, _config())
@@ -82,7 +84,7 @@ def test_a_negative_prompt_goes_through_its_own_whole_pass(network, conditioning
     conditional = _full_pass(network, given, z_t, t, network.null_prompt, given.prompt)
     unconditional = _full_pass(network, given, z_t, t, negative, negative)
     expected = unconditional + 2.5 * (conditional - unconditional)
-    tile = Tile.cut(network, given, Window(0, 0, 8, 12), keep=False)
+    tile = Tiles.cut(network, given, [Window(0, 0, 8, 12)], keep=False)
     z_0 = guided_z_0(network, tile, z_t, t, _config(guidance_scale=2.5))
     torch.testing.assert_close(z_0, _read(network, given, expected, z_t, t))
 
@@ -94,7 +96,7 @@ def test_one_branch_is_the_training_forward(network, conditioning, normal):
     alpha_bar = network.alpha_bars[t]
     latent = network_input("lr_anchored", z_t, alpha_bar, given.embedding)
     output = network(latent, t.expand(2), given.embedding.mean, given.prompt)
-    tile = Tile.cut(network, given, Window(0, 0, 8, 12), keep=True)
+    tile = Tiles.cut(network, given, [Window(0, 0, 8, 12)], keep=True)
     z_0 = guided_z_0(network, tile, z_t, t, _config())
     torch.testing.assert_close(z_0, _read(network, given, output, z_t, t))
 
@@ -168,7 +170,7 @@ def test_each_step_is_predicted_stepped_and_adjusted(network, conditioning):
     a = network.alpha_bars[scheduler.timesteps].tolist() + [1.0]
     noise = 0.7 * torch.randn(8, 8, 12, generator=_generators(5)[0])[None]
     z_t = a[0] ** 0.5 * z_lr + (1 - a[0]) ** 0.5 * noise
-    tile = Tile.cut(network, given, Window(0, 0, 8, 12), keep=True)
+    tile = Tiles.cut(network, given, [Window(0, 0, 8, 12)], keep=True)
     for i, t in enumerate(scheduler.timesteps):
         with torch.no_grad():
             z_0 = guided_z_0(network, tile, z_t, t, config)
@@ -311,3 +313,65 @@ def test_latents_on_disk_come_out_as_in_memory_and_none_stays_there(
     assert remembered and not any(isinstance(v, torch.Tensor) and v.ndim == 4 for v in remembered)
     # UniPC grows what sums of another order round differently.
     torch.testing.assert_close(result.read(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def exact_network(make_network):
+    """In double precision, where batches of another size round away from each other by next to nothing."""
+    return make_network().double()
+
+
+def _exactly(given, folder=None):
+    """The same in double precision; with a folder, x_lr on disk."""
+    parts = [part.double() for part in given.embedding]
+    if folder is not None:
+        whole = DiskTensor(parts[0].shape, folder, CPU, torch.float64)
+        parts = [whole.holding(part) for part in parts]
+    negative = None if given.negative is None else given.negative.double()
+    return Conditioning(LatentLR(*parts), given.prompt.double(), negative)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_kept", "is_on_disk", "at_once"),
+    [
+        ({"guidance_scale": 2.5, "scheduler": "dpm++"}, True, False, 4),
+        ({"guidance_scale": 2.5, "negative": True, "scheduler": "euler"}, False, False, 16),
+        ({"guidance_scale": 2.5, "lsa": {"alpha": 0.1, "beta": 0.1, "target": "z_0"}}, True, True, 2),
+        ({"scheduler": "ddpm"}, False, True, 4),
+    ],
+    ids=str,
+)
+def test_tiles_at_once_are_tiles_one_by_one(
+    exact_network, conditioning, normal, tmp_path, monkeypatch, changes, is_kept, is_on_disk, at_once
+):
+    """Two images with six tiles each, and each of the images alone: all the same."""
+    monkeypatch.setattr(sampling, "BAND_ROWS", 16)
+    monkeypatch.setattr(sampling, "KEPT_TILES", 32 if is_kept else 0)
+    negative = normal(1, 5, 16, seed=4) if changes.get("negative") else None
+    given = conditioning(height=40, width=72, negative=negative)
+    settings = {key: value for key, value in changes.items() if key != "negative"}
+    config = _config(**{"steps": 2, "tile": {"size": 32, "overlap": 8}, **settings})
+    expected = denoise(exact_network, _exactly(given), config, _generators(1, 2))
+    passes = []
+    network = copy.copy(exact_network)  # its parts are the same; the method that counts is its own
+    network.unet_encode = lambda *args: passes.append(len(args[0])) or exact_network.unet_encode(*args)
+    for rows in ([0, 1], [1]):
+        passes.clear()
+        folder = tmp_path if is_on_disk else None
+        seeds = [row + 1 for row in rows]
+        result = denoise(
+            network, _exactly(_rows(given, rows), folder), config, _generators(*seeds), tiles_at_once=at_once
+        )
+        result = result.read() if is_on_disk else result
+        assert float((result - expected[rows]).abs().max()) < 1e-9
+        assert max(passes) == len(rows) * min(at_once, 6)
+        assert sum(passes) == len(rows) * 6 * 2 * (2 if negative is not None else 1)
+
+
+def test_each_tile_is_counted_and_has_its_structure_computed_once(make_network, conditioning):
+    network, rows, heard = make_network(), [], []
+    network.structure_preserving.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    config = _config(steps=3, tile={"size": 32, "overlap": 8})
+    given = conditioning(height=40, width=72)
+    denoise(network, given, config, _generators(0, 1), on_tile=lambda: heard.append(1), tiles_at_once=4)
+    assert rows == [2 * 4, 2 * 2] and len(heard) == 3 * 6

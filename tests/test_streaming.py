@@ -53,6 +53,19 @@ def test_blocks_give_what_the_whole_gives(pipeline, make_picture, latents, overr
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
+@pytest.mark.parametrize("load", [WHOLE, IN_BLOCKS])
+def test_the_workload_says_how_many_tiles_are_denoised_at_once(pipeline, make_picture, monkeypatch, load):
+    image, passes = ImageData(make_picture(71, 90)), []
+    one_by_one = pipeline.upscale_with([image], pipeline.defaults, load)[0]
+    encode = pipeline.network.unet_encode
+    monkeypatch.setattr(
+        pipeline.network, "unet_encode", lambda *args: passes.append(len(args[0])) or encode(*args)
+    )
+    together = pipeline.upscale_with([image], pipeline.defaults, load._replace(tiles=3))[0]
+    assert max(passes) == 3 and set(passes[:-1]) == {3}
+    torch.testing.assert_close(together.color, one_by_one.color, atol=1e-4, rtol=0)
+
+
 def test_an_e_prime_that_is_the_vaes_own_encoder(lora_network, make_picture):
     lora = ClearSRPipeline(copy.deepcopy(lora_network), device="cpu", precision="fp32")
     config = lora.configure(steps=1, tile={"size": 32, "overlap": 8})
@@ -101,7 +114,9 @@ def test_no_part_has_the_size_of_the_image(pipeline, make_picture, monkeypatch, 
     )
     try:
         image = ImageData(make_picture(100, 130))
-        blocks = streaming.upscale_in_blocks(pipeline, DataSource(image), config, (400, 520), 96, tmp_path)
+        blocks = streaming.upscale_in_blocks(
+            pipeline, DataSource(image), config, (400, 520), IN_BLOCKS, tmp_path
+        )
         sizes = {max(block.height, block.width) for _, block in blocks}
     finally:
         handle.remove()

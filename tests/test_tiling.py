@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from clearsr.models.patch_autoencoder import PatchDecoder, PatchEncoder
-from clearsr.tiling import Window, blend_tiles, map_exactly, tile_windows
+from clearsr.tiling import Window, blend_tiles, map_exactly, stack_windows, tile_windows
 
 
 @pytest.mark.parametrize("length", [1, 31, 64, 65, 100, 129, 500])
@@ -18,6 +18,7 @@ def test_windows_cover_the_grid_and_overlap_by_at_least_what_is_asked(length, si
     rows = sorted({(w.top, w.bottom) for w in windows})
     assert rows[0][0] == 0 and rows[-1][1] == length
     assert all(bottom - top == min(size, length) for top, bottom in rows)
+    assert len({window.size for window in windows}) == 1  # so that any of them can share a batch
     for (_, bottom), (top, _) in itertools.pairwise(rows):
         assert bottom - top >= overlap
     if length > size:
@@ -31,12 +32,18 @@ def test_a_window_cuts_its_part():
     assert torch.equal(Window(1, 2, 3, 5).of(grid), grid[:, 1:3, 2:5])
 
 
+def test_windows_of_equal_size_stack_window_by_window():
+    grid = torch.arange(48).view(2, 1, 4, 6)
+    stacked = stack_windows(grid, [Window(1, 2, 3, 5), Window(0, 0, 2, 3)])
+    assert torch.equal(stacked[:2], grid[..., 1:3, 2:5]) and torch.equal(stacked[2:], grid[..., :2, :3])
+
+
 @pytest.mark.parametrize(("height", "width"), [(40, 24), (17, 33), (33, 16)])
 def test_shares_are_positive_symmetric_and_add_up_to_one(height, width):
     windows, like = tile_windows(height, width, 16, 8), torch.zeros(1, 1, height, width)
 
     def share(chosen):
-        return blend_tiles(lambda w: torch.full_like(w.of(like), float(w == chosen)), like, windows)
+        return blend_tiles((torch.full_like(w.of(like), float(w == chosen)) for w in windows), like, windows)
 
     shares = [share(window) for window in windows]
     assert len(shares) > 1
@@ -50,15 +57,15 @@ def test_blend_of_a_constant_is_constant_and_of_the_identity_the_identity():
     like = torch.randn(2, 3, 100, 77, generator=torch.Generator().manual_seed(0))
     windows = tile_windows(100, 77, 32, 8)
     assert len(windows) > 10
-    constant = blend_tiles(lambda w: torch.full_like(w.of(like), 0.7), like, windows)
+    constant = blend_tiles((torch.full_like(w.of(like), 0.7) for w in windows), like, windows)
     torch.testing.assert_close(constant, torch.full_like(like, 0.7))
-    torch.testing.assert_close(blend_tiles(lambda w: w.of(like), like, windows), like)
+    torch.testing.assert_close(blend_tiles((w.of(like) for w in windows), like, windows), like)
 
 
 def test_blend_is_the_weighted_mean_by_hand():
     like = torch.zeros(1, 1, 1, 6)
     windows = [Window(0, 0, 1, 4), Window(0, 2, 1, 6)]
-    blended = blend_tiles(lambda w: torch.full((1, 1, 1, 4), float(w.left)), like, windows).flatten()
+    blended = blend_tiles((torch.full((1, 1, 1, 4), float(w.left)) for w in windows), like, windows).flatten()
     ramp = [math.sin(math.pi * (i + 0.5) / 4) ** 2 + 1e-3 for i in range(4)]
     for x in range(6):
         weights = {w.left: ramp[x - w.left] for w in windows if w.left <= x < w.right}
@@ -69,7 +76,7 @@ def test_blend_is_the_weighted_mean_by_hand():
 def test_one_window_is_returned_as_it_is():
     like = torch.zeros(1, 1, 20, 30)
     result = object()
-    assert blend_tiles(lambda w: result, like, tile_windows(20, 30, 32, 8)) is result
+    assert blend_tiles([result], like, tile_windows(20, 30, 32, 8)) is result
 
 
 @torch.no_grad()

@@ -158,7 +158,7 @@ def _upscale_in_blocks(
                 "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
             )
         blocks = upscale_in_blocks(
-            pipeline, source, workload.applied_to(sampling), size, workload.piece, job.output.parent, on_part
+            pipeline, source, workload.applied_to(sampling), size, workload, job.output.parent, on_part
         )
         write_blocks(job.output, size, workload.piece, blocks, output)
     return size

@@ -20,7 +20,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.build import base_configs, meta_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.sd21 import meta_text_encoder
-from clearsr.sampling import Conditioning, Tile, guided_z_0
+from clearsr.sampling import Conditioning, Tiles, guided_z_0
 from clearsr.tiling import Window
 
 MAC_LABELS = {
@@ -144,7 +144,7 @@ def count_macs(
             _, per_step = count(network, lambda: naive_z_0(network, conditioning, z_t, t, settings))
     else:
         whole = Window(0, 0, *z_t.shape[-2:])
-        tile, structure = count(network, lambda: Tile.cut(network, conditioning, whole, keep=True))
+        tile, structure = count(network, lambda: Tiles.cut(network, conditioning, [whole], keep=True))
         _, per_step = count(network, lambda: guided_z_0(network, tile, z_t, t, settings))
         once |= structure
     _, decoding = count(network, lambda: network.latents.decode(z_t))

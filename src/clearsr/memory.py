@@ -29,6 +29,12 @@ IN_MEMORY_BYTES_PER_PIXEL = 185
 # How many of its largest activations a VAE has at once while it works on a piece, with all that lives beside.
 # The compact model's peaks under four budgets rise by 13.2; Stable Diffusion's was 8.6 at 256 pixels.
 LOCAL_COPIES, WINDOWED_COPIES = 14, 10
+# How many of its finest activations the denoising network has at once: Stable Diffusion 35, the compact one 18.
+DENOISING_COPIES = 36
+# Latents that the denoising network takes as one batch of tiles; one of 64 x 64 has 4096. Measured on a
+# processor alone, where four tiles take an eighth less time than one by one (docs/hardware.md).
+LATENTS_AT_ONCE_ON_CPU, LATENTS_AT_ONCE = 4 * 4096, 16 * 4096
+BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 LOCAL_MARGIN = 320  # pixels around a piece of the compact model's VAE, both sides together
 _SAMPLE_BYTES = 6  # RGB of 16 bits
 _FALLBACK = 4_000_000_000  # where the system does not say what is free
@@ -42,20 +48,23 @@ class Workload(NamedTuple):
         piece: pixels along a side of what the VAE takes at once, and of a block that is written.
         is_in_blocks: the image never is in memory as a whole.
         tile: a side for the denoising tiles that is smaller than the settings say; None leaves them.
+        tiles: of each image, that the denoising network takes as one batch.
     """
 
     images: int = 8
     piece: int = PIECE_SIDES[0]
     is_in_blocks: bool = False
     tile: int | None = None
+    tiles: int = 1
 
     def smaller(self, tile: int) -> "Workload | None":
-        """About half the memory: fewer images, then blocks, smaller pieces, smaller tiles; None: no further.
+        """About half the memory, None if it goes no further: fewer images and tiles at once, then blocks,
+        smaller pieces, smaller tiles.
 
         `tile` is the side that the settings ask for.
         """
-        if self.images > 1:
-            return self._replace(images=self.images // 2)
+        if self.images > 1 or self.tiles > 1:
+            return self._replace(images=max(1, self.images // 2), tiles=max(1, self.tiles // 2))
         if not self.is_in_blocks:
             return self._replace(is_in_blocks=True)
         if self.piece > PIECE_SIDES[-1]:
@@ -89,6 +98,28 @@ class VaeCost(NamedTuple):
         return int((side + self.margin) ** 2 * self.per_pixel)
 
 
+class TileCost(NamedTuple):
+    """Memory that denoising takes.
+
+    Attributes:
+        cells: latents of a tile.
+        per_cell: bytes for each of them.
+    """
+
+    cells: int
+    per_cell: float
+
+    def at_once(self, size: tuple[int, int], room: int, device: torch.device) -> int:
+        """How many tiles of an image make a batch, in `room` bytes.
+
+        It depends on the size of the image and on what there is, not on which images share a batch with it:
+        of several there are counted as many as may be.
+        """
+        images = images_at_once(*size)
+        cells = LATENTS_AT_ONCE_ON_CPU if device.type == "cpu" else LATENTS_AT_ONCE
+        return max(1, min(cells, int(room / self.per_cell)) // (self.cells * images))
+
+
 class InputCost(NamedTuple):
     """Memory that reading an image takes at its peak, in bytes.
 
@@ -104,12 +135,18 @@ class InputCost(NamedTuple):
 IN_MEMORY = InputCost()  # an image that need not be read
 
 
+def images_at_once(height: int, width: int) -> int:
+    """How many images with results of that size may share a batch."""
+    return max(1, BATCH_PIXELS // (height * width))
+
+
 def plan_work(
     size: tuple[int, int],
     cost: VaeCost,
     max_memory: int | None,
     device: torch.device,
     reading: InputCost = IN_MEMORY,
+    tile: TileCost | None = None,
 ) -> Workload:
     """The most that fits into the budget.
 
@@ -118,6 +155,7 @@ def plan_work(
         cost: what the VAE takes.
         max_memory: the budget; None takes what is available now.
         reading: what reading the image takes.
+        tile: what denoising takes; None plans one tile at a time.
 
     Raises:
         ClearSRError: the budget is too small for anything.
@@ -142,7 +180,9 @@ def plan_work(
     piece = fitting[0]
     per_pixel = IN_MEMORY_BYTES_PER_PIXEL + (cost.kept_per_pixel if max(size) > piece else 0)
     whole = height * width * per_pixel + costs[piece] + reading.whole - reading.in_parts <= free
-    return Workload(piece=piece, is_in_blocks=not whole)
+    # Denoising gets the room of the VAE, which is at rest then.
+    tiles = 1 if tile is None else tile.at_once(size, costs[piece], device)
+    return Workload(piece=piece, is_in_blocks=not whole, tiles=tiles)
 
 
 def free_bytes(max_memory: int | None, device: torch.device) -> int:

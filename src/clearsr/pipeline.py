@@ -33,6 +33,7 @@ from clearsr.memory import (
     IN_MEMORY,
     InputCost,
     Workload,
+    images_at_once,
     plan_work,
     with_less_on_failure,
 )
@@ -40,8 +41,6 @@ from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.pipeline_steps import PipelineSteps, output_size, result_size
 from clearsr.sampling import StepCallback
 from clearsr.streaming import upscale_in_blocks
-
-BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 
 
 class ClearSRPipeline(PipelineSteps):
@@ -212,7 +211,8 @@ class ClearSRPipeline(PipelineSteps):
         Raises:
             ClearSRError: the budget is too small for anything.
         """
-        return plan_work(size, self.vae_cost(), config.max_memory, self.device, reading)
+        tile = self.tile_cost(config)
+        return plan_work(size, self.vae_cost(), config.max_memory, self.device, reading, tile)
 
     @torch.no_grad()
     def upscale_with(
@@ -233,7 +233,7 @@ class ClearSRPipeline(PipelineSteps):
             prepared = [self.prepare(image, config) for image in batch]  # 1
             pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
             conditioning = self.condition(pixels, config, workload.piece, new_map)  # 2
-            latents = self.sample(conditioning, config, on_step)  # 3
+            latents = self.sample(conditioning, config, on_step, tiles_at_once=workload.tiles)  # 3
             decoded = self.decode(latents, workload.piece, new_map)  # 4
             for picture, reference, image in zip(decoded, prepared, batch, strict=True):
                 results.append(self.finish(picture, reference, image, config))  # 5
@@ -248,7 +248,7 @@ class ClearSRPipeline(PipelineSteps):
         alpha = None if image.alpha is None else torch.empty(1, height, width)
         folder = Path(tempfile.gettempdir())
         source = DataSource(image)
-        for window, block in upscale_in_blocks(self, source, config, size, workload.piece, folder, on_step):
+        for window, block in upscale_in_blocks(self, source, config, size, workload, folder, on_step):
             color[window.cells] = block.color
             if alpha is not None and block.alpha is not None:
                 alpha[window.cells] = block.alpha
@@ -256,12 +256,12 @@ class ClearSRPipeline(PipelineSteps):
 
 
 def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:
-    """Indices of images of equal size, as many together as make `BATCH_PIXELS` of output."""
+    """Indices of images of equal size, as many together as may share a batch."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault((image.height, image.width), []).append(index)
     batches = []
     for (height, width), group in groups.items():
-        length = max(1, int(BATCH_PIXELS / (height * width * config.upscale**2)))
+        length = images_at_once(*result_size(height, width, config))
         batches += [group[start : start + length] for start in range(0, len(group), length)]
     return batches

@@ -29,7 +29,7 @@ from clearsr.hardware import (
 from clearsr.image.alpha import fill_transparent, resize_alpha
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
-from clearsr.memory import LOCAL_COPIES, LOCAL_MARGIN, WINDOWED_COPIES, VaeCost
+from clearsr.memory import DENOISING_COPIES, LOCAL_COPIES, LOCAL_MARGIN, WINDOWED_COPIES, TileCost, VaeCost
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
 from clearsr.models.windowed_layers import NewMap
@@ -139,12 +139,13 @@ class PipelineSteps:
         config: SamplingConfig,
         on_step: StepCallback | None = None,
         on_tile: Callable[[], None] | None = None,
+        tiles_at_once: int = 1,
     ) -> Any:
         """3. The denoising loop: z_0, B×c×h×w; on disk if x_lr is."""
         batch = len(conditioning.embedding.mean)
         generators = [make_generator("image", config.seed) for _ in range(batch)]
         with self.running("denoiser"):
-            return denoise(self.network, conditioning, config, generators, on_step, on_tile)
+            return denoise(self.network, conditioning, config, generators, on_step, on_tile, tiles_at_once)
 
     def decode(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
@@ -173,6 +174,11 @@ class PipelineSteps:
         latents = self.network.latents
         copies, margin = (LOCAL_COPIES, LOCAL_MARGIN) if latents.decodes_locally else (WINDOWED_COPIES, 0)
         return VaeCost(copies * latents.bytes_per_pixel(), margin, latents.map_bytes_per_pixel())
+
+    def tile_cost(self, config: SamplingConfig) -> TileCost:
+        """What denoising a tile takes."""
+        finest = self.network.unet.config.block_out_channels[0]
+        return TileCost(config.tile.size**2, DENOISING_COPIES * finest * self.precision.itemsize)
 
     def grid_store(self, config: SamplingConfig, piece: int, folder: Path) -> GridStore:
         """Where what is as large as the image lies while it is worked on in pieces of that side."""

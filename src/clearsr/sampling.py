@@ -4,7 +4,7 @@ All images of a batch are independent: each brings its own generator. The networ
 cell by cell and is done in bands of rows, so that latents on disk (`DiskTensor`) come out as in memory.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
 from clearsr.schedule import generator_argument, make_scheduler
 from clearsr.seeds import make_generator
-from clearsr.tiling import Window, blend_tiles, tile_windows
+from clearsr.tiling import Window, blend_tiles, stack_windows, tile_windows
 
 
 class Conditioning(NamedTuple):
@@ -29,18 +29,21 @@ class Conditioning(NamedTuple):
     negative: torch.Tensor | None = None  # embedding of a non-empty negative prompt, 1×tokens×D
 
 
-class Tile(NamedTuple):
-    """One window's share of the images."""
+class Tiles(NamedTuple):
+    """The images' share of some windows of equal size: all images at the first, all at the second, ..."""
 
     conditioning: Conditioning
     structure: list[torch.Tensor] | None  # the SPM's features, which hold for every step; None: not kept
 
     @classmethod
-    def cut(cls, network: ClearSRNetwork, whole: Conditioning, window: Window, keep: bool) -> "Tile":
-        """x_lr is cut with the window; the prompts are the whole image's."""
-        embedding = LatentLR(*(window.of(part) for part in whole.embedding))
+    def cut(
+        cls, network: ClearSRNetwork, whole: Conditioning, windows: Sequence[Window], keep: bool
+    ) -> "Tiles":
+        """x_lr is cut with the windows; the prompts are the whole image's."""
+        embedding = LatentLR(*(stack_windows(part, windows) for part in whole.embedding))
         structure = network.structure_features(embedding.mean) if keep else None
-        return cls(whole._replace(embedding=embedding), structure)
+        prompt = whole.prompt.repeat(len(windows), 1, 1)
+        return cls(Conditioning(embedding, prompt, whole.negative), structure)
 
 
 KEPT_TILES = 32  # with more, the SPM runs again at each step instead of holding its features for all tiles
@@ -58,6 +61,7 @@ def denoise(
     generators: Sequence[torch.Generator],
     on_step: StepCallback | None = None,
     on_tile: Callable[[], None] | None = None,
+    tiles_at_once: int = 1,
 ) -> Any:
     """z_0, B×c×h×w, of the images that `conditioning` describes: a tensor, or on disk if their x_lr is.
 
@@ -65,6 +69,7 @@ def denoise(
         generators: one CPU generator per image.
         on_step: called after each step; may raise to stop the run.
         on_tile: called after each tile of each step; may raise as well.
+        tiles_at_once: tiles of each image that the network takes as one batch; changes rounding alone.
     """
     z_lr: Any = conditioning.embedding.mean
     if config.steps == 0:
@@ -76,24 +81,27 @@ def denoise(
     bands = [Band(part, config, generators, z_lr) for part in rows]
     scheduler, timesteps = bands[0].scheduler, bands[0].scheduler.timesteps
     is_kept = len(timesteps) > 1 and len(windows) <= KEPT_TILES
-    tiles = {window: Tile.cut(network, conditioning, window, keep=True) for window in windows if is_kept}
+    groups = [tuple(windows[i : i + tiles_at_once]) for i in range(0, len(windows), tiles_at_once)]
+    kept = {group: Tiles.cut(network, conditioning, group, keep=True) for group in groups if is_kept}
     z_t = z_lr.new_zeros(z_lr.shape)
     for band in bands:
         z_t[band.rows.cells] = band.start(band.rows.of(z_lr))
-    ahead = control_ahead(network, tiles, timesteps)
+    ahead = control_ahead(network, kept, timesteps)
     for step, t in enumerate(timesteps):
 
-        def predict(window: Window, step: int = step, t: torch.Tensor = t) -> torch.Tensor:
-            tile = tiles.get(window) or Tile.cut(network, conditioning, window, keep=False)
-            scaled = scheduler.scale_model_input(window.of(z_t), t)
-            z_0 = guided_z_0(network, tile, scaled, t, config, None if ahead is None else ahead.at(step))
-            if on_tile is not None:
-                on_tile()
-            if config.lsa.target == "z_0":  # before tiles are blended, which is all the same: both are means
-                return adjust(z_0, tile.conditioning.embedding.mean, step, len(timesteps), config.lsa)
-            return z_0
+        def predict(step: int = step, t: torch.Tensor = t) -> Iterator[torch.Tensor]:
+            for group in groups:
+                tiles = kept.get(group) or Tiles.cut(network, conditioning, group, keep=False)
+                scaled = scheduler.scale_model_input(stack_windows(z_t, group), t)
+                z_0 = guided_z_0(network, tiles, scaled, t, config, None if ahead is None else ahead.at(step))
+                if config.lsa.target == "z_0":  # before blending, which is all the same: both are means
+                    z_0 = adjust(z_0, tiles.conditioning.embedding.mean, step, len(timesteps), config.lsa)
+                for tile in z_0.chunk(len(group)):
+                    if on_tile is not None:
+                        on_tile()
+                    yield tile
 
-        z_0 = blend_tiles(predict, z_t, windows)
+        z_0 = blend_tiles(predict(), z_t, windows)
         for band in bands:
             part = band.rows
             z_t[part.cells] = band.step(part.of(z_0), part.of(z_t).clone(), part.of(z_lr), step)
@@ -103,12 +111,12 @@ def denoise(
 
 
 def control_ahead(
-    network: ClearSRNetwork, tiles: Mapping[Window, Tile], timesteps: torch.Tensor
+    network: ClearSRNetwork, kept: Mapping[tuple[Window, ...], Tiles], timesteps: torch.Tensor
 ) -> ControlAhead | None:
     """x_c of several timesteps at a time, where the picture is one small tile; else None."""
-    if len(tiles) != 1 or len(timesteps) == 1:
+    if [len(group) for group in kept] != [1] or len(timesteps) == 1:
         return None
-    (tile,) = tiles.values()
+    (tile,) = kept.values()
     z_lr = tile.conditioning.embedding.mean
     length = chunk_length(*z_lr.shape[-2:])
     return ControlAhead(network, z_lr, tile.structure, timesteps, length) if length > 1 else None
@@ -162,7 +170,7 @@ class Band:
 
 def guided_z_0(
     network: ClearSRNetwork,
-    tile: Tile,
+    tiles: Tiles,
     z_t: torch.Tensor,
     t: torch.Tensor,
     config: SamplingConfig,
@@ -177,8 +185,8 @@ def guided_z_0(
     Args:
         control: x_c of the null prompt at `t`; unset: it is computed.
     """
-    embedding, prompt, negative = tile.conditioning
-    structure = tile.structure
+    embedding, prompt, negative = tiles.conditioning
+    structure = tiles.structure
     if structure is None and (control is None or negative is not None):
         structure = network.structure_features(embedding.mean)
     prediction = network.config.prediction

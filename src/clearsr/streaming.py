@@ -19,6 +19,7 @@ from clearsr.image.alpha import fill_transparent
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import mirrored, resize_axis, resize_share, to_signed, to_unit
 from clearsr.image.source import ImageSource
+from clearsr.memory import Workload
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.pipeline_steps import PipelineSteps
 from clearsr.sampling import Conditioning, StepCallback
@@ -88,27 +89,28 @@ def upscale_in_blocks(
     source: ImageSource,
     config: SamplingConfig,
     size: tuple[int, int],
-    piece: int,
+    workload: Workload,
     folder: Path,
     on_part: StepCallback | None = None,
 ) -> Iterator[tuple[Window, ImageData]]:
-    """The upscaled image in blocks of side `piece`, row by row: where each lies, and the block.
+    """The upscaled image in blocks of side `workload.piece`, row by row: where each lies, and the block.
 
     Args:
         size: height and width of the output.
-        piece: side in pixels of what is encoded, decoded and given at once.
+        workload: how much is encoded, decoded and given at once, and how many tiles are denoised.
         folder: where latents are laid aside if they are many.
         on_part: called after each part of the work; may raise to stop.
     """
     prepared = PreparedSource(source, size, pipeline.network.pixel_multiple())
-    work = _Work(pipeline, prepared, config, piece, pipeline.grid_store(config, piece, folder), on_part)
+    store = pipeline.grid_store(config, workload.piece, folder)
+    work = _Work(pipeline, prepared, config, workload, store, on_part)
     prompt, colors = work.survey()
     embedding = work.embed()
     latents = work.sample(Conditioning(embedding, prompt, pipeline.negative_prompt(config)))
     del embedding
     decode = work.decoder(latents)
     statistics = (work.statistics(decode), colors) if config.color == "adain" else None
-    for window in pieces(*size, piece):
+    for window in pieces(*size, workload.piece):
         reach = COLOR_REACH if config.color == "wavelet" else 0
         outer = window.grown(reach, prepared.height, prepared.width)
         picture = match_color(decode(outer), prepared.read(outer), config.color, statistics)
@@ -125,23 +127,23 @@ class _Work:
         pipeline: PipelineSteps,
         prepared: PreparedSource,
         config: SamplingConfig,
-        piece: int,
+        workload: Workload,
         store: GridStore,
         on_part: StepCallback | None,
     ) -> None:
-        self._pipeline, self._prepared, self._config, self._piece = pipeline, prepared, config, piece
-        self._store = store
+        self._pipeline, self._prepared, self._config = pipeline, prepared, config
+        self._piece, self._tiles_at_once, self._store = workload.piece, workload.tiles, store
         self._latents = pipeline.network.latents
         self._fold = self._latents.pixels_per_latent()
         self._grid = prepared.height // self._fold, prepared.width // self._fold
         self._on_part, self._done = on_part, 0
         tiles = len(tile_windows(*self._grid, config.tile.size, config.tile.overlap))
-        blocks = sum(1 for _ in pieces(*prepared.size, piece))
-        whole = sum(1 for _ in pieces(prepared.height, prepared.width, piece))
+        blocks = sum(1 for _ in pieces(*prepared.size, self._piece))
+        whole = sum(1 for _ in pieces(prepared.height, prepared.width, self._piece))
         self._all = config.steps * tiles + blocks + (whole if config.color == "adain" else 0)
         latents = self._latents
-        self._all += whole if latents.encodes_locally else latents.encoding_windows(*self._grid, piece)
-        self._all += 0 if latents.decodes_locally else latents.decoding_windows(*self._grid, piece)
+        self._all += whole if latents.encodes_locally else latents.encoding_windows(*self._grid, self._piece)
+        self._all += 0 if latents.decodes_locally else latents.decoding_windows(*self._grid, self._piece)
 
     def advance(self) -> None:
         """Another part is done."""
@@ -187,7 +189,8 @@ class _Work:
 
     def sample(self, conditioning: Conditioning) -> Any:
         """Step 3: z_0."""
-        return self._pipeline.sample(conditioning, self._config, on_tile=self.advance)
+        at_once = self._tiles_at_once
+        return self._pipeline.sample(conditioning, self._config, on_tile=self.advance, tiles_at_once=at_once)
 
     def decoder(self, latents: Any) -> Callable[[Window], torch.Tensor]:
         """Step 4: what gives the pixels in a window, 1×3×h×w in [0, 1]."""

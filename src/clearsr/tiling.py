@@ -5,7 +5,7 @@ output depends on the whole input); `map_exactly` cuts away a margin as wide as 
 networks where it is bounded), so that the result is the untiled one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -96,7 +96,8 @@ class Window(NamedTuple):
 def tile_windows(height: int, width: int, size: int, overlap: int) -> list[Window]:
     """Windows of side `size` (or the grid's own side, if smaller) that cover the grid.
 
-    Neighbours share at least `overlap` cells; starts are spread evenly, the last window ends at the edge.
+    All are of one size. Neighbours share at least `overlap` cells; starts are spread evenly, the last window
+    ends at the edge.
     """
     return [
         Window(top, left, top + min(size, height), left + min(size, width))
@@ -105,24 +106,28 @@ def tile_windows(height: int, width: int, size: int, overlap: int) -> list[Windo
     ]
 
 
-def blend_tiles(apply: Callable[[Window], torch.Tensor], like: Grid, windows: list[Window]) -> Any:
-    """Weighted mean of what `apply` gives for each window, a grid as `like`; of one window, just that.
+def stack_windows(grid: ReadGrid, windows: Sequence[Window]) -> torch.Tensor:
+    """Parts of equal size as one batch, (n·B)×C×h×w: every row of B×C×H×W at the first window, and so on."""
+    return torch.cat([window.of(grid) for window in windows])
+
+
+def blend_tiles(tiles: Iterable[torch.Tensor], like: Grid, windows: list[Window]) -> Any:
+    """Weighted mean of a tile for each window, a grid as `like`; of one window, just that tile.
 
     Args:
-        apply: called once per window, in their order.
+        tiles: B×C×h×w each, in the order of the windows; taken one by one.
         like: B×C×H×W; the result is of its kind.
         windows: as `tile_windows` gives them: every combination of a range of rows and one of columns.
     """
     if len(windows) == 1:
-        return apply(windows[0])
+        return next(iter(tiles))
     height, width = like.shape[-2:]
     rows = _shares({(w.top, w.bottom) for w in windows}, height)
     columns = _shares({(w.left, w.right) for w in windows}, width)
     total = like.new_zeros(like.shape)
-    for window in windows:
-        result = apply(window)
+    for window, tile in zip(windows, tiles, strict=True):
         share = rows[window.top, window.bottom][:, None] * columns[window.left, window.right][None, :]
-        total[window.cells] += result * share.to(result)
+        total[window.cells] += tile * share.to(tile)
     return total
 
 
