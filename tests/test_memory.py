@@ -89,7 +89,7 @@ def test_a_smaller_tile_keeps_settings_that_fit():
 def test_tiles_at_once_go_by_the_image_the_room_and_the_device():
     cost, large = TileCost(64 * 64, 7000.0), (2048, 2048)
     cuda = torch.device("cuda")
-    assert (cost.at_once(large, GB, CPU), cost.at_once(large, GB, cuda)) == (4, 16)
+    assert (cost.at_once(large, GB, CPU), cost.at_once(large, GB, cuda)) == (2, 16)
     assert TileCost(128 * 128, 7000.0).at_once(large, GB, cuda) == 4
     for room in (10_000_000, 100_000_000, 300_000_000):
         at_once = cost.at_once(large, room, cuda)
@@ -105,13 +105,17 @@ def test_tiles_at_once_go_by_the_image_the_room_and_the_device():
         assert at_once == 1 or at_once * images_at_once(side, side) <= 16
 
 
-def test_the_plan_gives_tiles_the_room_of_a_piece():
-    tile = TileCost(64 * 64, 7000.0)
-    plans = [plan_work((8000, 8000), COST, int(b * GB), CPU, tile=tile) for b in (1.5, 0.7)]
-    assert [plan.tiles for plan in plans] == [4, 2]
-    for plan in plans:
-        assert plan.tiles * 64 * 64 * 7000 <= (plan.piece + 320) ** 2 * 240
-    assert plan_work((8000, 8000), COST, int(1.5 * GB), CPU).tiles == 1
+def test_the_plan_gives_tiles_the_room_of_a_piece(monkeypatch):
+    tile, cuda = TileCost(64 * 64, 7000.0), torch.device("cuda")
+    assert plan_work((2048, 2048), COST, None, CPU, tile=tile).tiles == 2
+    assert plan_work((2048, 2048), COST, None, CPU).tiles == 1
+    short = plan_work((2048, 2048), COST, int(1.3 * GB), CPU, tile=tile)
+    assert short.is_in_blocks and short.tiles == 1
+    monkeypatch.setattr(memory, "free_bytes", lambda *_: 300_000_000)
+    plan = plan_work((2048, 2048), COST, None, cuda, tile=tile)  # its tiles are not in the processor's memory
+    assert plan.is_in_blocks and plan.tiles > 1
+    room = (plan.piece + 320) ** 2 * 240
+    assert plan.tiles * 64 * 64 * 7000 <= room < (plan.tiles + 1) * 64 * 64 * 7000
 
 
 def test_less_memory_is_first_fewer_images_and_tiles_at_once():

@@ -29,11 +29,11 @@ IN_MEMORY_BYTES_PER_PIXEL = 185
 # How many of its largest activations a VAE has at once while it works on a piece, with all that lives beside.
 # The compact model's peaks under four budgets rise by 13.2; Stable Diffusion's was 8.6 at 256 pixels.
 LOCAL_COPIES, WINDOWED_COPIES = 14, 10
-# How many of its finest activations the denoising network has at once: Stable Diffusion 35, the compact one 18.
+# How many of its finest activations the denoising network has at once: Stable Diffusion 35, the compact 18.
 DENOISING_COPIES = 36
 # Latents that the denoising network takes as one batch of tiles; one of 64 x 64 has 4096. Measured on a
-# processor alone, where four tiles take an eighth less time than one by one (docs/hardware.md).
-LATENTS_AT_ONCE_ON_CPU, LATENTS_AT_ONCE = 4 * 4096, 16 * 4096
+# processor alone, where two tiles take a twelfth less time than one by one (docs/hardware.md).
+LATENTS_AT_ONCE_ON_CPU, LATENTS_AT_ONCE = 2 * 4096, 16 * 4096
 BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 LOCAL_MARGIN = 320  # pixels around a piece of the compact model's VAE, both sides together
 _SAMPLE_BYTES = 6  # RGB of 16 bits
@@ -180,8 +180,9 @@ def plan_work(
     piece = fitting[0]
     per_pixel = IN_MEMORY_BYTES_PER_PIXEL + (cost.kept_per_pixel if max(size) > piece else 0)
     whole = height * width * per_pixel + costs[piece] + reading.whole - reading.in_parts <= free
+    is_short = device.type == "cpu" and not whole  # a second tile is not worth its memory there
     # Denoising gets the room of the VAE, which is at rest then.
-    tiles = 1 if tile is None else tile.at_once(size, costs[piece], device)
+    tiles = 1 if tile is None or is_short else tile.at_once(size, costs[piece], device)
     return Workload(piece=piece, is_in_blocks=not whole, tiles=tiles)
 
 
