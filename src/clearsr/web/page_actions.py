@@ -2,7 +2,8 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.files import Job
 from clearsr.planning import mark_of
 from clearsr.web.api import Service, safe_name
-from clearsr.web.errors import RequestError, internal_error
-from clearsr.web.jobs import JobQueue, Progress, Ticket, Work
+from clearsr.web.errors import RequestError
+from clearsr.web.jobs import Ticket
 from clearsr.web.look import note, progress, summary, warning
 from clearsr.web.page_parts import (
     Finished,
@@ -26,6 +27,7 @@ from clearsr.web.page_parts import (
     picked,
     told,
 )
+from clearsr.web.runs import Run
 from clearsr.web.settings import (
     bad_setting,
     check_fields,
@@ -36,7 +38,6 @@ from clearsr.web.settings import (
 )
 from clearsr.web.work import before_picture, copy_of, failures_told
 
-_POLL = 0.15  # seconds between looks at a job
 GRID = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
 
 NO_PICTURE = "Drop one or more pictures above, or choose an example."
@@ -45,11 +46,11 @@ Update = dict[Any, Any]
 
 
 class Actions:
-    """The functions behind the events, with the jobs of each open page, so that it can cancel them."""
+    """The functions behind the events, with the runs of all open pages, so that each can cancel its own."""
 
     def __init__(self, service: Service, page: Page) -> None:
         self._service, self._page = service, page
-        self._tickets: dict[str, Ticket] = {}
+        self._runs: list[Run] = []
 
     def estimate(self, files: Any, upscale: float, steps: int) -> str:
         """Sizes, time and memory of what would be done."""
@@ -79,18 +80,18 @@ class Actions:
             return
         finished: list[Finished] = []
         failures: list[RequestError] = []
-        yield {
-            page.status: progress(0, 1, "Waiting for a place in the queue"),
-            page.run: gr.update(interactive=False), page.cancel: gr.update(visible=True),
-            page.png: gr.update(value=None, interactive=False),
-            page.copy: gr.update(value=None, interactive=False), page.summary: "", page.done: [],
-            page.gallery: gr.update(value=None, visible=False),
-        }  # fmt: skip
-        try:
+        with self._running(request) as run:
+            yield {
+                page.status: progress(0, 1, "Waiting for a place in the queue"),
+                page.run: gr.update(interactive=False), page.cancel: gr.update(visible=True),
+                page.png: gr.update(value=None, interactive=False),
+                page.copy: gr.update(value=None, interactive=False), page.summary: "", page.done: [],
+                page.gallery: gr.update(value=None, visible=False),
+            }  # fmt: skip
             for number, file in enumerate(pictures, 1):
                 place = f"{number} of {len(pictures)} · " if len(pictures) > 1 else ""
                 try:
-                    async for update in self._one(file, given, place, finished, str(request.session_hash)):
+                    async for update in self._one(file, given, place, finished, run):
                         yield update
                 except RequestError as error:
                     failures.append(error)
@@ -100,15 +101,13 @@ class Actions:
                     yield {page.gallery: gr.update(
                         value=[(f.result, Path(f.result).name) for f in finished], visible=len(pictures) > 1
                     )}  # fmt: skip
-        finally:
-            self._forget(str(request.session_hash))
-        said = outcome(len(finished), len(pictures), failures)
         end: Update = {
-            page.status: said, page.done: finished,
-            page.run: gr.update(interactive=True), page.cancel: gr.update(visible=False),
+            page.status: outcome(len(finished), len(pictures), failures), page.done: finished,
+            page.run: gr.update(interactive=True), page.cancel: self._cancel_of(request),
         }  # fmt: skip
-        # What is shown if there is no result is an early look at one that there will not be.
-        yield end if finished else {**end, page.slider: None}
+        if failures:  # what is shown may be an early look at a result that there will not be
+            end[page.slider] = self._shown(finished[-1])[0] if finished else None
+        yield end
 
     async def compare(self, values: dict[Any, Any], request: gr.Request) -> AsyncIterator[Update]:
         """Draw the grid of alpha and beta for the first picture."""
@@ -116,24 +115,22 @@ class Actions:
         if not given["pictures"]:
             yield {page.status: warning("There is no picture yet: drop one, or choose an example.")}
             return
-        yield {page.cancel: gr.update(visible=True), page.compare: gr.update(interactive=False)}
         upscaler = self._service.upscaler
-        try:
-            source, folder = await self._take(given["pictures"][0])
-            sampling = self._sampling(given)
-            await asyncio.to_thread(upscaler.check, source, 1.0)
-            target = folder / f"{source.stem}_alpha_beta.png"
-            session = str(request.session_hash)
-            async for step in self._queued(
-                lambda ticket: upscaler.compare(ticket, source, sampling, GRID, target), session
-            ):
-                yield {page.status: progress(step.done, step.steps, f"Comparing settings · {step.note}")}
-            yield {page.status: note("The comparison is drawn."), page.sheet: str(target)}
-        except RequestError as error:
-            yield {page.status: outcome(0, 1, [error])}
-        finally:
-            self._forget(str(request.session_hash))
-        yield {page.cancel: gr.update(visible=False), page.compare: gr.update(interactive=True)}
+        with self._running(request) as run:
+            yield {page.cancel: gr.update(visible=True), page.compare: gr.update(interactive=False)}
+            try:
+                source, folder = await self._take(given["pictures"][0])
+                sampling = self._sampling(given)
+                await asyncio.to_thread(upscaler.check, source, 1.0)
+                target = folder / f"{source.stem}_alpha_beta.png"
+                async for step in run.queued(
+                    lambda ticket: upscaler.compare(ticket, source, sampling, GRID, target)
+                ):
+                    yield {page.status: progress(step.done, step.steps, f"Comparing settings · {step.note}")}
+                yield {page.status: note("The comparison is drawn."), page.sheet: str(target)}
+            except RequestError as error:
+                yield {page.status: outcome(0, 1, [error])}
+        yield {page.cancel: self._cancel_of(request), page.compare: gr.update(interactive=True)}
 
     async def upscale_one(
         self,
@@ -157,24 +154,23 @@ class Actions:
             check_fields(settings or {})
             given = {"detail": detail, "upscale": upscale, "seed": seed, **(settings or {})}
             (file,) = picked(picture, self._service.storage.root)
-            async for _ in self._one(file, given, "", finished, ""):
+            async for _ in self._one(file, given, "", finished, Run(self._service)):
                 pass
         except RequestError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return finished[0].result
 
     def cancel(self, request: gr.Request) -> None:
-        """End what this page has in the queue."""
-        ticket = self._tickets.get(str(request.session_hash))
-        if ticket is not None:
-            ticket.cancel()
+        """End what this page has begun."""
+        for run in self._runs_of(request):
+            run.cancel()
 
     def show(self, done: list[Finished], event: gr.SelectData) -> tuple[Any, ...]:
         """Put a picture of the gallery into the before/after view."""
         return self._shown(Finished(*done[int(event.index)]))
 
     async def _one(
-        self, file: Picked, given: Mapping[str, Any], place: str, finished: list[Finished], session: str
+        self, file: Picked, given: Mapping[str, Any], place: str, finished: list[Finished], run: Run
     ) -> AsyncIterator[Update]:
         """One picture through the queue; adds what became of it to `finished`.
 
@@ -182,6 +178,7 @@ class Actions:
             RequestError: why there is no result.
         """
         page, upscaler = self._page, self._service.upscaler
+        run.check()
         source, folder = await self._take(file)
         try:
             sampling = self._sampling(given)
@@ -197,13 +194,13 @@ class Actions:
             def work(ticket: Ticket) -> None:
                 with failures_told(source):
                     before_picture(source, before, size)
-                upscaler.upscale(ticket, job, sampling, output, with_preview=bool(session))
+                upscaler.upscale(ticket, job, sampling, output, with_preview=bool(run.session))
                 if copy is not None:
                     with failures_told(job.output):
                         copy_of(job.output, copy, copied)
 
             shown: Path | None = None
-            async for step in self._queued(work, session):
+            async for step in run.queued(work):
                 update: Update = {page.status: told(step, place, expected.seconds)}
                 if step.preview is not None and step.preview != shown:
                     shown = step.preview
@@ -222,43 +219,6 @@ class Actions:
         )
         finished.append(result)
         yield dict(zip((page.slider, page.png, page.copy, page.summary), self._shown(result), strict=True))
-
-    async def _queued(self, work: Work, session: str) -> AsyncIterator[Progress]:
-        """The progress of a job from taking its place to its end, whenever there is news.
-
-        Raises:
-            RequestError: it was refused, ended or failed.
-        """
-        queue: JobQueue = self._service.queue
-        ticket = queue.reserve()
-        self._tickets[session] = ticket
-        try:
-            queue.start(ticket, work)
-            last: Any = None
-            while not ticket.future.done():
-                ahead = ticket.ahead
-                news = (
-                    ticket.progress
-                    if ahead is None
-                    else Progress(0, 0, f"{ahead} ahead in the queue" if ahead else "next in the queue")
-                )
-                if news != last:
-                    last = news
-                    yield news
-                await asyncio.sleep(_POLL)
-            if ticket.progress != last:
-                yield ticket.progress
-        finally:
-            ticket.cancel()
-        try:
-            ticket.future.result()
-        except RequestError as error:
-            self._service.metrics.pictures.labels(error.code).inc()
-            raise
-        except Exception:
-            self._service.metrics.pictures.labels("internal_error").inc()
-            raise internal_error() from None
-        self._service.metrics.pictures.labels("done").inc()
 
     async def _take(self, file: Picked) -> tuple[Path, Path]:
         """A folder for the picture, with the upload in it under its own name."""
@@ -294,7 +254,21 @@ class Actions:
             summary(result.caption, result.command),
         )
 
-    def _forget(self, session: str) -> None:
-        ticket = self._tickets.pop(session, None)
-        if ticket is not None:
-            ticket.cancel()
+    @contextmanager
+    def _running(self, request: gr.Request) -> Iterator[Run]:
+        """A run of this page; within the block it can be cancelled, after it nothing of it goes on."""
+        run = Run(self._service, str(request.session_hash))
+        self._runs.append(run)
+        try:
+            yield run
+        finally:
+            self._runs.remove(run)
+            run.cancel()
+
+    def _runs_of(self, request: gr.Request) -> list[Run]:
+        """What this page has begun. A copy is looked through: `cancel` is called from other threads."""
+        return [run for run in tuple(self._runs) if run.session == str(request.session_hash)]
+
+    def _cancel_of(self, request: gr.Request) -> Any:
+        """Update of the button: it stays while there is something else that it would end."""
+        return gr.update(visible=bool(self._runs_of(request)))
