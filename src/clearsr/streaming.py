@@ -15,6 +15,7 @@ import torch
 from clearsr.color import COLOR_REACH, ChannelStatistics, match_color
 from clearsr.config.sampling import SamplingConfig
 from clearsr.grids import GridStore
+from clearsr.heap import give_back_freed_memory
 from clearsr.image.alpha import fill_transparent
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import mirrored, resize_axis, resize_share, to_signed, to_unit
@@ -146,7 +147,8 @@ class _Work:
         self._all += 0 if latents.decodes_locally else latents.decoding_windows(*self._grid, self._piece)
 
     def advance(self) -> None:
-        """Another part is done."""
+        """Another part is done; what it left on the heap would count in the budget."""
+        give_back_freed_memory()
         self._done += 1
         if self._on_part is not None:
             self._on_part(self._done, self._all, None)
