@@ -36,6 +36,16 @@ READERS = {
     "make-testset": (clearsr.evaluation.testset, "_read", lambda item: item.path),
     "batch": (clearsr.batch.worker, "fetch", lambda file, _folder: Path(file)),
 }
+
+
+@pytest.fixture(autouse=True)
+def heeded_interrupts():
+    """Ctrl-C counts, here and in what a test starts, also where these tests run in a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 on_posix = pytest.mark.skipif(os.name == "nt", reason="Windows has other signals and limits")
 
 
