@@ -147,6 +147,20 @@ def lora_encoder():
     return LORA_ENCODER
 
 
+def _setting_names(schema, prefix=""):
+    for name, field in schema.model_fields.items():
+        if hasattr(field.annotation, "model_fields"):
+            yield from _setting_names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.fixture(scope="session")
+def setting_names():
+    """`setting_names(schema, prefix="")`: dotted names of a configuration's settings."""
+    return _setting_names
+
+
 @pytest.fixture(scope="session")
 def normal():
     """Seeded standard normal tensors: `normal(2, 3)`, `normal(2, 3, seed=1)`."""

@@ -181,27 +181,22 @@ def test_python_in_the_text_is_valid_and_names_what_is_there():
     assert found >= 5
 
 
-def fields(schema, prefix=""):
-    for name, field in schema.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            yield from fields(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name
-
-
-def test_every_setting_is_explained_and_its_flag_is_right():
+def test_every_setting_is_explained_and_its_flag_is_right(setting_names):
     rows = re.findall(
         r"^\| `([\w.]+)` \| (?:`([\w-]+)`)? ?\|", text_of(DOCS / "settings.md"), flags=re.MULTILINE
     )
-    assert [name for name, _ in rows] == [*fields(SamplingConfig), *fields(OutputConfig, "output.")]
+    assert [name for name, _ in rows] == [
+        *setting_names(SamplingConfig),
+        *setting_names(OutputConfig, "output."),
+    ]
     named = {flag: name for name, flag in rows if flag and flag != "--quality"}
     assert named == SAMPLING_FLAGS | OUTPUT_FLAGS
 
 
-def test_every_setting_of_training_is_explained():
+def test_every_setting_of_training_is_explained(setting_names):
     table = text_of(DOCS / "training.md").partition("## Every setting")[2]
     explained = re.findall(r"^\| `([\w.]+)` \|", table, flags=re.MULTILINE)
-    assert sorted(explained) == sorted(fields(TrainConfig))
+    assert sorted(explained) == sorted(setting_names(TrainConfig))
 
 
 def test_every_public_name_is_in_the_reference():

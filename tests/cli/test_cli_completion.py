@@ -12,16 +12,22 @@ from clearsr.cli.completion import describe_commands
 from clearsr.completion import SHELLS
 
 
-@pytest.fixture(scope="module")
-def bash(tmp_path_factory):
-    """`bash(words)`: what is offered for the last word in a folder with the file `photo file.jpg`."""
-    if shutil.which("bash") is None:
-        pytest.skip("no bash here")
+def _folder_for(shell, tmp_path_factory):
+    """A folder with a picture and the script for a shell, which must be here."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
     from clearsr.completion import script
 
     folder = tmp_path_factory.mktemp("completion")
     (folder / "photo file.jpg").write_bytes(b"")
-    (folder / "clearsr.bash").write_text(script("bash", describe_commands()))
+    (folder / f"clearsr.{shell}").write_text(script(shell, describe_commands()))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory):
+    """`bash(words)`: what is offered for the last word in a folder with the file `photo file.jpg`."""
+    folder = _folder_for("bash", tmp_path_factory)
 
     def complete(*words):
         line = " ".join(shlex.quote(word) for word in ("clearsr", *words))
@@ -63,13 +69,7 @@ def test_bash_offers_commands_flags_choices_and_files(bash):
 @pytest.fixture(scope="module")
 def fish(tmp_path_factory):
     """`fish(line)`: what is offered for the end of the line, as for `bash`."""
-    if shutil.which("fish") is None:
-        pytest.skip("no fish here")
-    from clearsr.completion import script
-
-    folder = tmp_path_factory.mktemp("completion")
-    (folder / "photo file.jpg").write_bytes(b"")
-    (folder / "clearsr.fish").write_text(script("fish", describe_commands()))
+    folder = _folder_for("fish", tmp_path_factory)
 
     def complete(line):
         code = f"source clearsr.fish; complete -C {shlex.quote(line)}"
