@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from clearsr.benchmark.naive import naive_denoise
-from clearsr.benchmark.rrdbnet import RRDBNet
 from clearsr.benchmark.timing import interleave, ratio
 from clearsr.benchmark.workload import (
     SIDE,
@@ -24,6 +23,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.hardware import mixed_precision
 from clearsr.image import resize, to_signed
 from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.rrdbnet import RRDBNet
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.sampling import Conditioning, denoise
 from clearsr.seeds import make_generator
