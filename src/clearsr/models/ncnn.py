@@ -6,6 +6,7 @@ compute is not looked at. The format: https://github.com/Tencent/ncnn/wiki/param
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from clearsr.errors import ClearSRError
 
 _MAGIC = "7767517"  # the first line of a .param file
 _WITHOUT_NUMBERS = ("Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp")
-_TAGS = {0x01306B47: np.dtype("<f2"), 0: np.dtype("<f4")}  # what the weights that follow are stored in
+# What the weights that follow are stored in.
+_TAGS: dict[int, np.dtype[Any]] = {0x01306B47: np.dtype("<f2"), 0: np.dtype("<f4")}
 
 
 @torch.no_grad()
@@ -82,22 +84,34 @@ def _listed(param: Path) -> list[tuple[int, int, int]]:
     layers = [line.split() for line in lines[2:] if line.strip()]
     if lines[1].split()[:1] != [str(len(layers))]:
         raise ClearSRError(f"{param}: has {len(layers)} layers, and says {lines[1]!r}; it may be cut off")
-    found = []
-    for fields in layers:
-        if fields[0] in _WITHOUT_NUMBERS:
-            continue
-        if fields[0] != "Convolution":
-            known = ", ".join(("Convolution", *_WITHOUT_NUMBERS))
-            raise ClearSRError(f"{param}: has a layer {fields[0]}; accepted: {known}")
-        values = dict(field.split("=", 1) for field in fields if "=" in field)
-        try:
-            outputs, kernel, has_bias, weights = (int(values.get(key, "0")) for key in ("0", "1", "5", "6"))
-        except ValueError:
-            raise ClearSRError(f"{param}: cannot be understood: {' '.join(fields)}") from None
-        if not has_bias:
-            raise ClearSRError(f"{param}: has a convolution without a bias: {' '.join(fields)}")
-        found.append((outputs, kernel, weights))
-    return found
+    return [found for fields in layers if (found := _convolution(fields, param)) is not None]
+
+
+def _convolution(fields: Sequence[str], param: Path) -> tuple[int, int, int] | None:
+    """What a line says of a convolution; None for a layer without numbers.
+
+    A line has type, name, how many inputs and outputs there are, their names, and then `key=value`.
+    """
+    unclear = ClearSRError(f"{param}: a layer cannot be understood: {' '.join(fields)}")
+    try:
+        names = int(fields[2]) + int(fields[3])
+        values = dict(field.split("=", 1) for field in fields[4 + names :])
+    except (ValueError, IndexError):
+        raise unclear from None
+    if len(fields) < 4 + names:
+        raise unclear
+    if fields[0] in _WITHOUT_NUMBERS:
+        return None
+    if fields[0] != "Convolution":
+        known = ", ".join(("Convolution", *_WITHOUT_NUMBERS))
+        raise ClearSRError(f"{param}: has a layer {fields[0]}; accepted: {known}")
+    try:
+        outputs, kernel, has_bias, weights = (int(values.get(key, "0")) for key in ("0", "1", "5", "6"))
+    except ValueError:
+        raise unclear from None
+    if not has_bias:
+        raise ClearSRError(f"{param}: has a convolution without a bias: {' '.join(fields)}")
+    return outputs, kernel, weights
 
 
 def _numbers(content: bytes, position: int, count: int, dtype: np.dtype, bin: Path) -> np.ndarray:

