@@ -134,7 +134,8 @@ def follow(
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, pair.name)})
     reference = pipeline.prepare(pair.lr, sampling)
     conditioning = pipeline.condition(reference[None].to(pipeline.device), sampling)
-    of_hr = scorer.score(pair.hr, pair.hr)
+    lr = to_8_bit(pair.lr.color)
+    of_hr = scorer.score(pair.hr, pair.hr, lr)
     values: dict[str, list[float]] = {measure: [] for measure in of_hr}
     pictures: list[torch.Tensor] = []
 
@@ -142,7 +143,7 @@ def follow(
         decoded = pipeline.decode(z_0)[0]
         color = pipeline.finish(decoded, reference, pair.lr, sampling).color
         picture = to_8_bit(color)
-        for measure, value in scorer.score(picture, pair.hr).items():
+        for measure, value in scorer.score(picture, pair.hr, lr).items():
             values[measure].append(value)
         if keep:
             pictures.append(picture)

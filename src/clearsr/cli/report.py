@@ -101,7 +101,7 @@ def _measured(
     from clearsr.evaluation.pairs import match_folders
     from clearsr.evaluation.published import dataset_of
 
-    scorer = Scorer(config)
+    scorer = Scorer(config, has_lr=False)
     measured = []
     with Progress(transient=True, disable=args.quiet) as progress:
         for name, folder in outputs:

@@ -16,6 +16,8 @@ MeasureName = Literal[
     "ssim_rgb",
     "lpips",
     "dists",
+    "features",
+    "features_vgg",
     "fid",
     "niqe",
     "niqe_pyiqa",
@@ -23,6 +25,10 @@ MeasureName = Literal[
     "maniqa",
     "clipiqa",
     "sharpness",
+    "lr_consistency",
+    "grid_8",
+    "grid_4",
+    "grid_8_3",
 ]
 
 

@@ -137,7 +137,8 @@ def evaluate_outputs(
         if hr is not None and hr.shape != sr.shape:
             hr = cut_to_output(hr, sr, upscale, pair.sr)
             cut.append(pair.name)
-        result.rows.append(Row(pair.name, None, _scored(scorer, sr, hr, pair.sr)))
+        lr = None if pair.lr is None else read_8_bit(pair.lr)
+        result.rows.append(Row(pair.name, None, _scored(scorer, sr, hr, lr, pair.sr)))
         if on_image is not None:
             on_image(name, pair.name)
     if cut:
@@ -175,8 +176,8 @@ def evaluate_method(
         for seed in runs:
             folder = root if root is None or len(runs) == 1 else root / f"seed-{seed}"
             for pair in pairs:
-                sr, hr = _upscaled(method, pair, seed, upscale)
-                result.rows.append(Row(pair.name, seed, _scored(scorer, sr, hr, pair.lr)))
+                sr, hr, lr = _upscaled(method, pair, seed, upscale)
+                result.rows.append(Row(pair.name, seed, _scored(scorer, sr, hr, lr, pair.lr)))
                 if folder is not None:
                     _write(sr, folder / f"{pair.name}.png")
                 if on_image is not None:
@@ -189,19 +190,21 @@ def evaluate_method(
 
 def _upscaled(
     method: Method, pair: ImagePair, seed: int | None, upscale: float
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The method's picture as an 8-bit file would hold it, and the original cut to it."""
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """The method's picture as an 8-bit file would hold it, the original cut to it, and the LR image."""
     assert pair.lr is not None, "pairs to upscale have LR images"
     lr = read_image(pair.lr)
     hr = None if pair.hr is None else fitting_hr(read_8_bit(pair.hr), lr, pair.name)
     size = (round(lr.height * upscale), round(lr.width * upscale)) if hr is None else tuple(hr.shape[-2:])
     own_seed = file_seed(seed or 0, pair.lr.name)  # as `clearsr upscale` has it
-    return to_8_bit(method.upscale(lr, (size[0], size[1]), own_seed)), hr
+    return to_8_bit(method.upscale(lr, (size[0], size[1]), own_seed)), hr, to_8_bit(lr.color)
 
 
-def _scored(scorer: Scorer, sr: torch.Tensor, hr: torch.Tensor | None, file: Path | None) -> Mean:
+def _scored(
+    scorer: Scorer, sr: torch.Tensor, hr: torch.Tensor | None, lr: torch.Tensor | None, file: Path | None
+) -> Mean:
     try:
-        return scorer.score(sr, hr)
+        return scorer.score(sr, hr, lr)
     except ClearSRError as error:
         raise ClearSRError(f"{file}: {error}") from None
 

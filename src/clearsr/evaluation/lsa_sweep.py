@@ -101,10 +101,10 @@ def sweep_lsa(
         hr = fitting_hr(read_8_bit(pair.hr), lr, pair.name)
         factor = factor_of(lr, (hr.shape[1], hr.shape[2]))
         own = config.model_copy(update={"upscale": factor, "seed": file_seed(seed, pair.lr.name)})
-        run = _prepared(pipeline, lr, own)
+        run, lr_8_bit = _prepared(pipeline, lr, own), to_8_bit(lr.color)
         for (alpha, beta), evaluation in evaluations.items():
             picture = to_8_bit(run(alpha, beta))
-            evaluation.rows.append(Row(pair.name, seed, scorer.score(picture, hr)))
+            evaluation.rows.append(Row(pair.name, seed, scorer.score(picture, hr, lr_8_bit)))
             if pair.name == plan.example and seed == plan.seeds[0]:
                 sweep.pictures[alpha, beta] = picture
             if on_picture is not None:

