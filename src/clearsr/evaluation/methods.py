@@ -1,7 +1,7 @@
 """What makes a large picture of a small one: resampling, ClearSR, and whatever it is compared with.
 
-A method is a function from an LR image, the size to arrive at and a seed to a picture of that size. Networks
-of others are in `other_networks`.
+A method is a function from an LR image, the size to arrive at and a seed to a picture of that size.
+Real-ESRGAN x4plus is a baseline with a name; networks of others from files and hubs are in `other_networks`.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
+from clearsr.config.evaluation import BaselineName
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, from_pil, resize, to_pil
@@ -37,9 +38,16 @@ class Method:
     settings: dict[str, object] | None = None
 
 
-def baseline(name: str) -> Method:
-    """Bicubic (antialiased, as Pillow's) or Lanczos (Pillow's own, on 8 bits)."""
-    return Method(name, BASELINES[name])
+def baseline(name: BaselineName, device: torch.device | str = "cpu") -> Method:
+    """Bicubic (antialiased, as Pillow's), Lanczos (Pillow's own, on 8 bits) or Real-ESRGAN x4plus.
+
+    Args:
+        device: of a network.
+
+    Raises:
+        ClearSRError: the network's weights are not installed.
+    """
+    return _realesrgan(device) if name == "realesrgan" else Method(name, _RESAMPLING[name])
 
 
 def clearsr_method(name: str, pipeline: "ClearSRPipeline", config: SamplingConfig) -> Method:
@@ -77,6 +85,38 @@ def factor_of(image: ImageData, size: tuple[int, int]) -> float:
     )
 
 
+def of_size(picture: torch.Tensor, size: tuple[int, int], image: ImageData, flag: str) -> torch.Tensor:
+    """A network's picture in [0, 1], which must have come out at the size that is asked for.
+
+    Raises:
+        ClearSRError: it has another one.
+    """
+    if tuple(picture.shape[-2:]) != size:
+        raise ClearSRError(
+            f"{flag}: makes {picture.shape[-1]}x{picture.shape[-2]} of {image.width}x{image.height}, "
+            f"{size[1]}x{size[0]} is needed; compare at the network's own factor"
+        )
+    return picture.clamp(0, 1)
+
+
+def _realesrgan(device: torch.device | str) -> Method:
+    from clearsr.models import realesrgan
+
+    network = realesrgan.load_realesrgan(device)
+
+    def upscale(image: ImageData, size: tuple[int, int], _seed: int) -> torch.Tensor:
+        picture = realesrgan.upscale(network, image.color[None].to(device))[0].cpu()
+        return of_size(picture, size, image, "realesrgan")
+
+    settings: dict[str, object] = {
+        "network": realesrgan.NAME,
+        "weights": realesrgan.published_weights(),
+        "upscale": realesrgan.FACTOR,
+        "padding": realesrgan.PADDING,
+    }
+    return Method("Real-ESRGAN", upscale, settings=settings)
+
+
 def _bicubic(image: ImageData, size: tuple[int, int], _seed: int) -> torch.Tensor:
     return resize(image.color[None], size)[0]
 
@@ -86,4 +126,4 @@ def _lanczos(image: ImageData, size: tuple[int, int], _seed: int) -> torch.Tenso
     return from_pil(picture).color
 
 
-BASELINES: dict[str, Upscaler] = {"bicubic": _bicubic, "lanczos": _lanczos}
+_RESAMPLING: dict[str, Upscaler] = {"bicubic": _bicubic, "lanczos": _lanczos}

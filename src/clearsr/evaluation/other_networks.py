@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from clearsr.errors import ClearSRError, first_line
-from clearsr.evaluation.methods import Method
+from clearsr.evaluation.methods import Method, of_size
 from clearsr.image import ImageData, from_pil, pad_to_multiple, to_pil
 from clearsr.seeds import make_generator
 
@@ -53,7 +53,7 @@ def spandrel_method(file: Path, device: torch.device | str = "cpu") -> Method:
             result = network(channels.transpose(0, 1))[:, :1].transpose(0, 1)  # each colour as a grey image
         else:
             result = network(channels)
-        return _of_size(result[0].float().cpu(), size, image, f"--spandrel {file}")
+        return of_size(result[0].float().cpu(), size, image, f"--spandrel {file}")
 
     settings: dict[str, object] = {
         "file": file.name,
@@ -98,7 +98,7 @@ def diffusers_method(source: str, device: torch.device | str = "cpu", steps: int
         color = from_pil(picture).color
         factor = color.shape[-1] // padded.shape[-1]
         cut = color[:, : factor * image.height, : factor * image.width]
-        return _of_size(cut, size, image, f"--diffusers {source}")
+        return of_size(cut, size, image, f"--diffusers {source}")
 
     settings: dict[str, object] = {"source": source, "pipeline": kind, **arguments}
     return Method(Path(source).name, upscale, draws=True, settings=settings)
@@ -126,13 +126,3 @@ def _read_weights(file: Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise ClearSRError(f"--spandrel {file}: holds a {type(loaded).__name__}; expected tensors by name")
     return loaded
-
-
-def _of_size(picture: torch.Tensor, size: tuple[int, int], image: ImageData, flag: str) -> torch.Tensor:
-    """The picture, which must have come out at the size that is asked for."""
-    if tuple(picture.shape[-2:]) != size:
-        raise ClearSRError(
-            f"{flag}: makes {picture.shape[-1]}x{picture.shape[-2]} of {image.width}x{image.height}, "
-            f"{size[1]}x{size[0]} is needed; compare at the network's own factor"
-        )
-    return picture.clamp(0, 1)

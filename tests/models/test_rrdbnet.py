@@ -2,7 +2,7 @@
 
 import torch
 
-from clearsr.benchmark.rrdbnet import RRDBNet
+from clearsr.models.rrdbnet import RRDBNet
 
 
 def test_parameters_are_those_of_real_esrgan_x4plus():

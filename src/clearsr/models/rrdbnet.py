@@ -1,4 +1,4 @@
-"""The network of Real-ESRGAN x4plus, with random weights: how long it takes, not what it draws.
+"""The network of Real-ESRGAN x4plus, with random weights until `realesrgan` loads the published ones.
 
 Written from the description in Wang et al., "ESRGAN" (2018), section 3.1, and "Real-ESRGAN" (2021): residual
 blocks of residual dense blocks at the input's resolution, then two nearest-neighbour enlargements.
