@@ -34,6 +34,7 @@ DIGEST_KEY = "weights_sha256"  # in config.json; `clearsr doctor` compares it, m
 
 # The training stages that fill a tensor, by the beginning of its name; all else is clearsr's.
 _FILLED_BY = {
+    "latents.vae.decoder.overlap.": ("decoder",),
     "latents.vae.": ("autoencoder",),
     "latents.lr_encoder.": ("lr_encoder",),
     "unet.": ("prior", "clearsr"),

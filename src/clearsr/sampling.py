@@ -53,7 +53,6 @@ BAND_ROWS = 64  # latent rows that are noised and stepped at once; with the seed
 StepCallback = Callable[[int, int, Any], None]
 
 
-@torch.no_grad()
 def denoise(
     network: ClearSRNetwork,
     conditioning: Conditioning,
@@ -64,6 +63,8 @@ def denoise(
     tiles_at_once: int = 1,
 ) -> Any:
     """z_0, B×c×h×w, of the images that `conditioning` describes: a tensor, or on disk if their x_lr is.
+
+    Training takes gradients through it; all others call it without.
 
     Args:
         generators: one CPU generator per image.

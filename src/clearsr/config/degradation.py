@@ -1,7 +1,9 @@
 """Settings of the second-order degradation (Real-ESRGAN, Wang et al. 2021), and the named sets for it.
 
 `full` is Real-ESRGAN's own x4plus set, which SeeSR and OSEDiff use too; `light` is StableSR's milder one;
-`camera` is ours: the slightly soft, nearly clean picture of a real camera; `bicubic` only shrinks.
+`camera` is ours: the slightly soft, nearly clean picture of a real camera; `real` is ours too: the blur, noise
+and softness of the originals of pairs that cameras took (docs/training.md says how it was fitted); `bicubic`
+only shrinks.
 A preset is no more than the values that the other fields start from. Ranges are (low, high), drawn per image.
 """
 
@@ -14,7 +16,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from clearsr.config.base import FrozenConfig, merge
 
-PresetName = Literal["full", "light", "camera", "bicubic"]
+PresetName = Literal["full", "light", "camera", "real", "bicubic"]
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 KernelName = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
@@ -132,14 +134,28 @@ class StageConfig(FrozenConfig):
     jpeg_quality: QualityRange = Field(default=(30, 95), description="JPEG quality, 1-100")
 
 
+class SharpeningConfig(FrozenConfig):
+    """Unsharp masking of the LR image, as a camera does it: x + amount·(x - Gaussian blur of x)."""
+
+    probability: Probability = Field(default=0.0, description="chance that the picture is sharpened at all")
+    amount: StrengthRange = Field(default=(0.4, 1.6), description="how much of the difference is added")
+    sigma: SigmaRange = Field(default=(0.8, 1.8), description="standard deviation of the blur in LR pixels")
+
+
 class DegradationConfig(FrozenConfig):
     """The whole second-order model that makes an LR image from an HR one."""
 
     preset: PresetName = Field(
         default="full", description="the named set that the fields not given start from"
     )
+    original: BlurConfig = Field(
+        default=BlurConfig(probability=0.0),
+        description="blur of the HR image itself, in pairs to learn from: photographs are softer than pictures "
+        "that were shrunk until sharp",
+    )
     first: StageConfig = StageConfig()
     second: StageConfig = StageConfig()
+    sharpening: SharpeningConfig = SharpeningConfig()
     final_sinc_probability: Probability = Field(default=0.8, description="chance of the last sinc filter")
 
     @model_validator(mode="before")
@@ -221,6 +237,35 @@ _PRESETS: dict[str, dict[str, object]] = {
             "jpeg_probability": 0.5,
             "jpeg_quality": (85, 100),
         },
+        "final_sinc_probability": 0.0,
+    },
+    "real": {
+        # Sharp photographs blurred so have the spectra that the originals of real pairs have.
+        "original": {
+            "probability": 0.9,
+            "sinc_probability": 0.0,
+            "kernel_probabilities": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            "kernel_size": (9, 9),
+            "sigma": (0.5, 1.3),
+        },
+        "first": {
+            **_NO_STEPS,
+            "blur": {
+                "sinc_probability": 0.0,
+                "kernel_probabilities": (0.5, 0.5, 0.0, 0.0, 0.0, 0.0),
+                "kernel_size": (27, 33),
+                "sigma": (2.0, 4.6),
+            },
+        },
+        "second": {
+            **_NO_STEPS,
+            # The blur above is all there is: without a low-pass of its own, shrinking is sampling.
+            "resize": {**_KEEP_SIZE, "antialias": False, "modes": ("bilinear", "bicubic")},
+            "noise": {"gaussian_sigma": (0, 2.5), "poisson_strength": (0, 0.2)},
+            "jpeg_probability": 0.4,
+            "jpeg_quality": (80, 100),
+        },
+        "sharpening": {"probability": 0.85},
         "final_sinc_probability": 0.0,
     },
     "bicubic": {"first": _NO_STEPS, "second": _NO_STEPS, "final_sinc_probability": 0.0},

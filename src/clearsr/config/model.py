@@ -5,7 +5,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from clearsr.config.base import FrozenConfig, build_config, merge
 
@@ -22,6 +22,10 @@ class AutoencoderConfig(FrozenConfig):
     encoder_layers: tuple[PositiveInt, ...] = Field((2, 2), description="residual blocks per width")
     decoder_channels: tuple[PositiveInt, ...] = Field((96, 160), description="widths, finest first")
     decoder_layers: tuple[PositiveInt, ...] = Field((4, 3), description="residual blocks per width")
+    overlap_channels: NonNegativeInt = Field(
+        0, description="width of the decoder's last convolutions, which join its patches; 0 leaves them out"
+    )
+    overlap_layers: NonNegativeInt = Field(2, description="residual blocks among these")
     scaling_factor: Annotated[float, Field(gt=0)] = Field(
         1.0, description="latents times this have about unit variance; measured by the autoencoder stage"
     )

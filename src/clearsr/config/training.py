@@ -8,9 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.model import ModelConfig
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import LSAConfig, SamplingConfig
 
-Stage = Literal["autoencoder", "lr_encoder", "prior", "clearsr"]
+Stage = Literal["autoencoder", "lr_encoder", "decoder", "prior", "clearsr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -96,6 +96,34 @@ class LossConfig(FrozenConfig):
     )
 
 
+class PerceptualConfig(FrozenConfig):
+    """clearsr: losses on the decoded picture that the sampler draws, in place of Eq. 1 (our own)."""
+
+    sampling: SamplingConfig = Field(
+        SamplingConfig(steps=1, scheduler="dpm++", start_timestep=300, noise_scale=0, lsa=LSAConfig(preset="off")),
+        description="the sampler whose pictures are judged: the one that the model will be used with",
+    )
+    pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
+    features: Annotated[float, Field(ge=0)] = Field(
+        0.5, description="distance to the HR crop in what a frozen classifier sees"
+    )
+    adversarial: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="reward by projected discriminators, which learn along"
+    )
+    adversarial_ramp: NonNegativeInt = Field(
+        2000, description="steps in which the weight of that reward rises from 0"
+    )
+    anchor: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="L1 of decoded z_hr and x_lr; above 0 the decoder's overlap is trained along"
+    )
+    classifier: Literal["lite1", "lite2"] = Field(
+        "lite1", description="EfficientNet-Lite that looks at the pictures; Lite0 judges, and never trains"
+    )
+    blocks: tuple[NonNegativeInt, ...] = Field(
+        (0, 3, 6, 13), min_length=1, description="the classifier's blocks whose outputs are compared"
+    )
+
+
 class ValidationConfig(FrozenConfig):
     """What is looked at during training, and how."""
 
@@ -116,6 +144,9 @@ class TrainConfig(FrozenConfig):
     validation: ValidationConfig = ValidationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
+    perceptual: PerceptualConfig | None = Field(
+        None, description="clearsr: losses on drawn pictures in place of Eq. 1; null keeps to the paper"
+    )
     steps: PositiveInt = Field(150_000, description="optimizer steps")
     batch_size: PositiveInt = Field(8, description="images per step over all processes")
     accumulation: PositiveInt = Field(1, description="micro-batches that a step is split into")
@@ -145,6 +176,8 @@ class TrainConfig(FrozenConfig):
                 raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
         if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
+        if self.perceptual is not None and self.stage != "clearsr":
+            raise ValueError(f"perceptual belongs to stage clearsr, not to {self.stage}")
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

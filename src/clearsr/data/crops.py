@@ -80,7 +80,7 @@ class CropDataset(Dataset[TrainingBatch]):
         return self.with_lr(batch) if self._data.degrade_on == "worker" else batch
 
     def with_lr(self, batch: TrainingBatch) -> TrainingBatch:
-        """The batch with LR images, made on the device of its HR images unless it has or needs none.
+        """The batch with LR images (and HR images as soft as these say), made on the device of its HR images unless it has or needs none.
 
         Every draw depends on the seed and the sample's number alone: on a CPU the LR images are the same bit
         for bit whichever process makes them; an accelerator's arithmetic differs from it in the last bits.
@@ -88,12 +88,13 @@ class CropDataset(Dataset[TrainingBatch]):
         if self._degradation is None or batch.lr is not None:
             return batch
         mix, upscale = self._degradation, self._data.upscale
-        lr_images = []
+        pairs = []
         for hr, sample_id in zip(batch.hr, batch.sample_ids, strict=True):
             generator = make_generator("sample", self._seed, sample_id)
             draw_place(generator)  # what comes next follows the draws of the crop
-            lr_images.append(degrade_mixed(hr.contiguous(), mix, generator, upscale))
-        return batch._replace(lr=torch.stack(lr_images))
+            pairs.append(degrade_mixed(hr.contiguous(), mix, generator, upscale))
+        hr_images, lr_images = zip(*pairs, strict=True)
+        return batch._replace(hr=torch.stack(hr_images), lr=torch.stack(lr_images))
 
     def names_of(self, sample_ids: Sequence[int]) -> list[str]:
         """The images that samples are taken from."""

@@ -8,7 +8,7 @@ All draws come from one CPU generator, so a result depends on the image, the set
 
 import math
 from collections.abc import Sequence
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 
@@ -20,6 +20,7 @@ from clearsr.config.degradation import (
     NoiseConfig,
     ResizeConfig,
     ResizeMode,
+    SharpeningConfig,
     StageConfig,
     preset_config,
 )
@@ -37,12 +38,20 @@ from clearsr.degradation.steps import (
     compress_jpeg,
     resize,
     round_to_8_bit,
+    sharpen,
 )
 from clearsr.errors import ClearSRError
 
 Size = tuple[int, int]
 
 _KERNEL_NAMES: tuple[KernelName, ...] = get_args(KernelName)
+
+
+class TrainingPair(NamedTuple):
+    """An LR image and the HR image that belongs to it, each 3×H×W in [0, 1]."""
+
+    hr: torch.Tensor
+    lr: torch.Tensor
 
 
 @torch.no_grad()
@@ -53,7 +62,7 @@ def degrade(
 
     Args:
         hr: 3×H×W float32, RGB, in [0, 1], on any device; H and W are multiples of `upscale`.
-        config: what happens to it.
+        config: what happens to it; `original` is left out, for the image is the original here.
         generator: on the CPU; the source of every draw.
         upscale: how many times smaller the result is.
 
@@ -75,6 +84,8 @@ def degrade(
     image = _random_blur(image, config.second.blur, generator)
     image = _random_resize(image, lr_size, config.second.resize, generator)
     image = _random_noise(image, config.second.noise, generator)
+    if config.sharpening.probability:
+        image = _random_sharpening(image, config.sharpening, generator)
     if chance(0.5, generator):
         image = _final_resize(image, lr_size, config, generator)
         image = _random_jpeg(image, config.second, generator)
@@ -82,6 +93,21 @@ def degrade(
         image = _random_jpeg(image, config.second, generator)
         image = _final_resize(image, lr_size, config, generator)
     return round_to_8_bit(image)
+
+
+@torch.no_grad()
+def degrade_pair(
+    hr: torch.Tensor, config: DegradationConfig, generator: torch.Generator, upscale: int = 4
+) -> TrainingPair:
+    """`degrade`, after the HR image itself has been blurred as `config.original` says.
+
+    Raises:
+        ClearSRError: as `degrade`.
+    """
+    _check(hr, upscale)
+    if config.original.probability:
+        hr = _random_blur(hr, config.original, generator).clamp(0, 1)
+    return TrainingPair(hr, degrade(hr, config, generator, upscale))
 
 
 def degrade_batch(
@@ -103,15 +129,15 @@ def degrade_batch(
 
 def degrade_mixed(
     hr: torch.Tensor, mix: DegradationMix, generator: torch.Generator, upscale: int = 4
-) -> torch.Tensor:
-    """`degrade` with a preset drawn by the weights of the mixture (from the same generator).
+) -> TrainingPair:
+    """`degrade_pair` with a preset drawn by the weights of the mixture (from the same generator).
 
     Raises:
         ClearSRError: as `degrade`.
     """
     presets = sorted(mix.weights)  # the order in which a file lists them must not matter
     preset = choose(presets, [mix.weights[name] for name in presets], generator)
-    return degrade(hr, preset_config(preset), generator, upscale)
+    return degrade_pair(hr, preset_config(preset), generator, upscale)
 
 
 def crop_to_multiple(image: torch.Tensor, upscale: int) -> torch.Tensor:
@@ -208,6 +234,15 @@ def _random_noise(image: torch.Tensor, config: NoiseConfig, generator: torch.Gen
         return add_gaussian_noise(image, sigma, gray=gray, generator=generator)
     strength = uniform(*config.poisson_strength, generator)
     return add_poisson_noise(image, strength, gray=gray, generator=generator)
+
+
+def _random_sharpening(
+    image: torch.Tensor, config: SharpeningConfig, generator: torch.Generator
+) -> torch.Tensor:
+    if not chance(config.probability, generator):
+        return image
+    amount = uniform(*config.amount, generator)
+    return sharpen(image, amount, uniform(*config.sigma, generator))
 
 
 def _random_jpeg(image: torch.Tensor, config: StageConfig, generator: torch.Generator) -> torch.Tensor:

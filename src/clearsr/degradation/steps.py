@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from clearsr.config.degradation import ResizeMode
+from clearsr.degradation.kernels import gaussian_kernel
 from clearsr.image.geometry import mirrored
 
 _LUMA = (0.2989, 0.587, 0.114)  # BT.601, as Real-ESRGAN's grey Poisson noise has it
@@ -72,6 +73,13 @@ def add_poisson_noise(
     signal = levels / 255
     noise = torch.poisson(signal * photons, generator=generator) / photons - signal
     return (image + (strength * noise).to(image.device)).clamp(0, 1)
+
+
+def sharpen(image: torch.Tensor, amount: float, sigma: float) -> torch.Tensor:
+    """Unsharp masking, clamped: x + amount·(x - x blurred by a Gaussian of `sigma` pixels)."""
+    size = 2 * math.ceil(3 * sigma) + 1
+    blurred = apply_blur(image, gaussian_kernel(size, (sigma, sigma)))
+    return (image + amount * (image - blurred)).clamp(0, 1)
 
 
 def compress_jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:

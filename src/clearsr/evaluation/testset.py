@@ -21,7 +21,7 @@ from clearsr.atomic import remove_unfinished, write_text
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationConfig
 from clearsr.data.sources import ImageItem, decode, list_items
-from clearsr.degradation import crop_to_multiple, degrade
+from clearsr.degradation import crop_to_multiple, degrade_pair
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, fill_transparent, read_image, write_image
 from clearsr.seeds import make_generator
@@ -174,7 +174,7 @@ def _write_pair(
     """Write one pair; returns what the manifest says of it."""
     hr = hr.mul(255).round() / 255  # what the file will hold, also of 16-bit photographs
     generator = make_generator("testset", config.seed, image.name)
-    lr = degrade(hr, config.degradation, generator, config.upscale)
+    hr, lr = degrade_pair(hr, config.degradation, generator, config.upscale)
     record: dict[str, Any] = {"name": name, "source": image.name}
     for part, color in ((LR_FOLDER, lr), (HR_FOLDER, hr)):
         path = folder / part / f"{name}.png"

@@ -93,7 +93,7 @@ class LatentLREmbedding(nn.Module):
         widths = [config.encoder_channels[0], config.decoder_channels[0]]
         if self.lr_encoder is not None:
             widths.append(int(self.lr_encoder.conv_in.out_channels))  # type: ignore[union-attr, arg-type]
-        return 4.0 * max(widths) / config.patch_size**2
+        return 4.0 * max(max(widths) / config.patch_size**2, config.overlap_channels / 4)
 
     def map_bytes_per_pixel(self) -> float:
         """Of the feature maps that exist at a time where an image larger than a piece goes layer by layer."""
@@ -194,6 +194,10 @@ class LatentLREmbedding(nn.Module):
                 "model.lr_encoder.kind: the lr_encoder stage needs `separate`; LoRA trains with clearsr"
             )
         return self.lr_encoder
+
+    def decoder_overlap(self) -> nn.Module | None:
+        """The last convolutions of our own VAE's decoder, which join its patches, where it has them."""
+        return getattr(self.vae.decoder, "overlap", None)
 
     def decode(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None

@@ -83,6 +83,26 @@ class PatchEncoder(nn.Module):
         return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0)], dim=1)
 
 
+class PatchOverlap(nn.Module):
+    """Pixels -> pixels at half resolution, across the borders of the decoder's patches; starts as the identity.
+
+    Latents of photographs decode without seams, predicted ones do not: what one patch says of its edge, its
+    neighbour does not know.
+    """
+
+    def __init__(self, channels: int, width: int, layers: int) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(4 * channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualBlock(width) for _ in range(layers)))
+        self.conv_out = nn.Conv2d(width, 4 * channels, 3, padding=1)
+        _set_to_zero(self.conv_out)
+        self.reach = 2 * (2 + 2 * layers)  # pixels around a pair of pixels that it depends on
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        hidden = self.blocks(self.conv_in(F.pixel_unshuffle(pixels, 2)))
+        return pixels + F.pixel_shuffle(self.conv_out(F.silu(hidden)), 2).float()
+
+
 class PatchDecoder(nn.Module):
     """Latents B×C×h×w -> pixels B×3×H×W, about [-1, 1].
 
@@ -98,6 +118,7 @@ class PatchDecoder(nn.Module):
         patch_size: int,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
+        overlap: PatchOverlap | None = None,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -114,7 +135,8 @@ class PatchDecoder(nn.Module):
         self.conv_out = nn.Conv2d(previous, out_channels * patch_size**2, 3, padding=1)
         _set_to_zero(self.conv_out)
         self.side = patch_size * 2 ** (len(block_out_channels) - 1)
-        self.margin = _reach(layers_per_block)
+        self.overlap = overlap
+        self.margin = _reach(layers_per_block) + (0 if overlap is None else -(-overlap.reach // self.side))
         self.linear = nn.ConvTranspose2d(latent_channels, out_channels, self.side, stride=self.side)
         _set_to_zero(self.linear)
         basis, gains = dct_basis(latent_channels, self.side)
@@ -125,7 +147,8 @@ class PatchDecoder(nn.Module):
         hidden = self.blocks(self.conv_in(latents))
         detail = F.pixel_shuffle(self.conv_out(F.silu(hidden)), self.patch_size)
         with _full_precision(latents.device):
-            return detail.float() + self.linear(latents.float())
+            pixels = detail.float() + self.linear(latents.float())
+        return pixels if self.overlap is None else self.overlap(pixels)
 
 
 def dct_basis(count: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -195,7 +218,8 @@ class PatchAutoencoderKL(nn.Module):
         self.config = config
         sizes = (3, config.latent_channels, config.patch_size)
         self.encoder = PatchEncoder(*sizes, config.encoder_channels, config.encoder_layers)
-        self.decoder = PatchDecoder(*sizes, config.decoder_channels, config.decoder_layers)
+        overlap = PatchOverlap(3, config.overlap_channels, config.overlap_layers) if config.overlap_channels else None
+        self.decoder = PatchDecoder(*sizes, config.decoder_channels, config.decoder_layers, overlap)
 
     def encode(self, pixels: torch.Tensor) -> Encoded:
         """The posterior over latents of pixels B×3×H×W in [-1, 1] (unscaled, as in diffusers)."""

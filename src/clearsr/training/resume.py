@@ -26,6 +26,7 @@ FIXED_SETTINGS = (
     "data.rotate",
     "degradation",
     "loss",
+    "perceptual",
     "batch_size",
     "optimizer.kind",
     "seed",

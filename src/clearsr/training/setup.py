@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _STAGES_BEFORE: dict[Stage, tuple[Stage, ...]] = {
     "autoencoder": (),
     "lr_encoder": ("autoencoder",),
+    "decoder": ("autoencoder", "lr_encoder"),
     "prior": ("autoencoder",),
     "clearsr": ("autoencoder", "lr_encoder"),
 }

@@ -4,21 +4,25 @@ Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a rest
 `prior` (the U-Net alone), `clearsr` (DPM, SPM, U-Net). Stable Diffusion 2.1 needs the last one only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from clearsr.checkpoint import set_scaling_factor
-from clearsr.config.training import LossConfig, TrainConfig
+from clearsr.config.training import LossConfig, PerceptualConfig, TrainConfig
 from clearsr.data.crops import TrainingBatch
-from clearsr.image import resize, to_signed
+from clearsr.errors import ClearSRError
+from clearsr.image import resize, to_signed, to_unit
+from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0, training_target
 from clearsr.schedule import TRAIN_TIMESTEPS
+from clearsr.sampling import Conditioning, denoise
 from clearsr.seeds import make_generator
+from clearsr.training.adversary import Discriminator
 
 Losses = dict[str, torch.Tensor]
 
@@ -45,9 +49,12 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
     stages: dict[str, type[StageModule]] = {
         "autoencoder": AutoencoderStage,
         "lr_encoder": LREncoderStage,
+        "decoder": DecoderStage,
         "prior": PriorStage,
         "clearsr": ClearSRStage,
     }
+    if config.perceptual is not None:
+        return PerceptualStage(network, config.loss, config.perceptual, config.batch_size)
     return stages[config.stage](network, config.loss)
 
 
@@ -59,6 +66,8 @@ class AutoencoderStage(StageModule):
     def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
         super().__init__(network, loss)
         network.latents.vae.requires_grad_(True)
+        if (overlap := network.latents.decoder_overlap()) is not None:
+            overlap.requires_grad_(False)  # starts as the identity, and is the decoder stage's
 
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
         target = to_signed(batch.hr)
@@ -111,6 +120,23 @@ class LREncoderStage(StageModule):
             total = total + self.loss.pixel * F.l1_loss(pixels, target)
             logs["psnr"] = psnr_of(F.mse_loss(pixels.detach(), target))
         return {"loss": total, **logs}
+
+
+class DecoderStage(StageModule):
+    """The decoder's overlap on latents of photographs and on predicted ones: L1 of the picture; D stays."""
+
+    def __init__(self, network: ClearSRNetwork, loss: LossConfig) -> None:
+        super().__init__(network, loss)
+        overlap = network.latents.decoder_overlap()
+        if overlap is None:
+            raise ClearSRError("model.autoencoder.overlap_channels: the decoder stage needs more than 0")
+        overlap.requires_grad_(True)
+
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        target, lr_image = signed_pair(batch)
+        with torch.no_grad():
+            embedding = self.network.latents.embed_lr(lr_image)
+        return anchor_losses(self.network, target, embedding.mean)
 
 
 class PriorStage(StageModule):
@@ -182,6 +208,116 @@ class ClearSRStage(StageModule):
             "z_0_mse": F.mse_loss(predicted, z_0),
             "anchor_mse": F.mse_loss(embedding.mean.detach(), z_0),
         }
+
+
+class PerceptualStage(StageModule):
+    """DPM, SPM and the U-Net by the picture that the sampler draws: L1, features and an adversary.
+
+    Each sample is judged on a part whose place is drawn, so that neither the classifier's strides nor the
+    decoder's patches always meet the same pixels: their beat would be learnt as a grid.
+    """
+
+    def __init__(
+        self, network: ClearSRNetwork, loss: LossConfig, perceptual: PerceptualConfig, batch_size: int
+    ) -> None:
+        """`batch_size` counts all processes: with it a sample's number tells the step.
+
+        Raises:
+            ClearSRError: the classifier is not installed, or the overlap that is to be trained is not there.
+        """
+        super().__init__(network, loss)
+        network.set_trainable()
+        self.perceptual, self._batch_size = perceptual, batch_size
+        if perceptual.anchor:
+            overlap = network.latents.decoder_overlap()
+            if overlap is None:
+                raise ClearSRError("perceptual.anchor: needs model.autoencoder.overlap_channels above 0")
+            overlap.requires_grad_(True)
+        self.classifier = Classifier(perceptual.classifier, perceptual.blocks)
+        self.discriminator = Discriminator(self.classifier.channels) if perceptual.adversarial else None
+
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        network, weights = self.network, self.perceptual
+        target, lr_image = signed_pair(batch)
+        with torch.no_grad():
+            embedding = LatentLR(*(part.float() for part in network.latents.embed_lr(lr_image)))
+        _, dropped = step_draws(seed, batch.sample_ids, self.loss, target.device)
+        prompt = network.image_prompt(lr_image).float()
+        if dropped is not None:
+            prompt = torch.where(dropped[:, None, None], network.null_prompt, prompt)
+        generators = [make_generator("noise", seed, i) for i in batch.sample_ids]
+        z_0 = denoise(network, Conditioning(embedding, prompt), weights.sampling, generators)
+        pixels = network.latents.decode(z_0).float()
+        absolute = F.l1_loss(pixels, target)
+        logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), target))}
+        total = weights.pixel * absolute
+        if weights.features or self.discriminator is not None:
+            total = total + self._judged(pixels, target, lr_image, batch.sample_ids, seed, logs)
+        if weights.anchor:
+            anchor = anchor_losses(network, target, embedding.mean)
+            total = total + weights.anchor * anchor["loss"]
+            logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
+        return {"loss": total, **logs}
+
+    def _judged(
+        self,
+        pixels: torch.Tensor,
+        target: torch.Tensor,
+        lr_image: torch.Tensor,
+        sample_ids: list[int],
+        seed: int,
+        logs: Losses,
+    ) -> torch.Tensor:
+        """The terms that the classifier's features give; what they are worth is added to `logs`."""
+        weights = self.perceptual
+        ours, theirs, beside = shifted((pixels, target, lr_image), seed, sample_ids)
+        drawn = self.classifier(to_unit(ours))
+        with torch.no_grad():
+            real = self.classifier(to_unit(theirs))
+        distance = feature_distance(drawn, real).mean()
+        logs["features"] = distance.detach()
+        total = weights.features * distance
+        if self.discriminator is None:
+            return total
+        ramp = min(1.0, sample_ids[0] / self._batch_size / max(1, weights.adversarial_ramp))
+        reward = self.discriminator.reward(drawn, beside)
+        learned = self.discriminator.loss(drawn, real, beside)
+        logs |= {"reward": reward.detach(), "discriminator": learned.detach()}
+        return total - ramp * weights.adversarial * reward + learned
+
+
+def signed_pair(batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """The HR images and the LR images at their size, B×3×H×W in [-1, 1]."""
+    assert batch.lr is not None, "the loader prepares LR images for this stage"
+    target = to_signed(batch.hr)
+    return target, to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1])))
+
+
+def anchor_losses(network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Tensor) -> Losses:
+    """L1 of what D makes of latents of photographs (half of the batch), and of x_lr (the other half)."""
+    half = (len(target) + 1) // 2
+    with torch.no_grad():
+        z_hr = network.latents.encode_hr(target[:half])
+    errors = (network.latents.decode(torch.cat([z_hr, z_lr[half:]])).float() - target).abs()
+    hr, lr = errors[:half].mean(), errors[half:].mean() if half < len(target) else errors.new_zeros(())
+    return {"loss": hr + lr, "hr": hr.detach(), "lr": lr.detach()}
+
+
+def shifted(
+    images: Sequence[torch.Tensor], seed: int, sample_ids: list[int], most: int = 8
+) -> list[torch.Tensor]:
+    """The same part of each of several batches, B×C×(H-most)×(W-most), each sample's at a place of its own."""
+    places = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
+    height, width = (length - most for length in images[0].shape[-2:])
+    return [
+        torch.stack(
+            [
+                image[:, top : top + height, left : left + width]
+                for image, (top, left) in zip(batch, (place.tolist() for place in places), strict=True)
+            ]
+        ).contiguous(memory_format=torch.channels_last)
+        for batch in images
+    ]
 
 
 def step_draws(

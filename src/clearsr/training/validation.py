@@ -53,13 +53,13 @@ class Validation:
         photographs = Photographs(config.data.validation)
         count = min(config.validation.count, len(photographs))
         chosen = [i * len(photographs) // count for i in range(count)]
-        self.hr = [_centre(photographs[i], config, photographs.items[i].label()) for i in chosen]
-        self.lr = [
-            degrade_mixed(
-                hr, config.degradation, make_generator("validation", config.seed, i), config.data.upscale
-            )
-            for i, hr in enumerate(self.hr)
+        crops = [_centre(photographs[i], config, photographs.items[i].label()) for i in chosen]
+        generators = [make_generator("validation", config.seed, i) for i in range(count)]
+        pairs = [
+            degrade_mixed(hr, config.degradation, generator, config.data.upscale)
+            for hr, generator in zip(crops, generators, strict=True)
         ]
+        self.hr, self.lr = [pair.hr for pair in pairs], [pair.lr for pair in pairs]
 
     @torch.no_grad()
     def run(self, network: ClearSRNetwork) -> Seen:
