@@ -67,8 +67,9 @@ def make_pictures(folder: Path) -> None:
 @contextlib.contextmanager
 def constants(values: dict[str, object]) -> Iterator[None]:
     """Within the block, constants of these names have these values, wherever in the package they are."""
-    import clearsr.pipeline  # noqa: F401  (so that they are loaded)
+    from clearsr import ClearSRPipeline
 
+    assert ClearSRPipeline.__module__ in sys.modules, "what it uses is loaded"
     found = [
         (module, name)
         for key, module in sorted(sys.modules.items())
