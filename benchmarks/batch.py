@@ -20,10 +20,10 @@ from PIL import Image
 
 from clearsr.batch.manifest import Row
 from clearsr.batch.run import run_batch
-from clearsr.checkpoint import locate, read_description
 from clearsr.config.base import build_config
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.config.sampling import SamplingConfig
+from clearsr.models.checkpoint import locate, read_description
 
 
 def draw(folder: Path, number: int, side: int) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from clearsr.image import ImageData
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.pipeline import ClearSRPipeline
 
 PROPERTIES = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "bf16"}
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 
-from clearsr.checkpoint import load_network, save_network
 from clearsr.config.base import build_config, merge, parse_override
 from clearsr.config.training import TrainConfig
-from clearsr.demo import PHOTOGRAPHS, load_photograph
 from clearsr.errors import ClearSRError
+from clearsr.evaluation.demo import PHOTOGRAPHS, load_photograph
 from clearsr.evaluation.metrics import psnr
 from clearsr.image import ImageData, resize, to_signed, to_unit, write_image
+from clearsr.models.checkpoint import load_network, save_network
 from clearsr.training.engine import fit
 
 SIDE, UPSCALE = 96, 4

@@ -29,8 +29,8 @@ from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, resize, write_image
 from clearsr.models.build import random_network
+from clearsr.training.dry_run import plan_run
 from clearsr.training.engine import start_processes
-from clearsr.training.plan import plan_run
 from clearsr.training.setup import prepare_stage
 from clearsr.training.state import TrainingState
 from clearsr.training.step import Stepper, make_scaler, open_data

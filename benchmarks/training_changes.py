@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from clearsr.complexity import part_of
 from clearsr.config.training import TrainConfig
+from clearsr.models.parameters import part_of
 
 Seen = dict[str, Any]
 

@@ -13,8 +13,7 @@ from checking import ROOT, file, refusing, tests_module
 from pictures import corpus
 
 from clearsr.batch.manifest import Manifest, Row, read_rows
-from clearsr.batch.settings import find_settings, save_settings, settings_path
-from clearsr.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load_network, read_description, save_network
+from clearsr.batch.saved_settings import find_settings, save_settings, settings_path
 from clearsr.config.base import build_config, load_config, parse_override
 from clearsr.config.batch import WorkConfig
 from clearsr.config.model import ModelConfig
@@ -22,8 +21,15 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.data.sources import INDEX_SUFFIX, decode, list_items, write_index
 from clearsr.evaluation.results import read_results
-from clearsr.integrity import check_weights
 from clearsr.models.build import build_network
+from clearsr.models.checkpoint import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    load_network,
+    read_description,
+    save_network,
+)
+from clearsr.models.integrity import check_weights
 
 
 def _model_folder(folder: Path) -> Path:

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from clearsr import doctor
-from clearsr.checkpoint import CONFIG_NAME, DIGEST_KEY, WEIGHTS_NAME, locate, save_network
 from clearsr.cli import main
 from clearsr.doctor import examine
 from clearsr.errors import ClearSRError
-from clearsr.integrity import check_weights, sha256_of
+from clearsr.models.checkpoint import CONFIG_NAME, DIGEST_KEY, WEIGHTS_NAME, locate, save_network
+from clearsr.models.integrity import check_weights, sha256_of
 
 
 def _by_name(part):
@@ -126,7 +126,7 @@ def test_weights_of_another_network_are_found(model, make_network, tmp_path):
 
 
 def test_missing_weights_are_a_problem_of_the_installation(monkeypatch, tmp_path):
-    monkeypatch.setattr("clearsr.checkpoint.files", lambda _package: tmp_path)
+    monkeypatch.setattr("clearsr.models.checkpoint.files", lambda _package: tmp_path)
     finding = _by_name("weights")["compact"]
     assert finding.status == "problem" and "missing from this installation" in finding.text
     assert finding.remedy == "install ClearSR again"

@@ -5,11 +5,11 @@ import torch
 from skimage.data import astronaut
 
 from clearsr import ClearSRPipeline
-from clearsr.checkpoint import WEIGHTS_NAME, locate
-from clearsr.demo import degraded_photograph
+from clearsr.evaluation.demo import degraded_photograph
 from clearsr.evaluation.metrics import psnr
 from clearsr.evaluation.sharpness import laplacian_variance
 from clearsr.image import ImageData, resize
+from clearsr.models.checkpoint import WEIGHTS_NAME, locate
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from clearsr import pipeline_steps
 from clearsr.config.base import build_config
 from clearsr.config.model import preset_model_config
 from clearsr.config.sampling import SamplingConfig
@@ -23,7 +22,8 @@ from clearsr.hardware import (
 )
 from clearsr.image import ImageData
 from clearsr.models.build import meta_network
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline import steps
+from clearsr.pipeline.pipeline import ClearSRPipeline
 
 CPU = torch.device("cpu")
 CONFIG = build_config(SamplingConfig, {"steps": 2, "scheduler": "dpm++"})
@@ -85,7 +85,7 @@ def test_offloading_changes_nothing_and_moves_each_part_when_it_is_used(make_net
         moved.append({id(p) for part in parts for p in part.parameters()})
         return on_device(parts, device)
 
-    monkeypatch.setattr(pipeline_steps, "on_device", recorded)
+    monkeypatch.setattr(steps, "on_device", recorded)
     offloaded = _pipeline(network, offload=True).upscale([image])[0].color
     assert torch.equal(offloaded, _pipeline(make_network()).upscale([image])[0].color)
     prompting, encoding, denoising, decoding = moved

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clearsr.config.output import OutputConfig
     from clearsr.config.sampling import LSAConfig, SamplingConfig, TileConfig
     from clearsr.errors import ClearSRError
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     __version__: str
 
@@ -26,7 +26,7 @@ __all__ = [
 
 _MODULES = {
     "ClearSRError": "clearsr.errors",
-    "ClearSRPipeline": "clearsr.pipeline",
+    "ClearSRPipeline": "clearsr.pipeline.pipeline",
     "LSAConfig": "clearsr.config.sampling",
     "OutputConfig": "clearsr.config.output",
     "SamplingConfig": "clearsr.config.sampling",

@@ -88,7 +88,7 @@ def _devices() -> Iterator[Finding]:
     import torch
 
     from clearsr.hardware import check_compiler, choose_device, choose_precision, describe_devices
-    from clearsr.memory import as_text, available_bytes
+    from clearsr.pipeline.budget import as_text, available_bytes
 
     available = available_bytes()
     text = f"{as_text(available)} available"
@@ -117,9 +117,9 @@ def _devices() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """The models in the package: there, unchanged, and fitting their configuration."""
-    from clearsr.checkpoint import EMBEDDED_MODELS, locate
-    from clearsr.integrity import check_weights
-    from clearsr.memory import as_text
+    from clearsr.models.checkpoint import EMBEDDED_MODELS, locate
+    from clearsr.models.integrity import check_weights
+    from clearsr.pipeline.budget import as_text
 
     for name in EMBEDDED_MODELS:
         try:

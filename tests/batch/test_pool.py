@@ -9,8 +9,8 @@ from clearsr.batch import on_ray
 from clearsr.batch.local import Share, run_processes
 from clearsr.batch.manifest import Row
 from clearsr.batch.on_ray import Ledger
-from clearsr.batch.plan import Spool
 from clearsr.batch.run import choose_engine, manifest_path, share_out
+from clearsr.batch.spool import Spool
 from clearsr.batch.worker import Item
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError

@@ -33,10 +33,10 @@ TINY_MODEL = {
 @pytest.fixture(scope="session")
 def model(tmp_path_factory):
     """A folder with an untrained model; after colour matching its results resemble the bicubic picture."""
-    from clearsr.checkpoint import save_network
     from clearsr.config.base import build_config
     from clearsr.config.model import ModelConfig
     from clearsr.models.build import build_network
+    from clearsr.models.checkpoint import save_network
 
     folder = tmp_path_factory.mktemp("model")
     network = build_network(build_config(ModelConfig, TINY_MODEL))

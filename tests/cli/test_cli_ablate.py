@@ -8,7 +8,12 @@ import pytest
 
 from clearsr.config.base import load_config
 from clearsr.config.training import TrainConfig
-from clearsr.evaluation.ablation import AblationPlan, row_config, rows_of, run_ablations
+from clearsr.paper.tables.tables_2_3_6_7_8_ablation import (
+    AblationPlan,
+    row_config,
+    rows_of,
+    run_ablations,
+)
 
 ROOT = Path(__file__).parents[2]
 OVERLAYS = ROOT / "configs" / "ablations"
@@ -70,11 +75,13 @@ def arguments(photo, model, tmp_path):
 
 def test_the_whole_command_and_a_second_run_that_trains_nothing(run, arguments, tmp_path, monkeypatch):
     trained = []
-    from clearsr.evaluation import ablation
+    from clearsr.paper.tables import tables_2_3_6_7_8_ablation as ablation
 
     fit = ablation.fit
     monkeypatch.setattr(
-        ablation, "fit", lambda c, resume: (trained.append(c.output.parent.name), fit(c, resume))[1]
+        ablation,
+        "fit",
+        lambda c, resume: (trained.append(c.output.parent.name), fit(c, resume))[1],
     )
     outcome = run(*arguments, "--tables", "6", "--also", "controlnet")
     assert outcome.code == 0, outcome.err

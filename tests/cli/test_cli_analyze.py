@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsr.analysis.calibration import split_points
 from clearsr.cli import COMMANDS
 from clearsr.cli.parser import Parser
 from clearsr.cli.study import STUDY_FLAGS, collect_study
+from clearsr.paper.figures.calibration import split_points
 
 STEPS = ("--steps", "4", "--scheduler", "ddpm", "--device", "cpu", "--precision", "fp32")
 

@@ -19,7 +19,7 @@ from clearsr.batch.manifest import Row
 from clearsr.batch.worker import Worker
 from clearsr.cli import batch as command
 from clearsr.cli.parser import Parser
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.pipeline import ClearSRPipeline
 
 DOCS = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
 NOISY = ("--start", "noise", "--color", "none", "--steps", "2", "--seed", "7")

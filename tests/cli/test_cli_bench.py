@@ -31,8 +31,8 @@ def miniature(model):
 
 
 def test_speed_and_pixels(bench, monkeypatch, no_realesrgan_wheel):
-    monkeypatch.setattr("clearsr.benchmark.speed.SIDE", 64)
-    monkeypatch.setattr("clearsr.benchmark.speed.SMALL_SIDE", 32)
+    monkeypatch.setattr("clearsr.paper.complexity.speed.SIDE", 64)
+    monkeypatch.setattr("clearsr.paper.complexity.speed.SMALL_SIDE", 32)
     outcome, report = bench("--only", "speed,pixels", "--sides", "64,128", "--precision", "bf16")
     assert outcome.code == 0, outcome.err
     assert list(report) == ["config", "machine", "speed", "pixels"]
@@ -60,8 +60,8 @@ def test_speed_and_pixels(bench, monkeypatch, no_realesrgan_wheel):
 def test_the_peer_has_its_published_weights_where_they_are(
     network, realesrgan_wheel, no_realesrgan_wheel, make_picture, monkeypatch
 ):
-    from clearsr.benchmark.speed import _rrdbnets
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.paper.complexity.speed import _rrdbnets
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     pipeline, picture = ClearSRPipeline(network), make_picture(8, 8)[None]
     random = _rrdbnets(pipeline, picture)["rrdbnet, fp32"]()
@@ -87,7 +87,7 @@ def test_memory_and_workers_in_processes_of_their_own(bench):
 
 def test_sd21_times_each_batch_and_knows_its_floors(bench, miniature, monkeypatch):
     """On a miniature in place of the real size."""
-    from clearsr.benchmark import sd21
+    from clearsr.paper.complexity import sd21
 
     monkeypatch.setattr(sd21, "preset_model_config", lambda _: miniature)
     monkeypatch.setattr(sd21, "SIDE", 64)
@@ -106,7 +106,7 @@ def test_sd21_times_each_batch_and_knows_its_floors(bench, miniature, monkeypatc
 
 
 def test_memory_at_its_peak_is_counted_from_the_last_reset():
-    from clearsr.benchmark.child import peak_bytes, reset_peak
+    from clearsr.paper.complexity.child import peak_bytes, reset_peak
 
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("this system has no way to reset it")
@@ -134,8 +134,8 @@ def test_what_cannot_be_measured_is_refused_first(run, arguments, says):
 
 
 def test_a_child_that_fails_is_one_line(bench):
-    from clearsr.benchmark.child import answer, start
     from clearsr.errors import ClearSRError
+    from clearsr.paper.complexity.child import answer, start
 
     child = start("no_such_task", 1)
     try:

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from clearsr.atomic import written_aside
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.pipeline import ClearSRPipeline
 
 _COUNT = 24
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
-from clearsr.demo import PHOTOGRAPHS, load_photograph
+from clearsr.evaluation.demo import PHOTOGRAPHS, load_photograph
 
 
 def studio_luma(path):

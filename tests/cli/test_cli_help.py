@@ -50,7 +50,7 @@ def test_package_is_light_and_its_names_are_lazy():
         "print(light, ClearSRPipeline.__module__, SamplingConfig().upscale, clearsr.__version__, "
         "'ClearSRPipeline' in dir(clearsr))"
     )
-    assert run_fresh(code).split() == ["True", "clearsr.pipeline", "4.0", version("clearsr"), "True"]
+    assert run_fresh(code).split() == ["True", "clearsr.pipeline.pipeline", "4.0", version("clearsr"), "True"]
 
 
 def test_unknown_public_name_is_an_attribute_error():

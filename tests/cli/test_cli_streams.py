@@ -125,7 +125,7 @@ def test_what_cannot_be_compared_with_is_said_first(upscale, photo, tmp_path, re
 def test_a_comparison_that_is_missing_is_made_of_what_is_there(upscale, photo, tmp_path, monkeypatch):
     photo("a.png")
     upscale(tmp_path)
-    monkeypatch.setattr("clearsr.pipeline.load_network", None)  # no network is needed any more
+    monkeypatch.setattr("clearsr.pipeline.pipeline.load_network", None)  # no network is needed any more
     assert upscale(tmp_path, "--compare").code == 0
     made = tmp_path / "a_x4_comparison.png"
     made_at = made.stat().st_mtime_ns
@@ -154,7 +154,7 @@ def test_transparency_and_16_bits_can_be_compared(upscale, tmp_path):
 
 
 def test_a_result_too_large_to_compare_is_said_and_kept(upscale, photo, tmp_path, monkeypatch):
-    monkeypatch.setattr("clearsr.comparisons._MAX_PIXELS", 1000)
+    monkeypatch.setattr("clearsr.files.comparison._MAX_PIXELS", 1000)
     outcome = upscale(photo("a.png"), "-o", tmp_path / "out", "--compare")
     assert outcome.code == 1 and "a_comparison.png: 64x48 is too large for a comparison" in outcome.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from clearsr.files import Job
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.files.upscale import Job
+from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import file_seed
 
 
@@ -117,12 +117,12 @@ def test_no_file_is_compared_with_all_others(upscale, tmp_path, monkeypatch):
 def test_no_weights_are_loaded_when_there_is_nothing_to_do(upscale, photo, model, tmp_path, monkeypatch):
     source = photo("a.png")
     upscale(source)
-    monkeypatch.setattr("clearsr.pipeline.load_network", None)
+    monkeypatch.setattr("clearsr.pipeline.pipeline.load_network", None)
     assert upscale(source).code == 0
 
 
 def test_model_is_loaded_once(upscale, photo, tmp_path, monkeypatch):
-    from clearsr import pipeline
+    from clearsr.pipeline import pipeline
 
     calls = []
 
@@ -206,7 +206,7 @@ def test_settings_come_from_file_set_and_flags(upscale, photo, tmp_path):
 def test_out_of_memory_is_one_failed_file(upscale, photo, tmp_path, monkeypatch):
     import torch
 
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     decode = ClearSRPipeline.decode_signed
 
@@ -225,7 +225,7 @@ def test_out_of_memory_is_one_failed_file(upscale, photo, tmp_path, monkeypatch)
 
 
 def test_interrupted_run_says_how_far_it_came(upscale, photo, tmp_path, monkeypatch):
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     real, calls = ClearSRPipeline.upscale_with, []
 

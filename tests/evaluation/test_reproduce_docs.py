@@ -5,7 +5,7 @@ from pathlib import Path
 
 from clearsr.cli import COMMANDS
 from clearsr.evaluation.measures import MEASURES
-from clearsr.evaluation.published import published_table
+from clearsr.paper.tables.published import published_table
 
 TEXT = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
 

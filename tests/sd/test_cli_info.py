@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from clearsr.cli import main
-from clearsr.complexity import parameter_table, stored_parts
 from clearsr.config.model import preset_model_config
+from clearsr.models.parameters import parameter_table, stored_parts
 
 
 def test_preset_as_json(tmp_path, capsys):

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from clearsr.benchmark.naive import stock_attention
 from clearsr.config.base import build_config
 from clearsr.config.model import ModelConfig
 from clearsr.models.build import build_network
 from clearsr.models.one_token_attention import OneTokenProcessor
+from clearsr.paper.complexity.naive import stock_attention
 
 WIDTH = 32  # of a prompt token of the miniature base
 

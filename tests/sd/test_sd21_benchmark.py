@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from clearsr.benchmark import sd21
 from clearsr.config.benchmark import BenchmarkConfig
 from clearsr.config.model import ModelConfig
+from clearsr.paper.complexity import sd21
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from clearsr import ClearSRError
-from clearsr.checkpoint import load_network
 from clearsr.cli import main
 from clearsr.config.base import build_config
 from clearsr.config.model import SD21_BASE_MODELS, ModelConfig
 from clearsr.models.base_model import locate_base, read_part_config
 from clearsr.models.build import base_configs, build_network, resolve_base
+from clearsr.models.checkpoint import load_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

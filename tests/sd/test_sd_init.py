@@ -9,10 +9,10 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from clearsr.checkpoint import load_network, save_network
 from clearsr.cli import main
-from clearsr.complexity import parameter_table, part_of, stored_parts
 from clearsr.models.build import build_network, meta_network
+from clearsr.models.checkpoint import load_network, save_network
+from clearsr.models.parameters import parameter_table, part_of, stored_parts
 
 TRAINED = ("detail_preserving.", "structure_preserving.")
 

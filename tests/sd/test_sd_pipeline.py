@@ -7,10 +7,11 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from clearsr import ClearSRError, ClearSRPipeline, grids
+from clearsr import ClearSRError, ClearSRPipeline
 from clearsr.image import ImageData
-from clearsr.memory import Workload
 from clearsr.models.pretrained import encode_text
+from clearsr.pipeline import grids
+from clearsr.pipeline.budget import Workload
 
 QUICK = {"steps": 2, "color": "none"}
 

@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="the extra `web` is not installed")
 from clearsr import ClearSRPipeline  # noqa: E402
 from clearsr.config.output import OutputConfig  # noqa: E402
 from clearsr.config.serving import ServingConfig  # noqa: E402
-from clearsr.files import Job, upscale_file  # noqa: E402
+from clearsr.files.upscale import Job, upscale_file  # noqa: E402
 
 SETTINGS = {"steps": 2, "upscale": 2, "color": "none"}
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import load_file
 
 from clearsr.errors import ClearSRError
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training import engine
 from clearsr.training.engine import fit
-from clearsr.training.report import Report
+from clearsr.training.progress import Report
 from clearsr.training.stages import AutoencoderStage
 from clearsr.training.validation import Validation
 

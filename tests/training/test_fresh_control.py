@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from clearsr.checkpoint import load_network, save_network
 from clearsr.errors import ClearSRError
+from clearsr.models.checkpoint import load_network, save_network
 from clearsr.training.fresh_control import model_beside, write_start
 
 STAGES = ["autoencoder", "lr_encoder", "clearsr"]

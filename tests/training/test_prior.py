@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from clearsr.checkpoint import load_network, save_network
 from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
+from clearsr.models.checkpoint import load_network, save_network
 from clearsr.seeds import make_generator
+from clearsr.training.dry_run import plan_run
 from clearsr.training.engine import fit
-from clearsr.training.plan import plan_run
 from clearsr.training.setup import missing_stages, prepare_network
 from clearsr.training.stages import build_stage, sample_noise
 from clearsr.training.validation import Validation

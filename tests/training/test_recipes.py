@@ -12,7 +12,7 @@ from clearsr.config.training import TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.image import ImageData, write_image
 from clearsr.models.build import build_network
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training.engine import fit
 from clearsr.training.stages import build_stage
 

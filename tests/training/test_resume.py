@@ -9,7 +9,7 @@ import yaml
 
 from clearsr.errors import ClearSRError
 from clearsr.training.engine import fit
-from clearsr.training.report import Report
+from clearsr.training.progress import Report
 
 EVERYTHING = {
     "steps": 5,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clearsr.checkpoint import save_network
+from clearsr.models.checkpoint import save_network
 from clearsr.training.setup import prepare_network
 
 LORA = {"lr_encoder": {"kind": "lora", "lora_rank": 2}}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from clearsr.complexity import parameter_table
 from clearsr.config.base import build_config, merge, read_yaml
 from clearsr.config.training import TrainConfig
 from clearsr.models.build import build_network, meta_network, random_network
+from clearsr.models.parameters import parameter_table
 from clearsr.training.stages import build_stage
 
 ROOT = Path(__file__).parent.parent.parent

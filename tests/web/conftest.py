@@ -17,7 +17,7 @@ pytest.importorskip("prometheus_client", reason="the extra `web` is not installe
 from clearsr.config.base import build_config  # noqa: E402
 from clearsr.config.sampling import SamplingConfig  # noqa: E402
 from clearsr.config.serving import ServingConfig  # noqa: E402
-from clearsr.pipeline import ClearSRPipeline  # noqa: E402
+from clearsr.pipeline.pipeline import ClearSRPipeline  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def serve(tiny_pipeline):
 @pytest.fixture(scope="session")
 def model_folder(make_network, tmp_path_factory):
     """A folder with the tiny model, which takes four steps."""
-    from clearsr.checkpoint import save_network
+    from clearsr.models.checkpoint import save_network
 
     folder = tmp_path_factory.mktemp("model")
     save_network(

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from clearsr.config.output import OutputConfig
-from clearsr.files import Job, upscale_file
+from clearsr.files.upscale import Job, upscale_file
+from clearsr.web.fields import FIELDS
 from clearsr.web.jobs import StoppedError
-from clearsr.web.settings import FIELDS
 
 
 def post(client, content, name="photo.png", headers=None, **fields):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from clearsr.config.output import OutputConfig
-from clearsr.files import Job, upscale_file
+from clearsr.files.upscale import Job, upscale_file
 
 pytest.importorskip("gradio", reason="the extra `web` is not installed")
 

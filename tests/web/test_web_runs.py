@@ -15,7 +15,7 @@ from clearsr.web import page_actions
 from clearsr.web.jobs import StoppedError
 from clearsr.web.page_parts import Page
 from clearsr.web.runs import Run
-from clearsr.web.work import Upscaler
+from clearsr.web.upscaler import Upscaler
 
 PAGE = Page(**{field.name: field.name for field in dataclasses.fields(Page)})  # updates by name
 

@@ -15,7 +15,7 @@ from clearsr.batch.manifest import Row
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
-from clearsr.native_output import own_stderr
+from clearsr.quiet import own_stderr
 
 logger = logging.getLogger(__name__)
 

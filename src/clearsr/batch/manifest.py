@@ -19,9 +19,9 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 
 from clearsr.atomic import written_aside
+from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError
 from clearsr.image.data import display_name
-from clearsr.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 

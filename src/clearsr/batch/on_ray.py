@@ -17,11 +17,11 @@ from typing import Any
 from clearsr.batch.chunks import in_chunks
 from clearsr.batch.local import Share
 from clearsr.batch.manifest import Row
-from clearsr.batch.plan import Spool
+from clearsr.batch.spool import Spool
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError, first_line
-from clearsr.native_output import own_stderr
+from clearsr.quiet import own_stderr
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from clearsr.batch.chunks import in_chunks
 from clearsr.batch.manifest import Row, read_rows
-from clearsr.batch.storage import normalise, split, store
 from clearsr.errors import ClearSRError
+from clearsr.files.storage import normalise, split, store
 
 _ROWS_AT_ONCE = 10_000
 

@@ -13,11 +13,11 @@ from clearsr.batch import on_ray
 from clearsr.batch.chunks import in_chunks
 from clearsr.batch.local import Share, run_alone, run_processes
 from clearsr.batch.manifest import Manifest, Row
-from clearsr.batch.plan import Plan, in_the_way, plan_batch
-from clearsr.batch.settings import find_settings, save_settings
-from clearsr.batch.storage import check_writable, is_url, normalise
+from clearsr.batch.saved_settings import find_settings, save_settings
+from clearsr.batch.spool import Plan, in_the_way, plan_batch
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError
+from clearsr.files.storage import check_writable, is_url, normalise
 
 logger = logging.getLogger(__name__)
 

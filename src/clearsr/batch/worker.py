@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 
 from clearsr.batch.manifest import Row
-from clearsr.batch.storage import fetch, is_url, split, store
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
-from clearsr.files import Job, upscale_file
-from clearsr.integrity import sha256_of
-from clearsr.memory import is_out_of_memory
+from clearsr.files.storage import fetch, is_url, split, store
+from clearsr.files.upscale import Job, upscale_file
+from clearsr.models.integrity import sha256_of
+from clearsr.pipeline.budget import is_out_of_memory
 from clearsr.seeds import file_seed
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Worker:
         Raises:
             ClearSRError: the model cannot be loaded, or the device is not to be had.
         """
-        from clearsr.pipeline import ClearSRPipeline
+        from clearsr.pipeline.pipeline import ClearSRPipeline
 
         if threads is not None:
             torch.set_num_threads(threads)

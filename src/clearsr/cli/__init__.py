@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from clearsr.cli.parser import Parser, UsageError, closest, complain
 from clearsr.errors import ClearSRError
-from clearsr.native_output import own_stderr
+from clearsr.quiet import own_stderr
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, EXIT_TERMINATED = 1, 2, 130, 141, 143
 _OF_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)  # no mistake of ours

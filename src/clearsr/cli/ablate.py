@@ -13,8 +13,8 @@ from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
-    from clearsr.evaluation.ablation import AblationPlan
     from clearsr.evaluation.evaluate import Evaluation
+    from clearsr.paper.tables.tables_2_3_6_7_8_ablation import AblationPlan
 
 _TABLES = "2,3,6,7,8"
 _EPILOG = """\
@@ -83,9 +83,15 @@ def run(args: Namespace) -> int:
         raise UsageError(f"{args.overlays}: expected the folder of the overlays, such as configs/ablations")
 
     show_information()
-    from clearsr.evaluation.ablation import AblationRow, row_config, rows_of, run_ablations, run_row
     from clearsr.evaluation.measures import Scorer
     from clearsr.hardware import choose_device
+    from clearsr.paper.tables.tables_2_3_6_7_8_ablation import (
+        AblationRow,
+        row_config,
+        rows_of,
+        run_ablations,
+        run_row,
+    )
 
     rows = rows_of(tables) + [AblationRow(0, name, ()) for name in args.also.split(",") if name]
     plan = _plan(args)
@@ -108,8 +114,8 @@ def run(args: Namespace) -> int:
 
 def _plan(args: Namespace) -> "AblationPlan":
     """What all rows share, from the flags."""
-    from clearsr.checkpoint import locate, read_description
-    from clearsr.evaluation.ablation import AblationPlan
+    from clearsr.models.checkpoint import locate, read_description
+    from clearsr.paper.tables.tables_2_3_6_7_8_ablation import AblationPlan
 
     changes: dict[str, Any] = {}
     for text in args.set:
@@ -133,8 +139,8 @@ def _plan(args: Namespace) -> "AblationPlan":
 def _write(args: Namespace, tables: list[int], measured: "dict[Any, Evaluation]", note: str) -> None:
     """The tables, to OUT/tables.md and to stdout."""
     from clearsr.atomic import write_text
-    from clearsr.evaluation.ablation import ablation_table
-    from clearsr.evaluation.tables import render
+    from clearsr.evaluation.table import render
+    from clearsr.paper.tables.tables_2_3_6_7_8_ablation import ablation_table
 
     text = "\n".join(render(ablation_table(number, measured, note)) for number in tables)
     write_text(args.output / "tables.md", text)

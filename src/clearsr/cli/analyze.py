@@ -12,7 +12,7 @@ from clearsr.cli.terminal import busy, counting, write_line
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
 FIGURES = ("control", "spectra", "trajectory")
 _FLAGS = {
@@ -73,7 +73,7 @@ def run(args: Namespace) -> int:
         )
 
     with busy("starting", args.quiet):
-        from clearsr.plots import require_matplotlib
+        from clearsr.paper.figures.plots import require_matplotlib
 
     require_matplotlib()
     sampling = drawn_out(args, settings, settings.over_model(args.model))
@@ -94,8 +94,8 @@ def _control(
     args: Namespace, settings: Settings, sampling: SamplingConfig, pipeline: "ClearSRPipeline"
 ) -> None:
     """Figures 2 and 8."""
-    from clearsr.analysis.control import AGAINST, VARIANTS, study_control
-    from clearsr.analysis.draw_control import draw_differences, draw_pictures
+    from clearsr.paper.figures.draw_control import draw_differences, draw_pictures
+    from clearsr.paper.figures.figures_2_8_control import AGAINST, VARIANTS, study_control
 
     against = None if args.against is None else load_pipeline(args, args.against)
     count, pairs = read_pairs(args, settings.analysis, sampling)
@@ -119,8 +119,8 @@ def _spectra(
     args: Namespace, settings: Settings, sampling: SamplingConfig, pipeline: "ClearSRPipeline"
 ) -> None:
     """Figures 4 and 9."""
-    from clearsr.analysis.draw_spectra import draw_spectra
-    from clearsr.analysis.feature_spectra import study_spectra
+    from clearsr.paper.figures.draw_spectra import draw_spectra
+    from clearsr.paper.figures.figures_4_9_spectra import study_spectra
 
     count, pairs = read_pairs(args, settings.analysis, sampling)
     with counting("spectra", count, args.quiet) as begin:
@@ -143,9 +143,9 @@ def _trajectory(
     args: Namespace, settings: Settings, sampling: SamplingConfig, pipeline: "ClearSRPipeline"
 ) -> None:
     """Figure 5."""
-    from clearsr.analysis.draw_trajectory import draw_trajectory
-    from clearsr.analysis.trajectory import study_trajectory
     from clearsr.evaluation.measures import MEASURES, Scorer
+    from clearsr.paper.figures.draw_trajectory import draw_trajectory
+    from clearsr.paper.figures.figure_5_trajectory import study_trajectory
 
     if not settings.gives_strengths:
         sampling = sampling.model_copy(

@@ -14,7 +14,7 @@ from clearsr.config.output import FORMATS
 
 if TYPE_CHECKING:
     from clearsr.batch.manifest import Row
-    from clearsr.batch.plan import Plan
+    from clearsr.batch.spool import Plan
     from clearsr.cli.reporter import Reporter
 
 POOL_FLAGS = {

@@ -66,8 +66,8 @@ def run(args: Namespace) -> int:
     """Measure, print each section as it is done, write --json."""
     from rich.console import Console
 
-    from clearsr.benchmark.run import run_benchmark
     from clearsr.cli.terminal import show_information
+    from clearsr.paper.complexity.bench import run_benchmark
 
     if args.json is not None:
         check_json(args.json)

@@ -12,8 +12,8 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
-    from clearsr.analysis.calibration import SplitPoints
-    from clearsr.analysis.trajectory import TrajectoryStudy
+    from clearsr.paper.figures.calibration import SplitPoints
+    from clearsr.paper.figures.figure_5_trajectory import TrajectoryStudy
 
 _EPILOG = """\
 The rule (paper, section 3.3): sample a folder of images without LSA, decode what each step predicts, and draw
@@ -54,8 +54,8 @@ def run(args: Namespace) -> int:
     target = _target(args)
 
     with busy("starting", args.quiet):
-        from clearsr.analysis.calibration import split_points
-        from clearsr.plots import require_matplotlib
+        from clearsr.paper.figures.calibration import split_points
+        from clearsr.paper.figures.plots import require_matplotlib
 
     plot = args.plot or target
     if plot is not None:
@@ -67,14 +67,14 @@ def run(args: Namespace) -> int:
     points = split_points(study.mean("niqe"), study.of_hr("niqe"))
     _say(study, points)
     if plot is not None:
-        from clearsr.analysis.draw_trajectory import draw_trajectory
+        from clearsr.paper.figures.draw_trajectory import draw_trajectory
 
         for path in draw_trajectory(study, plot, "calibration", points):
             write_line(str(path))
     if not points.settings:
         raise ClearSRError("calibrate: the rule found neither point; the model is left as it was")
     if target is not None:
-        from clearsr.checkpoint import locate, store_sampling
+        from clearsr.models.checkpoint import locate, store_sampling
 
         store_sampling(locate(args.model), target, {"lsa": points.settings})
         write_line(f"{target}: calibrated")
@@ -100,9 +100,9 @@ def _target(args: Namespace) -> Path | None:
 
 def _study(args: Namespace, settings: Settings, sampling: SamplingConfig, keep: bool) -> "TrajectoryStudy":
     """The curves."""
-    from clearsr.analysis.calibration import require_steps
-    from clearsr.analysis.trajectory import study_trajectory
     from clearsr.evaluation.measures import Scorer
+    from clearsr.paper.figures.calibration import require_steps
+    from clearsr.paper.figures.figure_5_trajectory import study_trajectory
 
     require_steps(sampling.steps)
     count, pairs = read_pairs(args, settings.analysis, sampling)

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 
-from clearsr.completion import SHELLS, Verb, describe, script
+from clearsr.cli.completion_scripts import SHELLS, Verb, describe, script
 
 EPILOG = """\
 where it goes:

@@ -11,9 +11,9 @@ from clearsr.cli.parser import UsageError, refuse_folder
 from clearsr.cli.terminal import busy, write_line
 
 if TYPE_CHECKING:
-    from clearsr.analysis.complexity_table import Complexity
     from clearsr.config.sampling import SamplingConfig
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.paper.tables.table_5_complexity import Complexity
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,15 @@ def run(args: Namespace) -> int:
         refuse_folder(flag, path)
 
     with busy("starting", args.quiet):
-        from clearsr.analysis.complexity_table import (
+        from clearsr.atomic import write_text
+        from clearsr.evaluation.table import render_all
+        from clearsr.paper.figures.plots import write_numbers
+        from clearsr.paper.tables.table_5_complexity import (
             DEFAULT_SUBJECTS,
             complexity_table,
             describe,
             published,
         )
-        from clearsr.atomic import write_text
-        from clearsr.evaluation.tables import render_all
-        from clearsr.plots import write_numbers
 
     ours: list[Complexity] = []
     machine = ""
@@ -92,10 +92,10 @@ def _timed(
     args: Namespace, subject: str, counted: "Complexity", sampling: "SamplingConfig"
 ) -> "tuple[Complexity, str]":
     """The column with its time, and what that was measured on."""
-    from clearsr.analysis.complexity_table import PRESET, time_image
-    from clearsr.benchmark.sd21 import random_network
     from clearsr.hardware import choose_device, choose_precision
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.paper.complexity.sd21 import random_network
+    from clearsr.paper.tables.table_5_complexity import PRESET, time_image
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     device = choose_device(args.device)
     if subject != PRESET:
@@ -112,7 +112,7 @@ def _timed(
 
 def _machine(pipeline: "ClearSRPipeline") -> str:
     """The device and precision that a time belongs to."""
-    from clearsr.benchmark.timing import describe_machine
+    from clearsr.paper.complexity.timing import describe_machine
 
     found = describe_machine(pipeline.device)
     precision = str(pipeline.precision).removeprefix("torch.")

@@ -52,9 +52,9 @@ def run(args: Namespace) -> int:
 
     from clearsr.atomic import remove_unfinished
     from clearsr.cli.reporter import Reporter
-    from clearsr.degradation.files import degrade_file
-    from clearsr.files import Job, is_done
-    from clearsr.planning import plan_jobs
+    from clearsr.files.degrade import degrade_file
+    from clearsr.files.plan import plan_jobs
+    from clearsr.files.upscale import Job, is_done
 
     folders = [path for path in (args.output, args.hr_out) if path is not None]
     jobs = plan_jobs(args.inputs, args.output, results=folders)

@@ -40,8 +40,8 @@ def run(args: Namespace) -> int:
     from rich.table import Table
 
     from clearsr.cli.terminal import busy, write_line
-    from clearsr.demo import PHOTOGRAPHS, load_photograph, run_demo
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.evaluation.demo import PHOTOGRAPHS, load_photograph, run_demo
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     load_photograph(args.photo)  # refuse before weights are loaded
     with busy(f"upscaling {args.photo}", args.quiet):

@@ -239,7 +239,7 @@ def _file_name(name: str) -> str:
 
 def _show_agreement(evaluation: "Evaluation", log: Path) -> None:
     """How far a log's numbers are from ours, on stdout."""
-    from clearsr.evaluation.published_log import compare, read_log
+    from clearsr.paper.tables.published_log import compare, read_log
 
     write_line(f"\n**{evaluation.method} against {log.name}**\n")
     write_line("| in the log | measured | images | difference of the means | largest difference | at |")
@@ -254,6 +254,6 @@ def _show_agreement(evaluation: "Evaluation", log: Path) -> None:
 def _show(evaluations: "list[Evaluation]", count: int, config: EvaluationConfig) -> None:
     """The means as a table on stdout."""
     from clearsr.evaluation.summary import summary_table
-    from clearsr.evaluation.tables import render
+    from clearsr.evaluation.table import render
 
     write_line(render(summary_table(evaluations, count, config)).rstrip("\n"))

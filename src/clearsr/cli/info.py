@@ -15,7 +15,7 @@ from clearsr.errors import ClearSRError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from clearsr.complexity import ParameterTable
+    from clearsr.models.parameters import ParameterTable
 
 EPILOG = """examples:
   clearsr info
@@ -94,8 +94,8 @@ def _describe_installation(console: "Console") -> dict[str, Any]:
 
 def _embedded_models() -> dict[str, str]:
     """What ships in the package, by name."""
-    from clearsr.checkpoint import EMBEDDED_MODELS, WEIGHTS_NAME, locate
-    from clearsr.complexity import stored_parts
+    from clearsr.models.checkpoint import EMBEDDED_MODELS, WEIGHTS_NAME, locate
+    from clearsr.models.parameters import stored_parts
 
     described = {}
     for name in EMBEDDED_MODELS:
@@ -111,8 +111,8 @@ def _embedded_models() -> dict[str, str]:
 
 def _describe_config(config: ModelConfig, console: "Console") -> dict[str, Any]:
     """The parameter table of a configuration, for the paper's network beside Table 5."""
-    from clearsr.complexity import PAPER_TABLE_5, parameter_table
     from clearsr.config.model import preset_model_config
+    from clearsr.models.parameters import PAPER_TABLE_5, parameter_table
 
     table = parameter_table(config)
     is_the_papers = config == preset_model_config("sd21")
@@ -122,9 +122,9 @@ def _describe_config(config: ModelConfig, console: "Console") -> dict[str, Any]:
 
 def _describe_model(source: str, console: "Console") -> dict[str, Any]:
     """Configuration, stages, sampling defaults and parameters of a model on disk."""
-    from clearsr.checkpoint import WEIGHTS_NAME, locate, read_description
-    from clearsr.complexity import ParameterTable, parameter_table, stored_parts
     from clearsr.config.base import build_config
+    from clearsr.models.checkpoint import WEIGHTS_NAME, locate, read_description
+    from clearsr.models.parameters import ParameterTable, parameter_table, stored_parts
 
     folder = locate(source)
     description = read_description(folder)
@@ -165,7 +165,7 @@ def _print_table(console: "Console", title: str, table: "ParameterTable", paper:
     """Part by part, then the sums; `paper` holds millions beside the sums."""
     from rich.table import Table
 
-    from clearsr.complexity import PART_LABELS
+    from clearsr.models.parameters import PART_LABELS
 
     view = Table(title=title, title_justify="left")
     view.add_column("part")

@@ -38,8 +38,8 @@ def run(args: Namespace) -> int:
     config = build(ModelConfig, overrides)
     _check_output(args.output, args.overwrite)
 
-    from clearsr.checkpoint import WEIGHTS_NAME, save_network
     from clearsr.models.build import build_network, resolve_base
+    from clearsr.models.checkpoint import WEIGHTS_NAME, save_network
     from clearsr.models.sd21 import PAPER_SAMPLING
 
     resolved = resolve_base(config, keep_image_encoder=overrides.given("image_encoder"))

@@ -81,7 +81,7 @@ def find_pairs(args: Namespace, sr: Path | None = None) -> "list[ImagePair]":
 
 def dataset_name(args: Namespace) -> str:
     """What the set of pictures is called: a benchmark of the paper, or its folder."""
-    from clearsr.evaluation.published import dataset_of
+    from clearsr.paper.tables.published import dataset_of
 
     folder = (args.testset or args.hr or args.lr or args.sr).resolve()
     if args.testset is None and folder.name.lower() in ("test_hr", "test_lr", "hr", "lr", "gt", "lq"):

@@ -13,7 +13,7 @@ from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
 SAMPLING_FLAGS = {
     "--upscale": "upscale",
@@ -52,7 +52,7 @@ def resolve_sampling(args: Namespace, given: Overrides) -> SamplingConfig:
     Raises:
         ClearSRError: there is no such model, or it cannot do what is asked.
     """
-    from clearsr.checkpoint import locate, read_description
+    from clearsr.models.checkpoint import locate, read_description
 
     description = read_description(locate(args.model))
     sampling = build(SamplingConfig, given, description["sampling"])
@@ -77,7 +77,7 @@ def load_pipeline(args: Namespace, model: str | None = None) -> "ClearSRPipeline
     """
     source = args.model if model is None else model
     with busy(f"loading {source}", args.quiet):
-        from clearsr.pipeline import ClearSRPipeline
+        from clearsr.pipeline.pipeline import ClearSRPipeline
 
         return ClearSRPipeline.from_pretrained(source, **pipeline_options(args))
 

@@ -15,10 +15,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
+from clearsr.cli.terminal_images import colored_cells, escape_sequences, protocol_of
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, open_source, resize, to_pil
 from clearsr.image.writing import on_white
-from clearsr.terminal_images import colored_cells, escape_sequences, protocol_of
 from clearsr.tiling import Window
 
 logger = logging.getLogger(__name__)

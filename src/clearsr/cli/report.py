@@ -57,9 +57,9 @@ def run(args: Namespace) -> int:
     refuse_folder("-o", args.output)
 
     from clearsr.atomic import write_text
-    from clearsr.evaluation.report import benchmark_tables
     from clearsr.evaluation.results import read_results
-    from clearsr.evaluation.tables import render_all
+    from clearsr.evaluation.table import render_all
+    from clearsr.paper.tables.table_1_benchmarks import benchmark_tables
 
     measured = [evaluation for path in args.results for evaluation in read_results(path)]
     measured += _measured(outputs, args, config)
@@ -83,7 +83,7 @@ def _named(text: str) -> tuple[str, Path]:
 
 def _known(dataset: str) -> str:
     """The benchmark of that name whatever its case, else the name itself."""
-    from clearsr.evaluation.published import DATASETS
+    from clearsr.paper.tables.published import DATASETS
 
     return next((name for name in DATASETS if name.lower() == dataset.lower()), dataset)
 
@@ -99,7 +99,7 @@ def _measured(
     from clearsr.evaluation.evaluate import evaluate_outputs
     from clearsr.evaluation.measures import Scorer
     from clearsr.evaluation.pairs import match_folders
-    from clearsr.evaluation.published import dataset_of
+    from clearsr.paper.tables.published import dataset_of
 
     scorer = Scorer(config, has_lr=False)
     measured = []

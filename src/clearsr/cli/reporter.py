@@ -13,7 +13,7 @@ from rich.text import Text
 
 from clearsr.cli.parser import complain
 from clearsr.cli.terminal import write_line
-from clearsr.files import Job, Result, skipped
+from clearsr.files.upscale import Job, Result, skipped
 
 if TYPE_CHECKING:
     from clearsr.batch.manifest import Row

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from clearsr.cli.parser import UsageError
 
 if TYPE_CHECKING:
-    from clearsr.files import Job, Result
+    from clearsr.files.upscale import Job, Result
 
 _STREAM = Path("-")
 

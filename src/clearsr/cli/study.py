@@ -15,7 +15,7 @@ from clearsr.config.base import merge
 from clearsr.config.sampling import SamplingConfig
 
 if TYPE_CHECKING:
-    from clearsr.analysis.pairs import Pair
+    from clearsr.paper.figures.figure_pairs import Pair
 
 STUDY_FLAGS = {
     "--degradation": "analysis.pairs.degradation",
@@ -39,7 +39,7 @@ class Settings(NamedTuple):
 
     def over_model(self, model: str, changes: Mapping[str, Any] | None = None) -> SamplingConfig:
         """The settings that the model brings, `changes` over them, and over both the user's."""
-        from clearsr.checkpoint import locate, read_description
+        from clearsr.models.checkpoint import locate, read_description
 
         own = read_description(locate(model))["sampling"]
         return build(SamplingConfig, self.sampling, merge(own, changes or {}))
@@ -78,7 +78,7 @@ def drawn_out(args: Namespace, settings: Settings, sampling: SamplingConfig) -> 
 
     What the user gave as --steps stays.
     """
-    from clearsr.analysis.calibration import DEFAULT_STEPS
+    from clearsr.paper.figures.calibration import DEFAULT_STEPS
 
     if settings.sampling.given("steps") or sampling.steps >= DEFAULT_STEPS:
         return sampling
@@ -96,8 +96,8 @@ def read_pairs(
         UsageError: the upscale factor is none that pairs can have.
         ClearSRError: a file or folder is missing.
     """
-    from clearsr.analysis.pairs import degraded_pairs, stored_pairs
     from clearsr.image import list_images
+    from clearsr.paper.figures.figure_pairs import degraded_pairs, stored_pairs
 
     upscale = round(sampling.upscale)
     if upscale != sampling.upscale:

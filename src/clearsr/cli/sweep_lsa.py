@@ -20,8 +20,8 @@ from clearsr.cli.terminal import busy, write_line
 from clearsr.config.evaluation import EvaluationConfig
 
 if TYPE_CHECKING:
-    from clearsr.evaluation.lsa_sweep import Sweep
     from clearsr.evaluation.measures import Scorer
+    from clearsr.paper.tables.table_4_lsa import Sweep
 
 _GRID = "0,0.01,0.02,0.03"
 _EPILOG = """\
@@ -63,9 +63,9 @@ def run(args: Namespace) -> int:
     with busy("starting", args.quiet):
         from rich.progress import Progress
 
-        from clearsr.evaluation.lsa_sweep import SweepPlan, sweep_lsa
         from clearsr.evaluation.measures import Scorer
-        from clearsr.plots import require_matplotlib
+        from clearsr.paper.figures.plots import require_matplotlib
+        from clearsr.paper.tables.table_4_lsa import SweepPlan, sweep_lsa
 
     if not args.table_only:
         require_matplotlib()
@@ -92,10 +92,10 @@ def run(args: Namespace) -> int:
 def _write(sweep: "Sweep", scorer: "Scorer", args: Namespace) -> None:
     """The files, and Table 4 on stdout."""
     from clearsr.atomic import write_text
-    from clearsr.evaluation.lsa_figure import draw_curves, draw_pictures
-    from clearsr.evaluation.lsa_sweep import grid_table, table_4
     from clearsr.evaluation.results import as_document, to_json
-    from clearsr.evaluation.tables import render
+    from clearsr.evaluation.table import render
+    from clearsr.paper.figures.figure_7_lsa import draw_curves, draw_pictures
+    from clearsr.paper.tables.table_4_lsa import grid_table, table_4
 
     table = render(table_4(sweep))
     grids = "\n".join(grid_table(sweep, name) for name in sweep.names)

@@ -42,7 +42,7 @@ def run(args: Namespace) -> int:
 
     show_information()
     if args.dry_run:
-        from clearsr.training.plan import plan_run
+        from clearsr.training.dry_run import plan_run
 
         for line in plan_run(config).lines():
             write_line(line)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clearsr.cli.preview import Show
     from clearsr.cli.reporter import Reporter
     from clearsr.evaluation.methods import Method
-    from clearsr.files import Job
+    from clearsr.files.upscale import Job
 
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
@@ -105,8 +105,8 @@ def run(args: Namespace) -> int:
     with busy("starting", args.quiet):
         from clearsr.atomic import remove_unfinished
         from clearsr.cli.reporter import Reporter
+        from clearsr.files.plan import mark_of, plan_jobs
         from clearsr.image import list_images
-        from clearsr.planning import mark_of, plan_jobs
 
     with open_streams(args, suffix) as streams:
         list_images(streams.inputs)  # a missing input is said before a model is looked for
@@ -114,7 +114,7 @@ def run(args: Namespace) -> int:
         jobs = plan_jobs(streams.inputs, streams.output, suffix, mark_of(sampling.upscale))
         remove_unfinished({job.output.parent for job in jobs})
         if args.compare:
-            from clearsr.comparisons import check_comparisons
+            from clearsr.files.comparison import check_comparisons
 
             check_comparisons(jobs)
         is_quiet = args.quiet or streams.writes_stdout
@@ -147,8 +147,8 @@ def _upscale_all(
     streams: Streams,
 ) -> None:
     """Load the model once, if there is anything to do, and take the files one by one."""
-    from clearsr.comparisons import compare_file
-    from clearsr.files import is_done, skipped, upscale_file
+    from clearsr.files.comparison import compare_file
+    from clearsr.files.upscale import is_done, skipped, upscale_file
 
     others = _compared_with(args, sampling)
     waiting = []

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from clearsr.config.parsing import parse_yaml, shortened
 from clearsr.errors import ClearSRError
-from clearsr.parsing import parse_yaml, shortened
 
 _MOST_MISTAKES = 20  # that are explained at once
 

@@ -19,7 +19,7 @@ from clearsr.config.training import DataConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
 from clearsr.errors import ClearSRError
-from clearsr.native_output import own_stderr
+from clearsr.quiet import own_stderr
 from clearsr.seeds import derive_seed, make_generator
 from clearsr.tiling import Window
 

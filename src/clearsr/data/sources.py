@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from clearsr.atomic import written_aside
+from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError
 from clearsr.image import IMAGE_SUFFIXES, ChooseWindow, list_images, read_levels
-from clearsr.parsing import parse_json
 
 INDEX_SUFFIX = ".index.json"  # photographs.tar.index.json: where the members of a shard begin
 _HEADER_BYTES = 2**18

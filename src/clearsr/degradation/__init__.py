@@ -1,7 +1,7 @@
 """LR images made from HR ones: the second-order model of Real-ESRGAN, and mixtures of its named sets."""
 
 from clearsr.config.degradation import DegradationConfig, DegradationMix, preset_config
-from clearsr.degradation.pipeline import (
+from clearsr.degradation.degrade import (
     TrainingPair,
     crop_to_multiple,
     degrade,

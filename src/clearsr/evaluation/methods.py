@@ -17,7 +17,7 @@ from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, from_pil, resize, to_pil
 
 if TYPE_CHECKING:
-    from clearsr.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
 Upscaler = Callable[[ImageData, tuple[int, int], int], torch.Tensor]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.evaluation.evaluate import Evaluation
 from clearsr.evaluation.measures import MEASURES
-from clearsr.evaluation.tables import Table, TableRow
+from clearsr.evaluation.table import Table, TableRow
 
 
 def summary_table(evaluations: Sequence[Evaluation], count: int, config: EvaluationConfig) -> Table:

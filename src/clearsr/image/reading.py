@@ -16,14 +16,14 @@ import tifffile
 import torch
 from PIL import Image
 
-from clearsr import native_output
+from clearsr import quiet
 from clearsr.errors import ClearSRError, one_line
 from clearsr.image.data import ImageData, display_name, from_raster, to_levels, upright_size
 from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header, peak_bytes_per_pixel
 from clearsr.image.deep import check_size, orientation_tag
 from clearsr.image.metadata import header_orientation
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
-from clearsr.memory import InputCost
+from clearsr.pipeline.budget import InputCost
 
 MAX_PIXELS = 300_000_000
 _FLOAT_BYTES = 16  # per pixel of `ImageData`: colour and transparency
@@ -135,7 +135,7 @@ def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
 def _guarded(source: str, max_pixels: int) -> Iterator[None]:
     """Within the block whatever a decoder raises becomes a `ClearSRError` that names the file."""
     try:
-        with _pillow_at_rest(max_pixels), native_output.dropped():
+        with _pillow_at_rest(max_pixels), quiet.dropped():
             yield
     except ClearSRError:
         raise

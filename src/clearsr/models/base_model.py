@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clearsr.config.model import SD21_BASE_MODELS
+from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError, first_line
-from clearsr.parsing import parse_json
 
 logger = logging.getLogger(__name__)
 

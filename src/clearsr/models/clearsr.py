@@ -24,7 +24,7 @@ from clearsr.models.lora import (
 from clearsr.models.one_token_attention import shorten_attention
 from clearsr.models.structure_preserving import StructurePreservingModule
 from clearsr.models.unet_encoder import EncodedLatent, run_encoder
-from clearsr.schedule import alpha_bars
+from clearsr.sampling.schedule import alpha_bars
 
 
 class ControlSignals(NamedTuple):

@@ -218,7 +218,11 @@ class PatchAutoencoderKL(nn.Module):
         self.config = config
         sizes = (3, config.latent_channels, config.patch_size)
         self.encoder = PatchEncoder(*sizes, config.encoder_channels, config.encoder_layers)
-        overlap = PatchOverlap(3, config.overlap_channels, config.overlap_layers) if config.overlap_channels else None
+        overlap = (
+            PatchOverlap(3, config.overlap_channels, config.overlap_layers)
+            if config.overlap_channels
+            else None
+        )
         self.decoder = PatchDecoder(*sizes, config.decoder_channels, config.decoder_layers, overlap)
 
     def encode(self, pixels: torch.Tensor) -> Encoded:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from clearsr.checkpoint import save_network
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
+from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.training.optimizer import learning_rate_at
-from clearsr.training.report import Report
+from clearsr.training.progress import Report
 from clearsr.training.resume import find_checkpoint, record_config, require_same_data, require_same_run
 from clearsr.training.run_folder import (
     best_score,

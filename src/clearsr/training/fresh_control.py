@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from clearsr.checkpoint import locate, read_description, read_tensors, save_network
 from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.build import own_components
+from clearsr.models.checkpoint import locate, read_description, read_tensors, save_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.seeds import derive_seed
 

@@ -18,8 +18,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError
-from clearsr.parsing import parse_json
 from clearsr.training.state import TrainingState
 
 BEST_NAME = "best.json"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from clearsr.checkpoint import start_from
 from clearsr.config.training import Stage, TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
+from clearsr.models.checkpoint import start_from
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.seeds import derive_seed
 from clearsr.training.memory import save_memory

@@ -19,15 +19,15 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from clearsr.files import Job
-from clearsr.planning import mark_of
+from clearsr.files.plan import mark_of
+from clearsr.files.upscale import Job
+from clearsr.web.counters import Metrics
 from clearsr.web.describe import UPSCALE_DESCRIPTION
 from clearsr.web.errors import RequestError, internal_error
+from clearsr.web.fields import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
 from clearsr.web.jobs import JobQueue, Ticket
-from clearsr.web.metrics import Metrics
-from clearsr.web.settings import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
-from clearsr.web.storage import Storage
-from clearsr.web.work import Upscaler
+from clearsr.web.uploads import Storage
+from clearsr.web.upscaler import Upscaler
 
 _CHUNK = 1 << 20
 _MAX_NAME = 200  # bytes, so that what is added to it still fits a file system

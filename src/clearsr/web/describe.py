@@ -6,7 +6,7 @@ from fastapi import Response
 
 from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.web.settings import MEDIA_TYPES, OUTPUT_FIELDS, SAMPLING_FIELDS
+from clearsr.web.fields import MEDIA_TYPES, OUTPUT_FIELDS, SAMPLING_FIELDS
 
 _STATUSES = {
     400: "not an image, or a damaged one; text for a model that takes none",

@@ -12,8 +12,8 @@ import torch
 
 from clearsr.config.sampling import SamplingConfig
 from clearsr.image import ImageData
-from clearsr.memory import resident_bytes
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.budget import resident_bytes
+from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.web.interrupt import checked
 
 _SIDE = 64  # of the pictures whose time is measured

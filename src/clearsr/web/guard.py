@@ -15,11 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from clearsr.config.serving import ServingConfig
 from clearsr.web.asgi import App, Message, Receive, Scope, Send
+from clearsr.web.counters import Metrics
 from clearsr.web.errors import RequestError
 from clearsr.web.look import LOGIN_PAGE
-from clearsr.web.metrics import Metrics
 from clearsr.web.own_files import with_own_files
-from clearsr.web.storage import Storage
+from clearsr.web.uploads import Storage
 
 COOKIE = "clearsr_session"
 _LOGIN_BYTES = 4096

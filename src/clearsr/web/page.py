@@ -10,11 +10,11 @@ from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import ColorMethod, SchedulerName
 from clearsr.image import IMAGE_SUFFIXES
 from clearsr.web.api import Service
+from clearsr.web.fields import detail_of
 from clearsr.web.look import CSS, HEAD, make_theme, note
 from clearsr.web.page_actions import NO_PICTURE, Actions
 from clearsr.web.page_examples import write_examples
 from clearsr.web.page_parts import Page
-from clearsr.web.settings import detail_of
 
 # On a phone the status is below the button; what is to be sent goes through.
 _SHOW_STATUS = """(...values) => {

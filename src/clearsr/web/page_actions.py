@@ -10,10 +10,18 @@ from typing import Any
 import gradio as gr
 
 from clearsr.config.sampling import SamplingConfig
-from clearsr.files import Job
-from clearsr.planning import mark_of
+from clearsr.files.plan import mark_of
+from clearsr.files.upscale import Job
 from clearsr.web.api import Service, safe_name
 from clearsr.web.errors import RequestError
+from clearsr.web.fields import (
+    bad_setting,
+    check_fields,
+    command_line,
+    detail_of,
+    output_of,
+    strengths_of,
+)
 from clearsr.web.jobs import Ticket
 from clearsr.web.look import note, progress, summary, warning
 from clearsr.web.page_parts import (
@@ -28,15 +36,7 @@ from clearsr.web.page_parts import (
     told,
 )
 from clearsr.web.runs import Run
-from clearsr.web.settings import (
-    bad_setting,
-    check_fields,
-    command_line,
-    detail_of,
-    output_of,
-    strengths_of,
-)
-from clearsr.web.work import before_picture, copy_of, failures_told
+from clearsr.web.upscaler import before_picture, copy_of, failures_told
 
 GRID = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
 

@@ -3,10 +3,10 @@
 import logging
 from pathlib import Path
 
-from clearsr.demo import PHOTOGRAPHS, degraded_photograph
 from clearsr.errors import ClearSRError
+from clearsr.evaluation.demo import PHOTOGRAPHS, degraded_photograph
 from clearsr.image import write_image
-from clearsr.web.storage import Storage
+from clearsr.web.uploads import Storage
 
 logger = logging.getLogger(__name__)
 

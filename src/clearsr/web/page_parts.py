@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from clearsr.config.output import OutputConfig
 from clearsr.web.errors import RequestError
+from clearsr.web.fields import QUALITY_FIELDS, output_of
 from clearsr.web.jobs import Progress
 from clearsr.web.look import note, progress, warning
 from clearsr.web.own_files import lies_below
-from clearsr.web.settings import QUALITY_FIELDS, output_of
-from clearsr.web.work import can_hold
+from clearsr.web.upscaler import can_hold
 
 
 class Picked(NamedTuple):

@@ -15,15 +15,15 @@ from fastapi import FastAPI
 import clearsr
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
-from clearsr.pipeline import ClearSRPipeline
+from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.web.api import Service, add_routes
 from clearsr.web.connections import PatientProtocol
+from clearsr.web.counters import Metrics
 from clearsr.web.estimate import Estimator
 from clearsr.web.guard import Guard
 from clearsr.web.jobs import JobQueue
-from clearsr.web.metrics import Metrics
-from clearsr.web.storage import Storage
-from clearsr.web.work import Upscaler
+from clearsr.web.uploads import Storage
+from clearsr.web.upscaler import Upscaler
 
 logger = logging.getLogger(__name__)
 

@@ -1,1 +1,0 @@
-"""What `clearsr bench` measures: speed, memory, throughput and work, as ratios within one run."""

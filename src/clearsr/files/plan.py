@@ -1,0 +1,212 @@
+"""Which picture becomes which file, decided and checked before any work.
+
+The rules lose nothing and hold for a second run of the same command: no two inputs share an output, no output
+is an input, and results of an earlier run are not taken for inputs.
+"""
+
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from clearsr.errors import ClearSRError
+from clearsr.files.upscale import Job
+from clearsr.image import IMAGE_SUFFIXES, ListedImage, list_images, output_suffixes
+from clearsr.image.data import display_name
+
+logger = logging.getLogger(__name__)
+
+COMPARISON_MARK = "_comparison"
+# A file name that an earlier run gave, without suffix.
+_MARKED = re.compile(rf"(?P<origin>.+)_x\d+(\.\d+)?({COMPARISON_MARK})?")
+
+
+def mark_of(upscale: float) -> str:
+    """What marks a result beside its input: `_x4`, `_x2.5`."""
+    return f"_x{upscale:.10g}"
+
+
+def plan_jobs(
+    inputs: Sequence[Path],
+    output: Path | None,
+    suffix: str = ".png",
+    mark: str = "_x4",
+    results: Sequence[Path] = (),
+) -> list[Job]:
+    """One job per picture, each with an output of its own.
+
+    With an output folder, the folders below a named folder are mirrored: `OUT/<folder>/<stem><suffix>`.
+    Inputs that would meet in one name are told apart by the folders that they come from, and within one
+    folder by keeping their whole name (`a.jpg.png`, `a.png.png`). Those in the output folder are no inputs.
+    Without one, results lie beside their inputs as `<stem><mark><suffix>`, and earlier ones are no inputs.
+
+    Args:
+        inputs: files and folders.
+        output: a folder, which need not exist; or, for one input file, the name of a file; or None.
+        suffix: of the files to write, with its dot.
+        mark: comes between stem and suffix where results lie beside their inputs.
+        results: further folders of results, which are no inputs.
+
+    Raises:
+        ClearSRError: an input is missing or unreadable, or an output is impossible or one of the inputs.
+    """
+    listed = list_images(inputs)
+    if output is not None and names_file(output):
+        if len(inputs) > 1 or inputs[0].is_dir():
+            what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
+            raise ClearSRError(f"-o {display_name(output)}: names one file, but {what}; give a folder")
+        jobs = [Job(listed[0].file, listed[0].relative, output)]
+    else:
+        if output is not None and any(_same_folder(output, given) for given in inputs):
+            raise ClearSRError(
+                f"-o {display_name(output)}: is also an input; choose another folder, "
+                "or leave -o out to have results beside their inputs"
+            )
+        kept = _without_results(listed, inputs, output, results)
+        outputs = _beside(kept, suffix, mark) if output is None else _mirrored(kept, output, suffix)
+        jobs = [Job(item.file, item.relative, path) for item, path in zip(kept, outputs, strict=True)]
+    if not jobs:
+        raise ClearSRError(f"{display_name(inputs[0])}: holds no images but results of earlier runs")
+    _check_outputs(jobs, None if output is None or names_file(output) else output)
+    return jobs
+
+
+def names_file(output: Path) -> bool:
+    """Whether an output names one image file, by its suffix, and not a folder."""
+    return output.suffix.lower() in IMAGE_SUFFIXES | set(output_suffixes()) and not output.is_dir()
+
+
+def _without_results(
+    listed: list[ListedImage], inputs: Sequence[Path], output: Path | None, results: Sequence[Path]
+) -> list[ListedImage]:
+    """The inputs, less what an earlier run of the same command wrote among them."""
+    named = {os.path.abspath(path) for path in inputs if not path.is_dir()}
+    if output is None:
+        names = {(item.file.parent, name) for item in listed for name in (item.file.stem, item.file.name)}
+        marks = [_MARKED.fullmatch(item.file.stem) for item in listed]
+        stays = [
+            not m or (i.file.parent, m["origin"]) not in names for i, m in zip(listed, marks, strict=True)
+        ]
+    else:
+        folders = [output, *results]
+        stays = [
+            os.path.abspath(item.file) in named or not any(_lies_in(item, folder) for folder in folders)
+            for item in listed
+        ]
+    if not all(stays):
+        example = listed[stays.index(False)].file
+        count = stays.count(False)
+        logger.warning(
+            "%s left out as results of an earlier run (%s)",
+            "1 file is" if count == 1 else f"{count} files are",
+            display_name(example),
+        )
+    return [item for item, stay in zip(listed, stays, strict=True) if stay]
+
+
+def _same_folder(output: Path, given: Path) -> bool:
+    return given.is_dir() and os.path.realpath(output) == os.path.realpath(given)
+
+
+def _lies_in(item: ListedImage, output: Path) -> bool:
+    """Whether a file was found in the output folder, which lies inside the folder that was named."""
+    root = Path(os.path.realpath(item.file.parents[len(item.relative.parts) - 1]))
+    target = Path(os.path.realpath(output))
+    return root in target.parents and target in Path(os.path.realpath(item.file)).parents
+
+
+def _beside(listed: list[ListedImage], suffix: str, mark: str) -> list[Path]:
+    """Outputs next to their inputs."""
+    ends = f"{mark}{suffix}"
+    return _told_apart(listed, [item.file.with_name(f"{item.file.stem}{ends}") for item in listed], ends)
+
+
+def _mirrored(listed: list[ListedImage], folder: Path, suffix: str) -> list[Path]:
+    """Outputs below `folder`, in folders as the inputs are in theirs."""
+    outputs = [folder / item.relative.parent / f"{item.file.stem}{suffix}" for item in listed]
+    places = [Path(os.path.abspath(item.file.parent)) for item in listed]
+    for group in _meeting(outputs):
+        common = os.path.commonpath([places[i] for i in group])
+        if len({places[i] for i in group}) > 1:
+            for i in group:
+                outputs[i] = folder / places[i].relative_to(common) / outputs[i].name
+    return _told_apart(listed, outputs, suffix)
+
+
+def _told_apart(listed: list[ListedImage], outputs: list[Path], ends: str) -> list[Path]:
+    """Outputs of one name replaced by names that hold the input's own suffix."""
+    folders = defaultdict(list)
+    for index, path in enumerate(outputs):
+        folders[os.path.abspath(path.parent)].append(index)
+    for group in folders.values():
+        names = output_names([listed[i].file.name for i in group], ends, outputs[group[0]].parent)
+        for i, name in zip(group, names, strict=True):
+            outputs[i] = outputs[i].with_name(name)
+    return outputs
+
+
+def output_names(names: Sequence[str], ends: str, folder: Path | str = "") -> list[str]:
+    """What the files of one folder become: `<stem><ends>`, or `<name><ends>` where stems meet.
+
+    Args:
+        ends: a mark and a suffix, or a suffix alone.
+        folder: for messages.
+
+    Raises:
+        ClearSRError: two would become one even so.
+    """
+    # Not pathlib, which keeps every name that it has seen: there may be millions.
+    stems = (name[:dot] if 0 < (dot := name.rfind(".")) < len(name) - 1 else name for name in names)
+    results = [f"{stem}{ends}" for stem in stems]
+    count = Counter(results)
+    results = [
+        f"{name}{ends}" if count[result] > 1 else result for name, result in zip(names, results, strict=True)
+    ]
+    if len(set(results)) < len(results):
+        double = next(result for result, number in Counter(results).items() if number > 1)
+        a, b, *_ = (name for name, result in zip(names, results, strict=True) if result == double)
+        raise ClearSRError(f"{a!r} and {b!r} would both become {double!r} in {folder}; upscale one at a time")
+    return results
+
+
+def _meeting(outputs: list[Path]) -> list[list[int]]:
+    """Indices of outputs that share a name, group by group."""
+    groups = defaultdict(list)
+    for index, path in enumerate(outputs):
+        groups[os.path.abspath(path)].append(index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _check_outputs(jobs: Sequence[Job], folder: Path | None) -> None:
+    """Refuse outputs that are inputs, of no known format, or in places that cannot be written."""
+    inputs = {os.path.realpath(job.input) for job in jobs}
+    checked: set[Path] = set() if folder is None else {folder}
+    if folder is not None:
+        _check_folder(folder)
+    for job in jobs:
+        name = display_name(job.output)
+        if os.path.realpath(job.output) in inputs:
+            raise ClearSRError(f"{name}: is also an input, which would be lost; choose another -o")
+        if job.output.suffix.lower() not in output_suffixes():
+            raise ClearSRError(f"{name}: accepted for output: {', '.join(output_suffixes())}")
+        if job.output.is_dir():
+            raise ClearSRError(f"{name}: is a folder; it is to become a picture")
+        if job.output.parent not in checked:
+            checked.add(job.output.parent)
+            _check_folder(job.output.parent)
+
+
+def _check_folder(folder: Path) -> None:
+    """The folder can be written to, or made."""
+    name = f"-o {display_name(folder)}"
+    try:
+        standing = next(path for path in (folder, *folder.parents) if path.exists())
+        is_folder = standing.is_dir()
+    except (OSError, ValueError) as error:
+        raise ClearSRError(f"{name}: cannot be written: {getattr(error, 'strerror', error)}") from None
+    if not is_folder:
+        raise ClearSRError(f"{name}: {display_name(standing)} is a file; expected a folder")
+    if not os.access(standing, os.W_OK | os.X_OK):
+        raise ClearSRError(f"{name}: no permission to write in {display_name(standing)}")

@@ -1,0 +1,212 @@
+"""One picture of a run over files: what is to be done, the work, and what became of it.
+
+The work never raises for a bad picture: it returns a record, so that the next file has its turn. Which
+picture becomes which file is decided in `files/plan.py`. Nothing here prints.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
+from clearsr.image.blocks import is_streamed
+from clearsr.image.data import display_name
+from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
+from clearsr.seeds import file_seed
+
+if TYPE_CHECKING:
+    from clearsr.pipeline.pipeline import ClearSRPipeline
+    from clearsr.sampling.denoise import StepCallback
+
+WHOLE_FILE_BYTES = 8  # per pixel: the samples of a picture and the encoder's own copy
+
+Status = Literal["upscaled", "degraded", "skipped", "failed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and the file that it becomes.
+
+    Attributes:
+        input: the file to read.
+        relative: its path below the folder that was named, or its bare name.
+        output: the file to write.
+    """
+
+    input: Path
+    relative: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job.
+
+    Attributes:
+        seconds: time that it took.
+        width: of the output; None if none was written.
+        height: of the output; None if none was written.
+        error: one line, if it failed.
+    """
+
+    input: Path
+    output: Path
+    status: Status
+    seconds: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record in JSON's types."""
+        record = dataclasses.asdict(self)
+        return {**record, "input": str(self.input), "output": str(self.output)}
+
+
+def is_done(job: Job) -> bool:
+    """Whether the output is there already. (It is written whole or not at all.)"""
+    return job.output.is_file()
+
+
+def skipped(job: Job) -> Result:
+    """The record of a job that is left as it is."""
+    return Result(job.input, job.output, "skipped")
+
+
+def upscale_file(
+    pipeline: "ClearSRPipeline",
+    job: Job,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    on_step: "StepCallback | None" = None,
+) -> Result:
+    """Upscale one file. A picture that cannot be read, written or held in memory is a failed record."""
+    return record_of(job, "upscaled", lambda: upscale_to_file(pipeline, job, sampling, output, on_step))
+
+
+def upscale_to_file(
+    pipeline: "ClearSRPipeline",
+    job: Job,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    on_step: "StepCallback | None" = None,
+) -> tuple[int, int]:
+    """Upscale one file; returns height and width of the result.
+
+    The noise is seeded by `sampling.seed` and the file's name (see `file_seed`), so the result depends on the
+    picture, its name and the settings, and not on the folder it is in or on what else is upscaled.
+
+    Raises:
+        ClearSRError: the picture cannot be read, or the result not be written.
+        OSError: a folder cannot be made.
+        MemoryError, RuntimeError: memory ran out, however little was done at once.
+    """
+    from clearsr.pipeline.steps import MAX_OUTPUT_PIXELS, result_size
+
+    sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
+    input_size, reading = read_header(job.input)
+    _check_room(job.input, input_size, reading.in_parts, sampling.max_memory)
+    size = result_size(*input_size, sampling)
+    workload = pipeline.plan(size, sampling, reading)
+    if size[0] * size[1] > MAX_OUTPUT_PIXELS:
+        workload = workload._replace(is_in_blocks=True)
+
+    def attempt(workload: Workload) -> tuple[int, int]:
+        if workload.is_in_blocks:
+            return _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
+        image = read_image(job.input)
+        _open_folder(job, size)
+        (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
+        write_image(result, job.output, output)
+        return result.height, result.width
+
+    return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
+
+
+def _upscale_in_blocks(
+    pipeline: "ClearSRPipeline",
+    job: Job,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    workload: Workload,
+    on_part: "StepCallback | None",
+) -> tuple[int, int]:
+    """Read, upscale and write without the whole image in memory; returns the result's height and width.
+
+    Raises:
+        ClearSRError: input or output is of a format that is in memory as a whole, and does not fit there.
+    """
+    from clearsr.pipeline.steps import result_size
+    from clearsr.pipeline.streaming import upscale_in_blocks
+
+    with closing(open_source(job.input)) as source:
+        size = result_size(source.height, source.width, sampling)
+        _open_folder(job, size)
+        free = free_bytes(sampling.max_memory, torch.device("cpu"))
+        if not is_streamed(job.output) and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
+            raise ClearSRError(
+                f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
+                "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
+            )
+        blocks = upscale_in_blocks(
+            pipeline, source, workload.applied_to(sampling), size, workload, job.output.parent, on_part
+        )
+        write_blocks(job.output, size, workload.piece, blocks, output)
+    return size
+
+
+def _check_room(path: Path, size: tuple[int, int], needed: int, max_memory: int | None) -> None:
+    """See that a file of a format that is decoded whole fits into memory, before it is decoded.
+
+    Raises:
+        ClearSRError: it does not.
+    """
+    free = free_bytes(max_memory, torch.device("cpu"))
+    if 0 < free < needed:  # where nothing is left, planning says so
+        raise ClearSRError(
+            f"{display_name(path)}: decoding {size[1]}x{size[0]} takes {as_text(needed)}, "
+            f"{as_text(free)} are left beside the model; raise --max-memory, or make it a TIFF "
+            "(grey or RGB, 8 or 16 bits, one page), which is read in parts"
+        )
+
+
+def _open_folder(job: Job, size: tuple[int, int]) -> None:
+    """Make the folder of the output, once the input is known to be a picture, and check what it is to take.
+
+    Raises:
+        ClearSRError: the output cannot be written there or hold a picture of that size.
+    """
+    job.output.parent.mkdir(parents=True, exist_ok=True)
+    check_output(job.output, size)
+
+
+def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:
+    """Do the work and say what became of it; `work` returns height and width of what it wrote."""
+    start = time.monotonic()
+
+    def failed(reason: str) -> Result:
+        return Result(job.input, job.output, "failed", time.monotonic() - start, error=reason)
+
+    try:
+        height, width = work()
+    except ClearSRError as error:
+        return failed(str(error))
+    except OSError as error:
+        return failed(f"{display_name(job.output)}: cannot be written: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        name = display_name(job.input)
+        return failed(f"{name}: not enough memory; try a smaller --tile, a smaller --upscale or --device cpu")
+    return Result(job.input, job.output, done, time.monotonic() - start, width, height)

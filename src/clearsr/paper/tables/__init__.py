@@ -1,0 +1,1 @@
+"""The paper's tables, each with our numbers beside the published ones."""

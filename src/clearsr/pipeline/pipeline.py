@@ -1,0 +1,267 @@
+"""ClearSRPipeline: a model, its settings, and images of any number and size through the numbered steps
+(`pipeline/steps.py`). Command line, web, batch, evaluation and training validation all come through here.
+
+An image's result depends on the image and the settings alone, never on the batch it is in: each image has its
+own generator, seeded by `SamplingConfig.seed`. (For files, `files/upscale.py` puts the file's name into it.)
+"""
+
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from PIL import Image
+
+from clearsr.config.base import build_config, merge
+from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import ClearSRError
+from clearsr.hardware import (
+    Precision,
+    check_compiler,
+    choose_device,
+    choose_precision,
+    compile_network,
+    store_for_inference,
+)
+from clearsr.image import ImageData, from_pil, to_pil
+from clearsr.image.source import DataSource
+from clearsr.models.checkpoint import load_network, save_network
+from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.pipeline.budget import (
+    IN_MEMORY,
+    InputCost,
+    Workload,
+    images_at_once,
+    plan_work,
+    with_less_on_failure,
+)
+from clearsr.pipeline.steps import PipelineSteps, output_size, result_size
+from clearsr.pipeline.streaming import upscale_in_blocks
+from clearsr.sampling.denoise import StepCallback
+
+
+class ClearSRPipeline(PipelineSteps):
+    """A trained network with what it takes to run it on images.
+
+    Build one with `from_pretrained`. `defaults` are the settings that suit the model; every call may override
+    them.
+    """
+
+    def __init__(
+        self,
+        network: ClearSRNetwork,
+        defaults: SamplingConfig | None = None,
+        device: str = "auto",
+        precision: Precision = "auto",
+        stages: Sequence[str] = (),
+        offload: bool = False,
+    ) -> None:
+        """`network` is moved to the device and otherwise left as it is (see `from_pretrained`).
+
+        With `offload` its parts stay where they are and copies are on the device while they run.
+        """
+        super().__init__(network, device, precision, offload)
+        self.defaults = defaults or SamplingConfig()
+        self.stages = list(stages)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path = "compact",
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        base_model: str | None = None,
+        merge_adapters: bool = True,
+        compile: bool = False,
+        offload: bool = False,
+    ) -> "ClearSRPipeline":
+        """A pipeline from `compact` (inside the package), a folder, or a hub id.
+
+        Args:
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            precision: of the denoising network and the VAE's convolutions.
+            base_model: folder or hub id used in place of the base that the checkpoint names.
+            merge_adapters: make the weights what inference needs, which is faster and cannot be saved again:
+                the LoRAs folded in, and on an accelerator those of the network in 16 bits, as the precision.
+            compile: have torch.compile translate the denoising network on its first use; takes minutes,
+                for each size of image, and gains nothing on a CPU (docs/hardware.md).
+            offload: keep the parts in the computer's memory and on the accelerator only while they run.
+
+        Raises:
+            ClearSRError: the model cannot be found or loaded, or the device or precision is not to be had.
+        """
+        chosen = choose_device(device)
+        dtype = choose_precision(precision, chosen)  # refuse before anything is loaded
+        if offload and chosen.type == "cpu":
+            raise ClearSRError("--offload: is for accelerators, and this runs on the CPU; leave it out")
+        if compile:
+            check_compiler(chosen)
+        network, sampling, stages = load_network(source, base_model)
+        if merge_adapters:
+            network.merge_adapters()
+            if chosen.type != "cpu":  # there it gains nothing
+                store_for_inference(network, dtype)
+        defaults = build_config(SamplingConfig, sampling)
+        pipeline = cls(network, defaults, device, precision, stages, offload)
+        if compile:
+            compile_network(network)
+        return pipeline
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write the model so that `from_pretrained` reads it back.
+
+        Raises:
+            ClearSRError: the folder cannot be written, or the weights were changed on loading.
+        """
+        halved = any(parameter.dtype != torch.float32 for parameter in self.network.parameters())
+        if halved or self.network.has_merged_adapters():
+            what = "the weights are stored in 16 bits" if halved else "the LoRA is merged"
+            raise ClearSRError(f"save_pretrained: {what}; load with merge_adapters=False to save again")
+        sampling = self.defaults.model_dump(mode="json", exclude_unset=True)
+        save_network(self.network, Path(folder), self.stages, sampling, dtype)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload the model to the hub; returns its address."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            api = HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(
+                api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, commit_message="Upload a ClearSR model"
+                )
+            )
+
+    @overload
+    def __call__(
+        self, images: Image.Image, config: SamplingConfig | None = ..., **overrides: Any
+    ) -> Image.Image: ...
+
+    @overload
+    def __call__(
+        self, images: Sequence[Image.Image], config: SamplingConfig | None = ..., **overrides: Any
+    ) -> list[Image.Image]: ...
+
+    def __call__(
+        self,
+        images: Image.Image | Sequence[Image.Image],
+        config: SamplingConfig | None = None,
+        **overrides: Any,
+    ) -> Image.Image | list[Image.Image]:
+        """Upscaled images: one for one, a list for a list.
+
+        Args:
+            config: settings; unset: the model's own.
+            overrides: single fields of `SamplingConfig`, such as `upscale=2` or `lsa={"preset": "fidelity"}`.
+
+        Raises:
+            ClearSRError: a setting or an image cannot be used.
+        """
+        settings = self.configure(config, **overrides)
+        if isinstance(images, Image.Image):
+            return to_pil(self.upscale([from_pil(images)], settings)[0])
+        return [to_pil(result) for result in self.upscale([from_pil(image) for image in images], settings)]
+
+    def configure(self, config: SamplingConfig | None = None, **overrides: Any) -> SamplingConfig:
+        """The model's defaults (or `config`) with single fields replaced; nested ones by nested mappings."""
+        base = config or self.defaults
+        return build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), overrides))
+
+    @torch.no_grad()
+    def upscale(
+        self,
+        images: Sequence[ImageData],
+        config: SamplingConfig | None = None,
+        on_step: StepCallback | None = None,
+    ) -> list[ImageData]:
+        """Upscaled images with transparency, greyscale, depth and metadata kept. Equal sizes run as one
+        batch.
+
+        Args:
+            on_step: called after each denoising step; may raise to stop.
+
+        Raises:
+            ClearSRError: the output would be empty or too large.
+        """
+        config = config or self.defaults
+        for image in images:
+            output_size(image, config)  # refuse before any work
+        results: dict[int, ImageData] = {}
+        for group in _batches(images, config):
+            chosen = [images[i] for i in group]
+            size = result_size(chosen[0].height, chosen[0].width, config)
+            workload = self.plan(size, config)._replace(images=len(chosen))
+            upscale = functools.partial(self.upscale_with, chosen, config, on_step=on_step)
+            done = with_less_on_failure(upscale, workload, config.tile.size, chosen[0].source)
+            results.update(zip(group, done, strict=True))
+        return [results[i] for i in range(len(images))]
+
+    def plan(self, size: tuple[int, int], config: SamplingConfig, reading: InputCost = IN_MEMORY) -> Workload:
+        """How much to do at once for a result of that height and width, within `config.max_memory`.
+
+        Args:
+            reading: what reading the input takes, unless it is in memory already.
+
+        Raises:
+            ClearSRError: the budget is too small for anything.
+        """
+        tile = self.tile_cost(config)
+        return plan_work(size, self.vae_cost(), config.max_memory, self.device, reading, tile)
+
+    @torch.no_grad()
+    def upscale_with(
+        self,
+        images: Sequence[ImageData],
+        config: SamplingConfig,
+        workload: Workload,
+        on_step: StepCallback | None = None,
+    ) -> list[ImageData]:
+        """`upscale` of images of equal size with a given workload, and no second try."""
+        config = workload.applied_to(config)
+        if workload.is_in_blocks:
+            return [self._assembled(image, config, workload, on_step) for image in images]
+        results, folder = [], Path(tempfile.gettempdir())
+        new_map = self.grid_store(config, workload.piece, folder).feature_map
+        for start in range(0, len(images), workload.images):
+            batch = images[start : start + workload.images]
+            prepared = [self.prepare(image, config) for image in batch]  # 1
+            pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
+            conditioning = self.condition(pixels, config, workload.piece, new_map)  # 2
+            latents = self.sample(conditioning, config, on_step, tiles_at_once=workload.tiles)  # 3
+            decoded = self.decode(latents, workload.piece, new_map)  # 4
+            for picture, reference, image in zip(decoded, prepared, batch, strict=True):
+                results.append(self.finish(picture, reference, image, config))  # 5
+        return results
+
+    def _assembled(
+        self, image: ImageData, config: SamplingConfig, workload: Workload, on_step: StepCallback | None
+    ) -> ImageData:
+        """An image upscaled block by block, where only the result is in memory as a whole."""
+        height, width = size = result_size(image.height, image.width, config)
+        color = torch.empty(3, height, width)
+        alpha = None if image.alpha is None else torch.empty(1, height, width)
+        folder = Path(tempfile.gettempdir())
+        source = DataSource(image)
+        for window, block in upscale_in_blocks(self, source, config, size, workload, folder, on_step):
+            color[window.cells] = block.color
+            if alpha is not None and block.alpha is not None:
+                alpha[window.cells] = block.alpha
+        return dataclasses.replace(image, color=color, alpha=alpha)
+
+
+def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:
+    """Indices of images of equal size, as many together as may share a batch."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, image in enumerate(images):
+        groups.setdefault((image.height, image.width), []).append(index)
+    batches = []
+    for (height, width), group in groups.items():
+        length = images_at_once(*result_size(height, width, config))
+        batches += [group[start : start + length] for start in range(0, len(group), length)]
+    return batches

@@ -1,0 +1,203 @@
+"""The five numbered steps from an image to its upscaled self, on one device at one precision.
+
+`ClearSRPipeline` (`pipeline.py`) does them for images that fit into memory, `streaming.py` part by part for
+those that do not. The loop of step 3 is `sampling.denoise`; nothing here chooses settings or how much to do
+at once.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from clearsr.config.sampling import SamplingConfig, check_negative_prompt
+from clearsr.errors import ClearSRError
+from clearsr.hardware import (
+    Precision,
+    choose_device,
+    choose_precision,
+    denoising_parts,
+    mixed_precision,
+    on_device,
+    vae_precision,
+)
+from clearsr.image.alpha import fill_transparent, resize_alpha
+from clearsr.image.color import match_color
+from clearsr.image.data import ImageData
+from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
+from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
+from clearsr.models.windowed_layers import NewMap
+from clearsr.pipeline.budget import (
+    DENOISING_COPIES,
+    LOCAL_COPIES,
+    LOCAL_MARGIN,
+    WINDOWED_COPIES,
+    TileCost,
+    VaeCost,
+)
+from clearsr.pipeline.grids import GridStore
+from clearsr.sampling.denoise import Conditioning, StepCallback, denoise
+from clearsr.seeds import make_generator
+
+MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
+
+
+def output_size(image: ImageData, config: SamplingConfig) -> tuple[int, int]:
+    """Height and width of the result: the input's times `upscale`, rounded, at least one pixel.
+
+    Raises:
+        ClearSRError: more pixels than `MAX_OUTPUT_PIXELS`.
+    """
+    height, width = result_size(image.height, image.width, config)
+    if height * width > MAX_OUTPUT_PIXELS:
+        raise ClearSRError(
+            f"{image.source}: {width}x{height} would be {height * width / 1e6:.0f} megapixels, at most "
+            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted in memory; choose a smaller --upscale, or "
+            "let files.upscale_file write it block by block"
+        )
+    return height, width
+
+
+def result_size(height: int, width: int, config: SamplingConfig) -> tuple[int, int]:
+    """Height and width of the result of an image of that size, however large."""
+    return max(1, round(height * config.upscale)), max(1, round(width * config.upscale))
+
+
+class PipelineSteps:
+    """A network on its device, and what is done with it, in the order in which it is done."""
+
+    def __init__(
+        self,
+        network: ClearSRNetwork,
+        device: str = "auto",
+        precision: Precision = "auto",
+        offload: bool = False,
+    ) -> None:
+        """`network` is moved to the device; with `offload` its parts are copied there while they run."""
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.offload = offload
+        self.network: ClearSRNetwork = network if offload else network.to(self.device)
+        network.null_prompt.data = network.null_prompt.data.to(self.device)  # these are no part's, and small
+        network.alpha_bars = network.alpha_bars.to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def prepare(self, image: ImageData, config: SamplingConfig) -> torch.Tensor:
+        """1. The LR image, bicubic-upsampled to the output size and padded to what the network needs.
+
+        Returns:
+            3×H×W in [0, 1] on the CPU, H and W multiples of `network.pixel_multiple()`.
+        """
+        size = output_size(image, config)
+        visible = fill_transparent(image.color, image.alpha)
+        upsampled = resize(visible[None].clamp(0, 1), size)
+        return pad_to_multiple(upsampled, self.network.pixel_multiple())[0]
+
+    def condition(
+        self,
+        pixels: torch.Tensor,
+        config: SamplingConfig,
+        piece: int = PIECE_PIXELS,
+        new_map: NewMap | None = None,
+    ) -> Conditioning:
+        """2. x_lr by E', the image prompt p, and the negative prompt if there is one. `pixels`: B×3×H×W in
+        [0, 1]; `piece` and `new_map` as in `LatentLREmbedding.embed_lr`.
+        """
+        with self.running("image_prompt"):
+            prompt = self.network.image_prompt(to_signed(pixels))
+        embedding = self.embed(pixels, piece, new_map)
+        return Conditioning(embedding, prompt.float(), self.negative_prompt(config))
+
+    def embed(
+        self, pixels: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> LatentLR:
+        """x_lr of B×3×H×W in [0, 1]."""
+        signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
+        with self.running("latents"):
+            embedding = self.network.latents.embed_lr(signed, piece, new_map)
+        return LatentLR(*(part.float() for part in embedding))
+
+    def prompt_of(self, resized: torch.Tensor) -> torch.Tensor:
+        """p of an image that has the size which the image encoder sees, B×3×side×side in [-1, 1]."""
+        with self.running("image_prompt"):
+            return self.network.image_prompt.of_resized(resized.to(self.device)).float()
+
+    def negative_prompt(self, config: SamplingConfig) -> torch.Tensor | None:
+        """The embedding of the negative prompt, if there is one.
+
+        Raises:
+            ClearSRError: the model has no text encoder, or there is no guidance to act through.
+        """
+        base = self.network.config.base_model
+        check_negative_prompt(config, base)
+        if base is None or not config.negative_prompt:
+            return None
+        from clearsr.models.pretrained import encode_text  # with diffusers and transformers
+
+        return encode_text(base, config.negative_prompt, self.network.config.base_revision).to(self.device)
+
+    def sample(
+        self,
+        conditioning: Conditioning,
+        config: SamplingConfig,
+        on_step: StepCallback | None = None,
+        on_tile: Callable[[], None] | None = None,
+        tiles_at_once: int = 1,
+    ) -> Any:
+        """3. The denoising loop: z_0, B×c×h×w; on disk if x_lr is."""
+        batch = len(conditioning.embedding.mean)
+        generators = [make_generator("image", config.seed) for _ in range(batch)]
+        with self.running("denoiser"):
+            return denoise(self.network, conditioning, config, generators, on_step, on_tile, tiles_at_once)
+
+    def decode(
+        self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> torch.Tensor:
+        """4. Pixels B×3×H×W in [0, 1] on the CPU."""
+        return to_unit(self.decode_signed(latents, piece, new_map)).cpu()
+
+    def decode_signed(
+        self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
+    ) -> torch.Tensor:
+        """Pixels B×3×H×W, about [-1, 1], as the decoder gives them."""
+        with self.running("latents"):
+            return self.network.latents.decode(latents, piece, new_map).float()
+
+    def finish(
+        self, picture: torch.Tensor, reference: torch.Tensor, image: ImageData, config: SamplingConfig
+    ) -> ImageData:
+        """5. Crop, match colours to the bicubic-upsampled input, put transparency back."""
+        size = output_size(image, config)
+        matched = match_color(picture[None], reference[None], config.color)[0]
+        alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
+        return dataclasses.replace(image, color=crop(matched, *size).contiguous(), alpha=alpha)
+
+    def vae_cost(self) -> VaeCost:
+        """What encoding and decoding take."""
+        latents = self.network.latents
+        copies, margin = (LOCAL_COPIES, LOCAL_MARGIN) if latents.decodes_locally else (WINDOWED_COPIES, 0)
+        return VaeCost(copies * latents.bytes_per_pixel(), margin, latents.map_bytes_per_pixel())
+
+    def tile_cost(self, config: SamplingConfig) -> TileCost:
+        """What denoising a tile takes."""
+        finest = self.network.unet.config.block_out_channels[0]
+        return TileCost(config.tile.size**2, DENOISING_COPIES * finest * self.precision.itemsize)
+
+    def grid_store(self, config: SamplingConfig, piece: int, folder: Path) -> GridStore:
+        """Where what is as large as the image lies while it is worked on in pieces of that side."""
+        return GridStore(self.device, config.max_memory, folder, self.vae_cost().of_piece(piece))
+
+    @contextmanager
+    def running(self, what: Literal["latents", "image_prompt", "denoiser"]) -> Iterator[None]:
+        """Within the block a part of the network is on the device, and computes in mixed precision."""
+        network, precision = self.network, self.precision
+        parts = denoising_parts(network) if what == "denoiser" else [getattr(network, what)]
+        if what == "latents":
+            precision = vae_precision(precision, self.device)
+        moved = on_device(parts, self.device) if self.offload else nullcontext()
+        with moved, mixed_precision(self.device, precision):
+            yield

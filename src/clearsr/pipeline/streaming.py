@@ -1,0 +1,220 @@
+"""The five steps of the pipeline for an image that does not fit into memory, block by block.
+
+Every step but denoising depends on a bounded neighbourhood, so it is done on parts with a margin; denoising
+goes in tiles anyhow, and its latents lie on disk where they are many. The result is that of
+`ClearSRPipeline.upscale` but for rounding. Bound for memory: nothing here has the size of the image.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clearsr.config.sampling import SamplingConfig
+from clearsr.image.alpha import fill_transparent
+from clearsr.image.color import COLOR_REACH, ChannelStatistics, match_color
+from clearsr.image.data import ImageData
+from clearsr.image.geometry import mirrored, resize_axis, resize_share, to_signed, to_unit
+from clearsr.image.source import ImageSource
+from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.pipeline.budget import Workload
+from clearsr.pipeline.grids import GridStore
+from clearsr.pipeline.heap import give_back_freed_memory
+from clearsr.pipeline.steps import PipelineSteps
+from clearsr.sampling.denoise import Conditioning, StepCallback
+from clearsr.tiling import Window, pieces, tile_windows
+
+# Input pixels around a part whose colour is looked for where it is transparent; a power of two, so that the
+# pyramid of `fill_transparent` has the same cells as the whole image's.
+FILL_MARGIN = 64
+
+
+class PreparedSource:
+    """Step 1 for parts of an image: resized to the output's size and mirrored out, 3×H×W in [0, 1]."""
+
+    def __init__(self, source: ImageSource, size: tuple[int, int], multiple: int) -> None:
+        """`size` is the output's; what is added reaches up to the next multiple of `multiple`."""
+        self.source, self.size = source, size
+        self.height, self.width = (-(-side // multiple) * multiple for side in size)
+
+    def read(self, window: Window) -> torch.Tensor:
+        """1×3×h×w of the padded image."""
+        rows = mirrored(self.size[0], window.top, window.bottom)
+        columns = mirrored(self.size[1], window.left, window.right)
+        inside = Window(int(rows.min()), int(columns.min()), int(rows.max()) + 1, int(columns.max()) + 1)
+        color = self.part(inside).color
+        return color[:, rows - inside.top][:, :, columns - inside.left][None]
+
+    def part(self, window: Window) -> ImageData:
+        """A part of the resized image, transparent where the input is, with the metadata of the whole."""
+        source, (height, width) = self.source, self.size
+        top, bottom, by_rows = resize_axis(source.height, height, window.top, window.bottom)
+        left, right, by_columns = resize_axis(source.width, width, window.left, window.right)
+        wanted = Window(top, left, bottom, right)
+        around = Window(
+            max(0, top // FILL_MARGIN - 1) * FILL_MARGIN,
+            max(0, left // FILL_MARGIN - 1) * FILL_MARGIN,
+            min(source.height, (bottom // FILL_MARGIN + 2) * FILL_MARGIN),
+            min(source.width, (right // FILL_MARGIN + 2) * FILL_MARGIN),
+        )
+        found = source.read(wanted)
+        color = found.color
+        if found.alpha is not None and bool((found.alpha == 0).any()):
+            wide = source.read(around)
+            color = wanted.seen_from(around).of(fill_transparent(wide.color, wide.alpha))
+
+        def resized(planes: torch.Tensor) -> torch.Tensor:
+            return (by_rows @ (planes @ by_columns.T).clamp(0, 1)).clamp(0, 1)
+
+        alpha = None if found.alpha is None else resized(found.alpha)
+        return dataclasses.replace(found, color=resized(color.clamp(0, 1)), alpha=alpha)
+
+
+class _SignedPixels:
+    """The padded image as a grid to read from, 1×3×H×W in [-1, 1]."""
+
+    def __init__(self, prepared: PreparedSource) -> None:
+        self.shape = torch.Size((1, 3, prepared.height, prepared.width))
+        self._prepared = prepared
+
+    def __getitem__(self, index: tuple[Any, slice, slice]) -> torch.Tensor:
+        _, rows, columns = index
+        return to_signed(self._prepared.read(Window(rows.start, columns.start, rows.stop, columns.stop)))
+
+
+@torch.no_grad()
+def upscale_in_blocks(
+    pipeline: PipelineSteps,
+    source: ImageSource,
+    config: SamplingConfig,
+    size: tuple[int, int],
+    workload: Workload,
+    folder: Path,
+    on_part: StepCallback | None = None,
+) -> Iterator[tuple[Window, ImageData]]:
+    """The upscaled image in blocks of side `workload.piece`, row by row: where each lies, and the block.
+
+    Args:
+        size: height and width of the output.
+        workload: how much is encoded, decoded and given at once, and how many tiles are denoised.
+        folder: where latents are laid aside if they are many.
+        on_part: called after each part of the work; may raise to stop.
+    """
+    prepared = PreparedSource(source, size, pipeline.network.pixel_multiple())
+    store = pipeline.grid_store(config, workload.piece, folder)
+    work = _Work(pipeline, prepared, config, workload, store, on_part)
+    prompt, colors = work.survey()
+    embedding = work.embed()
+    latents = work.sample(Conditioning(embedding, prompt, pipeline.negative_prompt(config)))
+    del embedding
+    decode = work.decoder(latents)
+    statistics = (work.statistics(decode), colors) if config.color == "adain" else None
+    for window in pieces(*size, workload.piece):
+        reach = COLOR_REACH if config.color == "wavelet" else 0
+        outer = window.grown(reach, prepared.height, prepared.width)
+        picture = match_color(decode(outer), prepared.read(outer), config.color, statistics)
+        color = window.seen_from(outer).of(picture)[0]
+        work.advance()
+        yield window, dataclasses.replace(prepared.part(window), color=color.contiguous())
+
+
+class _Work:
+    """One image on its way through the steps, and how far it is."""
+
+    def __init__(
+        self,
+        pipeline: PipelineSteps,
+        prepared: PreparedSource,
+        config: SamplingConfig,
+        workload: Workload,
+        store: GridStore,
+        on_part: StepCallback | None,
+    ) -> None:
+        self._pipeline, self._prepared, self._config = pipeline, prepared, config
+        self._piece, self._tiles_at_once, self._store = workload.piece, workload.tiles, store
+        self._latents = pipeline.network.latents
+        self._fold = self._latents.pixels_per_latent()
+        self._grid = prepared.height // self._fold, prepared.width // self._fold
+        self._on_part, self._done = on_part, 0
+        tiles = len(tile_windows(*self._grid, config.tile.size, config.tile.overlap))
+        blocks = sum(1 for _ in pieces(*prepared.size, self._piece))
+        whole = sum(1 for _ in pieces(prepared.height, prepared.width, self._piece))
+        self._all = config.steps * tiles + blocks + (whole if config.color == "adain" else 0)
+        latents = self._latents
+        self._all += whole if latents.encodes_locally else latents.encoding_windows(*self._grid, self._piece)
+        self._all += 0 if latents.decodes_locally else latents.decoding_windows(*self._grid, self._piece)
+
+    def advance(self) -> None:
+        """Another part is done; what it left on the heap would count in the budget."""
+        give_back_freed_memory()
+        self._done += 1
+        if self._on_part is not None:
+            self._on_part(self._done, self._all, None)
+
+    def survey(self) -> tuple[torch.Tensor, ChannelStatistics]:
+        """What step 2 wants to know of the whole image: the image prompt, and the colours."""
+        height, width = self._prepared.height, self._prepared.width
+        side = self._pipeline.network.image_prompt.side
+        small, colors = torch.zeros(1, 3, side, side), ChannelStatistics()
+        for window in pieces(height, width, self._piece):
+            pixels = self._prepared.read(window)
+            colors.add(pixels)
+            rows, by_rows = resize_share(height, side, window.top, window.bottom)
+            columns, by_columns = resize_share(width, side, window.left, window.right)
+            small[:, :, rows, columns] += by_rows @ to_signed(pixels) @ by_columns.T
+        return self._pipeline.prompt_of(small), colors
+
+    def embed(self) -> LatentLR:
+        """Steps 1 and 2: x_lr, as two grids."""
+        prepared, latents, fold = self._prepared, self._latents, self._fold
+        channels, pipeline = self._pipeline.network.unet.config.in_channels, self._pipeline
+        grids = (self._store.latents((1, channels, *self._grid)) for _ in range(2))
+        embedding = LatentLR(*grids)
+        if latents.encodes_locally:
+            margin = -(-latents.encoder_margin() // fold) * fold
+            for inner in pieces(prepared.height, prepared.width, self._piece):
+                outer = inner.grown(margin, prepared.height, prepared.width)
+                part = pipeline.embed(prepared.read(outer), max(outer.size))
+                for whole, values in zip(embedding, part, strict=True):
+                    whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
+                self.advance()
+            return embedding
+        pixels, new_map = _SignedPixels(prepared), self._store.feature_map
+        with pipeline.running("latents"):
+            both = latents.embed_in_windows(pixels, self._piece, pipeline.device, new_map, self.advance)
+        for window in pieces(*self._grid, self._piece // fold):
+            for whole, values in zip(embedding, window.of(both).chunk(2, dim=1), strict=True):
+                whole[window.cells] = values
+        return embedding
+
+    def sample(self, conditioning: Conditioning) -> Any:
+        """Step 3: z_0."""
+        at_once = self._tiles_at_once
+        return self._pipeline.sample(conditioning, self._config, on_tile=self.advance, tiles_at_once=at_once)
+
+    def decoder(self, latents: Any) -> Callable[[Window], torch.Tensor]:
+        """Step 4: what gives the pixels in a window, 1×3×h×w in [0, 1]."""
+        fold, decode = self._fold, self._pipeline.decode_signed
+        if self._latents.decodes_locally:
+
+            def decoded(window: Window) -> torch.Tensor:
+                outer = window.over(fold).grown(self._latents.decoder_margin(), *self._grid)
+                pixels = decode(outer.of(latents), fold * max(outer.size))
+                return to_unit(window.seen_from(outer.times(fold)).of(pixels)).cpu()
+
+            return decoded
+
+        new_map, device = self._store.feature_map, self._pipeline.device
+        with self._pipeline.running("latents"):
+            pixels = self._latents.decode_in_windows(latents, self._piece, device, new_map, self.advance)
+        return lambda window: to_unit(window.of(pixels).float()).cpu()
+
+    def statistics(self, decode: Callable[[Window], torch.Tensor]) -> ChannelStatistics:
+        """The colours of the whole result, which a local VAE decodes once more for this."""
+        found = ChannelStatistics()
+        for window in pieces(self._prepared.height, self._prepared.width, self._piece):
+            found.add(decode(window))
+            self.advance()
+        return found

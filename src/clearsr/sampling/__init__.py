@@ -1,0 +1,1 @@
+"""Denoising (paper, section 3.3): the loop, guidance, schedule, solver, Latent Space Adjustment."""

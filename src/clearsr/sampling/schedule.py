@@ -1,0 +1,86 @@
+"""Which scheduler, and which timesteps. Every scheduler is told that the network predicts z_0.
+
+DDIM and DPM-Solver++ are our own (`sampling/solver.py`), so that the embedded model needs no diffusers.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from clearsr.config.sampling import SamplingConfig, SchedulerName
+from clearsr.sampling.solver import DPMSolver
+
+TRAIN_TIMESTEPS = 1000
+
+# Stable Diffusion's noise schedule. `sample` is diffusers' name for predicting z_0.
+_COMMON: dict[str, Any] = {
+    "num_train_timesteps": TRAIN_TIMESTEPS,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "sample",
+}
+# Order of our solver. DDIM is first-order DPM-Solver++; diffusers' own DDIM class goes 1000 // N timesteps on
+# at each step, which misses the next timestep wherever the spacing is not uniform.
+_SOLVER_ORDERS: dict[SchedulerName, int] = {"ddim": 1, "dpm++": 2}
+_DIFFUSERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", {"clip_sample": False}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+}
+
+
+def alpha_bars(device: str | None = None) -> torch.Tensor:
+    """alpha-bar(t) for t = 0..999, float32, on torch's default device or another."""
+    first, last = _COMMON["beta_start"] ** 0.5, _COMMON["beta_end"] ** 0.5
+    betas = torch.linspace(first, last, TRAIN_TIMESTEPS, dtype=torch.float32, device=device) ** 2
+    return torch.cumprod(1 - betas, dim=0)
+
+
+def make_scheduler(config: SamplingConfig, device: torch.device) -> Any:
+    """A scheduler with its timesteps set: our own solver, or one of diffusers'."""
+    spacing = config.spacing or ("linspace" if config.scheduler == "ddpm" else "trailing")
+    timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
+    if config.scheduler in _SOLVER_ORDERS:
+        return DPMSolver(alpha_bars("cpu"), timesteps, _SOLVER_ORDERS[config.scheduler], device)
+    import diffusers
+
+    name, extra = _DIFFUSERS[config.scheduler]
+    cls = getattr(diffusers, name)
+    if config.scheduler != "unipc":
+        scheduler = cls(**_COMMON, **extra)
+        scheduler.set_timesteps(timesteps=timesteps, device=device)
+    else:
+        scheduler = cls(**_COMMON, **extra, timestep_spacing=spacing)
+        scheduler.set_timesteps(config.steps, device=device)
+    return scheduler
+
+
+def generator_argument(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
+    """The generators as `step` takes them; deterministic schedulers have no such argument."""
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    return {"generator": list(generators)} if takes_generator else {}
+
+
+def spaced_timesteps(steps: int, start: int, spacing: str) -> list[int]:
+    """Distinct descending timesteps from at most `start`, at most `steps` of them.
+
+    linspace: round(i·start/(N-1)), the spaced DDPM of Nichol & Dhariwal 2021, which ends at 0; leading:
+    i·(T/N) + 1, as Stable Diffusion's own configuration has it; trailing: ends one stride above 0; quadratic:
+    closer together towards the end, where a few steps count most.
+    """
+    if steps == 1:
+        return [start]
+    steps = min(steps, start + 1)
+    if spacing == "linspace":
+        ascending = [round(i * start / (steps - 1)) for i in range(steps)]
+    elif spacing == "leading":
+        stride = (start + 1) // steps
+        ascending = [i * stride + 1 for i in range(steps)]
+    elif spacing == "trailing":
+        ascending = [round((i + 1) * (start + 1) / steps) - 1 for i in range(steps)]
+    else:
+        ascending = [round(start * ((i + 1) / steps) ** 2) for i in range(steps)]
+    return sorted({min(t, start) for t in ascending}, reverse=True)

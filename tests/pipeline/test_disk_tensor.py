@@ -1,0 +1,44 @@
+"""The tensor in a file against one in memory."""
+
+import pytest
+import torch
+
+from clearsr.pipeline.disk_tensor import DiskTensor
+from clearsr.tiling import Window
+
+CPU = torch.device("cpu")
+WINDOWS = [Window(0, 0, 9, 13), Window(2, 0, 5, 13), Window(1, 3, 8, 7), Window(8, 12, 9, 13)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_reads_and_writes_as_a_tensor_in_memory(tmp_path, normal, dtype):
+    on_disk = DiskTensor((2, 3, 9, 13), tmp_path, CPU, dtype)
+    in_memory = torch.zeros(2, 3, 9, 13, dtype=dtype)
+    for seed, window in enumerate(WINDOWS):
+        part = normal(2, 3, *window.size, seed=seed)
+        on_disk[window.cells] = part
+        in_memory[window.cells] = part
+        on_disk[window.cells] += 0.5
+        in_memory[window.cells] += 0.5
+        for other in WINDOWS:
+            assert torch.equal(other.of(on_disk), other.of(in_memory))
+    assert on_disk.shape == in_memory.shape and len(on_disk) == 2
+
+
+def test_another_starts_at_zero_and_is_apart(tmp_path):
+    first = DiskTensor((1, 2, 4, 4), tmp_path, CPU)
+    second = first.new_zeros((1, 5, 3, 2))
+    first[..., 0:4, 0:4] = torch.ones(1, 2, 4, 4)
+    assert torch.equal(second[..., 0:3, 0:2], torch.zeros(1, 5, 3, 2))
+
+
+def test_a_part_of_another_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="window 2×2"):
+        DiskTensor((1, 1, 4, 4), tmp_path, CPU)[..., 0:2, 0:2] = torch.zeros(1, 1, 2, 3)
+
+
+def test_nothing_is_left_in_the_folder(tmp_path):
+    tensor = DiskTensor((1, 1, 4, 4), tmp_path, CPU)
+    tensor[..., 0:4, 0:4] = torch.ones(1, 1, 4, 4)
+    del tensor
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,192 @@
+"""An image done block by block against the same image in memory: every kind of picture, every setting."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from clearsr.config.sampling import SamplingConfig
+from clearsr.image import ImageData
+from clearsr.image.source import DataSource
+from clearsr.pipeline import budget, grids, streaming
+from clearsr.pipeline.budget import Workload
+from clearsr.pipeline.pipeline import ClearSRPipeline
+from clearsr.sampling import denoise
+
+IN_BLOCKS = Workload(piece=96, is_in_blocks=True)
+WHOLE = Workload()
+
+
+@pytest.fixture(scope="module")
+def pipeline(network):
+    config = SamplingConfig(steps=1, upscale=4.0, tile={"size": 32, "overlap": 8})
+    return ClearSRPipeline(copy.deepcopy(network), config, device="cpu", precision="fp32")
+
+
+@pytest.fixture(params=["in memory", "on disk"])
+def latents(request, monkeypatch):
+    """Where the latents of an image in blocks are."""
+    monkeypatch.setattr(grids, "LATENTS_SHARE", 0.0 if request.param == "on disk" else 0.05)
+    monkeypatch.setattr(denoise, "BAND_ROWS", 16)
+
+
+def _both(pipeline, image, **overrides):
+    config = pipeline.configure(**overrides)
+    return tuple(pipeline.upscale_with([image], config, load)[0] for load in (WHOLE, IN_BLOCKS))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"steps": 3, "scheduler": "dpm++"},
+        {"steps": 2, "scheduler": "ddpm", "guidance_scale": 2},
+        {"color": "adain"},
+        {"color": "none", "upscale": 3.3},
+        {"steps": 0},
+    ],
+    ids=str,
+)
+def test_blocks_give_what_the_whole_gives(pipeline, make_picture, latents, overrides):
+    whole, in_blocks = _both(pipeline, ImageData(make_picture(71, 90)), **overrides)
+    assert whole.color.shape == in_blocks.color.shape
+    torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("load", [WHOLE, IN_BLOCKS])
+def test_the_workload_says_how_many_tiles_are_denoised_at_once(pipeline, make_picture, monkeypatch, load):
+    image, passes = ImageData(make_picture(71, 90)), []
+    one_by_one = pipeline.upscale_with([image], pipeline.defaults, load)[0]
+    encode = pipeline.network.unet_encode
+    monkeypatch.setattr(
+        pipeline.network, "unet_encode", lambda *args: passes.append(len(args[0])) or encode(*args)
+    )
+    together = pipeline.upscale_with([image], pipeline.defaults, load._replace(tiles=3))[0]
+    assert max(passes) == 3 and set(passes[:-1]) == {3}
+    torch.testing.assert_close(together.color, one_by_one.color, atol=1e-4, rtol=0)
+
+
+def test_an_e_prime_that_is_the_vaes_own_encoder(lora_network, make_picture):
+    lora = ClearSRPipeline(copy.deepcopy(lora_network), device="cpu", precision="fp32")
+    config = lora.configure(steps=1, tile={"size": 32, "overlap": 8})
+    image = ImageData(make_picture(50, 70))
+    whole, in_blocks = (lora.upscale_with([image], config, load)[0] for load in (WHOLE, IN_BLOCKS))
+    torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
+
+
+def test_transparency_grey_depth_and_metadata_are_kept(pipeline, make_picture):
+    alpha = torch.zeros(1, 60, 70)
+    alpha[:, 10:50, 5:40] = 1
+    image = ImageData(make_picture(60, 70), alpha, bit_depth=16, source="x.tif", is_gray=True)
+    whole, in_blocks = _both(pipeline, image)
+    torch.testing.assert_close(in_blocks.alpha, whole.alpha, atol=1e-5, rtol=0)
+    torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
+    fields = ("is_gray", "bit_depth", "metadata", "source")
+    assert all(getattr(in_blocks, f) == getattr(whole, f) for f in fields)
+    hidden = dataclasses.replace(image, color=torch.where(alpha > 0, image.color, 0.5))
+    same = pipeline.upscale_with([hidden], pipeline.configure(), IN_BLOCKS)[0]
+    torch.testing.assert_close(same.color, in_blocks.color, atol=1e-5, rtol=0)
+
+
+def test_progress_is_told_to_the_last_part_and_can_stop(pipeline, make_picture):
+    image, config, heard = ImageData(make_picture(60, 70)), pipeline.configure(color="adain"), []
+    pipeline.upscale_with([image], config, IN_BLOCKS, lambda *step: heard.append(step))
+    assert [step[0] for step in heard] == list(range(1, heard[0][1] + 1))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.upscale_with([image], config, IN_BLOCKS, stop)
+
+
+def test_no_part_has_the_size_of_the_image(pipeline, make_picture, monkeypatch, tmp_path):
+    """What any step works on is bounded by the block and its margins, not by the image."""
+    monkeypatch.setattr(grids, "LATENTS_SHARE", 0.0)
+    config, largest = pipeline.configure(), []
+    read = streaming.PreparedSource.read
+    monkeypatch.setattr(
+        streaming.PreparedSource, "read", lambda s, w: largest.append(max(w.size)) or read(s, w)
+    )
+    latents = pipeline.network.latents
+    handle = latents.vae.decoder.register_forward_pre_hook(
+        lambda _, args: largest.append(args[0].shape[-1] * 8)
+    )
+    try:
+        image = ImageData(make_picture(100, 130))
+        blocks = streaming.upscale_in_blocks(
+            pipeline, DataSource(image), config, (400, 520), IN_BLOCKS, tmp_path
+        )
+        sizes = {max(block.height, block.width) for _, block in blocks}
+    finally:
+        handle.remove()
+    assert max(largest) <= 96 + 2 * max(latents.encoder_margin(), 8 * latents.decoder_margin() + 31 + 8)
+    assert sizes <= set(range(1, 97)) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["constant", "gradient", "photograph"])
+def test_no_seam(pipeline, make_picture, kind):
+    """The second difference across the borders of tiles and blocks is no larger than elsewhere."""
+    if kind == "constant":
+        picture = torch.full((3, 64, 96), 0.4)
+    elif kind == "gradient":
+        picture = torch.linspace(0.1, 0.9, 96).expand(3, 64, 96).contiguous()
+    else:
+        picture = make_picture(64, 96)
+    config = pipeline.configure(color="none")
+    result = pipeline.upscale_with([ImageData(picture)], config, IN_BLOCKS)[0].color
+    for axis, length in ((1, 256), (2, 384)):
+        bend = result.diff(n=2, dim=axis).abs().mean(dim=(0, 3 - axis))
+        borders = [edge for edge in range(96, length, 96)]
+        at_borders = torch.stack([bend[edge - 2 : edge + 1].max() for edge in borders]).mean()
+        groups = bend[: len(bend) // 8 * 8].view(-1, 8).amax(1)  # each 8 pixels have one border of latents
+        assert at_borders <= groups.mean() + 2 * groups.std() + 1e-4
+
+
+def test_memory_that_runs_out_is_tried_again_with_less(pipeline, make_picture, monkeypatch, caplog):
+    images = [ImageData(make_picture(16, 16, seed), source=f"{seed}.png") for seed in range(4)]
+    expected = pipeline.upscale(images)
+    tried, condition = [], pipeline.condition
+
+    def full(pixels, *arguments):
+        tried.append(len(pixels))
+        if len(pixels) > 1:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
+        return condition(pixels, *arguments)
+
+    monkeypatch.setattr(pipeline, "condition", full)
+    results = pipeline.upscale(images)
+    assert tried == [4, 2, 1, 1, 1, 1]
+    assert "0.png: memory ran out; trying again with less at once (images 2)" in caplog.text
+    for one, other in zip(results, expected, strict=True):
+        torch.testing.assert_close(one.color, other.color, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_less_and_less_until_nothing_helps(error, caplog):
+    tried = []
+
+    def work(load):
+        tried.append(load)
+        raise error
+
+    with pytest.raises(type(error)):
+        budget.with_less_on_failure(work, Workload(images=2, piece=512), 96, "a.png")
+    assert [load.images for load in tried[:2]] == [2, 1]
+    assert [load.is_in_blocks for load in tried[1:3]] == [False, True]
+    assert [load.piece for load in tried[2:4]] == [512, 256]
+    assert [load.tile for load in tried[3:]] == [None, 48]
+    assert "smaller tiles change the result slightly" in caplog.text
+
+
+def test_other_errors_are_not_tried_again():
+    tried = []
+
+    def work(load):
+        tried.append(load)
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        budget.with_less_on_failure(work, Workload(), 64, "a.png")
+    assert len(tried) == 1

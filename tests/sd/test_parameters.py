@@ -1,0 +1,106 @@
+"""Parameter counts at Stable Diffusion 2.1's size, against sums worked out by hand."""
+
+import pytest
+
+from clearsr.config.base import build_config
+from clearsr.config.model import ModelConfig, preset_model_config
+from clearsr.errors import ClearSRError
+from clearsr.models.build import build_network
+from clearsr.models.parameters import PAPER_TABLE_5, parameter_table, part_of, stored_parts
+
+# Levels with window attention: (channels, transformers, ratio to the latent grid); the middle is at ratio 8.
+CA_LAYERS = [(320, 2, 1), (640, 2, 2), (1280, 2, 4), (1280, 1, 8)]
+
+
+def window_attention_count(window):
+    """q, out C×C (out with bias); k, v 4×C; a LayerNorm; (2s - ratio)² offsets per 64-wide head."""
+    return sum(
+        n * (2 * c * c + c + 2 * 4 * c + 2 * c + c // 64 * (2 * window - ratio) ** 2)
+        for c, n, ratio in CA_LAYERS
+    )
+
+
+@pytest.fixture(scope="module")
+def table():
+    return parameter_table(preset_model_config("sd21"))
+
+
+def ablated(**fields):
+    return parameter_table(build_config(ModelConfig, fields))
+
+
+def test_stable_diffusion_2_1(table):
+    assert table.parts == {
+        "detail_preserving": 363_141_760,
+        "cross_attention": 12_012_250,
+        "structure_preserving": 147_614_720,
+        "vae_lora": 1_477_168,
+        "unet_lora": 1_800_192,
+        "unet": 865_910_724,
+        "vae": 83_653_863,
+        "text_encoder": 340_387_840,
+        "image_encoder": 632_076_800,
+    }
+    assert table.trained == set(list(table.parts)[:5])
+    assert table.trainable == 526_046_090 and table.total == 2_448_075_317
+    assert abs(table.trainable / 1e6 - PAPER_TABLE_5["trainable"]) < 1.1
+
+
+@pytest.mark.parametrize("window", [8, 16, 32])
+def test_window_size_changes_the_bias_tables_alone(table, window):
+    parts = ablated(control={"window_size": window}).parts
+    assert parts == {**table.parts, "cross_attention": window_attention_count(window)}
+
+
+def test_without_window_partition(table):
+    parts = ablated(control={"window_size": None}).parts
+    assert parts == {**table.parts, "cross_attention": window_attention_count(64)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "absent"),
+    [
+        ({"control": {"cross_attention": False}}, "cross_attention"),
+        ({"control": {"structure_preserving": False}}, "structure_preserving"),
+        ({"lr_encoder": {"lora_rank": 0}}, "vae_lora"),
+        ({"unet_lora_rank": 0}, "unet_lora"),
+    ],
+)
+def test_a_switch_removes_its_part_alone(table, fields, absent):
+    ablation = ablated(**fields)
+    assert ablation.parts == {part: n for part, n in table.parts.items() if part != absent}
+    assert table.trainable - ablation.trainable == table.parts[absent]
+
+
+@pytest.mark.parametrize("rank", [4, 32])
+def test_lora_grows_with_its_rank(table, rank):
+    parts = ablated(unet_lora_rank=rank, lr_encoder={"lora_rank": rank}).parts
+    for part in ("vae_lora", "unet_lora"):
+        assert parts[part] * 16 == table.parts[part] * rank
+
+
+def test_frozen_unet_lora_is_not_counted_as_trained(table):
+    frozen = ablated(train_unet="frozen")
+    assert frozen.parts == table.parts
+    assert table.trainable - frozen.trainable == table.parts["unet_lora"]
+
+
+def test_compact_counts_equal_the_real_network():
+    config = preset_model_config("compact")
+    network = build_network(config)
+    network.set_trainable()
+    table = parameter_table(config)
+    assert table.total == sum(p.numel() for p in network.parameters())
+    assert table.trainable == sum(p.numel() for p in network.parameters() if p.requires_grad)
+    assert "text_encoder" not in table.parts
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"layer1.weight": torch.zeros(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(ClearSRError, match="layer1"):
+        stored_parts(tmp_path / "m.safetensors")
+    with pytest.raises(KeyError):
+        part_of("layer1.weight")

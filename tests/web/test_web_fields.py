@@ -1,0 +1,131 @@
+"""The dial from fidelity to detail, names of files, and estimates."""
+
+import dataclasses
+import shlex
+
+import pytest
+
+from clearsr.cli import parser_of
+from clearsr.cli.model import SAMPLING_FLAGS
+from clearsr.cli.upscale import OUTPUT_FLAGS, collect_work
+from clearsr.config.base import build_config, merge
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
+from clearsr.config.serving import ServingConfig
+from clearsr.web.api import safe_name
+from clearsr.web.errors import RequestError
+from clearsr.web.estimate import Estimator
+from clearsr.web.fields import (
+    OUTPUT_FIELDS,
+    SAMPLING_FIELDS,
+    command_line,
+    detail_of,
+    sampling_of,
+    strengths_of,
+)
+from clearsr.web.page_parts import Page
+
+
+def test_the_papers_settings_lie_on_the_dial():
+    assert strengths_of(-50) == LSA_PRESETS["fidelity"]
+    assert strengths_of(0) == LSA_PRESETS["clearsr"]
+    assert detail_of(LSA_PRESETS["fidelity"]) == -50
+    assert detail_of(LSA_PRESETS["clearsr"]) == 0
+
+
+def test_the_dial_goes_one_way():
+    strengths = [strengths_of(position) for position in range(-100, 101, 5)]
+    alphas, betas = zip(*strengths, strict=True)
+    assert list(alphas) == sorted(alphas, reverse=True)
+    assert list(betas) == sorted(betas)
+    assert all(0 <= value <= 0.05 for pair in strengths for value in pair)
+    assert strengths_of(-1000) == strengths[0]
+    assert strengths_of(1000) == strengths[-1]
+
+
+def test_the_models_own_settings_stay_where_nothing_is_said():
+    base = SamplingConfig(steps=3, lsa={"ela_end": 0.4, "alpha": 0.02}, color="adain")
+    sampling = sampling_of(base, {"seed": "5", "beta": "0.5", "steps": ""}, ServingConfig())
+    assert sampling.lsa.strengths == (0.02, 0.5)
+    assert (sampling.steps, sampling.seed, sampling.color, sampling.lsa.ela_end) == (3, 5, "adain", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("photo.png", "photo.png"),
+        ("Grüße (2) #1.JPG", "Grüße (2) #1.JPG"),
+        ("../../etc/passwd", "passwd"),
+        ("C:\\Users\\me\\a.png", "a.png"),
+        ("..", "picture"),
+        ("", "picture"),
+        ("a/", "picture"),
+        ("nul\0.png", "nul.png"),
+    ],
+)
+def test_names_stay_but_lead_nowhere(name, kept):
+    assert safe_name(name) == kept
+
+
+def test_long_names_fit_and_keep_their_suffix(tmp_path):
+    name = safe_name("ä" * 400 + ".jpeg")
+    assert name.endswith(".jpeg")
+    (tmp_path / f"{name}_x4.jpg").touch()
+
+
+def test_estimates_follow_what_is_measured(tiny_pipeline):
+    estimator = Estimator.measured(tiny_pipeline)
+    small, large, long = (estimator.estimate(*case).seconds for case in ((1, 1), (10, 1), (10, 20)))
+    assert 0 < small < large <= long
+    for _ in range(30):
+        estimator.learn(10, 20, 100.0, 0)
+    assert estimator.estimate(10, 20).seconds == pytest.approx(100, rel=0.05)
+
+
+def test_the_command_line_names_what_was_changed():
+    base = SamplingConfig(steps=3)
+    fields = {"alpha": 0.03, "beta": 0.01, "color": "adain", "guidance_scale": 2.5, "tile": 96}
+    sampling = sampling_of(base, {**fields, "negative_prompt": "it's"}, ServingConfig())
+    output = OutputConfig(bit_depth=8, keep_metadata=False)
+    words = shlex.split(command_line("a b $HOME.png", sampling, base, output))
+    assert words[:3] == ["clearsr", "upscale", "a b $HOME.png"]
+    args = parser_of("upscale").parse_args(words[2:])
+    given, written = collect_work(args, ".png")
+    assert build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), given.values)) == sampling
+    assert written == output
+    changed = ["--alpha", "--beta", "--guidance-scale", "--negative-prompt", "--color", "--tile"]
+    flags = [word for word in words if word.startswith("--")]
+    assert flags == ["--upscale", "--seed", *changed, "--bit-depth", "--set"]
+
+
+def test_a_request_may_set_all_that_the_command_line_sets(setting_names):
+    assert set(setting_names(SamplingConfig)) - set(SAMPLING_FIELDS.values()) == {
+        "max_memory"
+    }  # the server's own
+    for flag in vars(parser_of("upscale").parse_args(["a.jpg"])):
+        if flag in SAMPLING_FLAGS.values() and flag != "max_memory":
+            assert flag in SAMPLING_FIELDS.values(), flag
+    through_quality = {"jpeg_quality", "webp_quality", "webp_lossless", "avif_quality"}
+    assert {*OUTPUT_FIELDS, *through_quality} == set(OutputConfig.model_fields)
+
+
+def test_the_page_sets_all_that_has_a_flag():
+    shown = [field.name for field in dataclasses.fields(Page)]
+    inputs = set(shown[: shown.index("status")]) - {"pictures"}
+    flags = {flag[2:].replace("-", "_") for flag in [*SAMPLING_FLAGS, *OUTPUT_FLAGS]}
+    assert flags - inputs == {"lsa", "max_memory"}  # `detail` is for the one, the other is the server's
+    assert inputs - flags == {"detail", "keep_metadata", "copy_format", "copy_quality"}
+
+
+def test_settings_without_a_flag_go_by_their_dotted_names():
+    fields = {"lsa.ela_end": "0.5", "spacing": "leading", "tile.overlap": "8", "negative_prompt": "12"}
+    sampling = sampling_of(SamplingConfig(), fields, ServingConfig())
+    assert (sampling.lsa.ela_end, sampling.spacing, sampling.tile.overlap) == (0.5, "leading", 8)
+    assert sampling.negative_prompt == "12"
+    with pytest.raises(RequestError, match=r"lsa\.ela_end"):
+        sampling_of(SamplingConfig(), {"lsa.ela_end": "2"}, ServingConfig())
+
+
+def test_memory_is_what_the_server_allows():
+    limits = build_config(ServingConfig, {"max_memory": "1.5GB"})
+    assert sampling_of(SamplingConfig(), {}, limits).max_memory == 1_500_000_000
