@@ -84,7 +84,7 @@ class PatchEncoder(nn.Module):
 
 
 class PatchOverlap(nn.Module):
-    """Pixels -> pixels at half resolution, across the borders of the decoder's patches; starts as the identity.
+    """Pixels -> pixels at half resolution, across the borders of the decoder's patches; starts as identity.
 
     Latents of photographs decode without seams, predicted ones do not: what one patch says of its edge, its
     neighbour does not know.

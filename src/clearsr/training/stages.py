@@ -306,7 +306,7 @@ def anchor_losses(network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Ten
 def shifted(
     images: Sequence[torch.Tensor], seed: int, sample_ids: list[int], most: int = 8
 ) -> list[torch.Tensor]:
-    """The same part of each of several batches, B×C×(H-most)×(W-most), each sample's at a place of its own."""
+    """The same part of each of several batches, B×C×(H-most)×(W-most), for each sample another."""
     places = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
     height, width = (length - most for length in images[0].shape[-2:])
     return [
