@@ -19,6 +19,8 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +137,7 @@ def serve_all(pictures: Path, out: Path) -> None:
         assert server.stdout is not None
         address = re.search(r"http://[\d.:]+", server.stdout.readline())
         assert address is not None, "the server did not say where it is"
+        wait_for(f"{address[0]}/healthz")
         for name in ("photo.jpg", "clear.png", "deep.tif"):
             body = (
                 f'--x\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
@@ -147,22 +150,22 @@ def serve_all(pictures: Path, out: Path) -> None:
                 (out / f"{name}.png").write_bytes(answer.read())
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
-def digest(path: Path) -> str:
-    """Of a file's bytes; of a record, without the times and paths in it."""
-    content = path.read_bytes()
-    if path.suffix == ".json":
-        document = json.loads(content)
-
-        def timeless(value: object) -> object:
-            if isinstance(value, dict):
-                return {k: timeless(v) for k, v in value.items() if "second" not in k}
-            return [timeless(v) for v in value] if isinstance(value, list) else value
-
-        content = json.dumps(timeless(document), sort_keys=True).encode()
-    return hashlib.sha256(content).hexdigest()
+def wait_for(address: str, seconds: int = 60) -> None:
+    """Until a server answers there."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except urllib.error.URLError:
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.2)
 
 
 def digests_of_everything() -> dict[str, str]:
@@ -183,11 +186,12 @@ def digests_of_everything() -> dict[str, str]:
             picture = Image.open(path)
             larger = (4 * picture.width, 4 * picture.height)
             picture.resize(larger, Image.Resampling.LANCZOS).save(hr / path.name)
-        results = ("--json", out / "evaluate.json", "--csv", out / "evaluate.csv", "--save", out / "evaluate")
+        results = ("--csv", out / "evaluate.csv", "--save", out / "evaluate")
         run("evaluate", "--lr", Path(folder, "lr"), "--hr", hr, *compared, *results)
         serve_all(pictures, out / "serve")
-        files = sorted(path for path in out.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return {str(path.relative_to(out)): digest(path) for path in files}
+        names = ("manifest.*", "*.json")  # they hold times and paths
+        files = sorted(p for p in out.rglob("*.*") if p.is_file() and not any(map(p.match, names)))
+        return {str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def main() -> int:

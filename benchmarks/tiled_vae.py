@@ -26,7 +26,7 @@ from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.sd21 import VAE_CONFIG
 from clearsr.paper.complexity.child import peak_bytes
 from clearsr.pipeline.budget import resident_bytes
-from clearsr.pipeline.disk_tensor import DiskTensor
+from clearsr.pipeline.store import DiskTensor
 
 CPU = torch.device("cpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

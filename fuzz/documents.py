@@ -25,11 +25,11 @@ from clearsr.models.build import build_network
 from clearsr.models.checkpoint import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    check_weights,
     load_network,
     read_description,
     save_network,
 )
-from clearsr.models.integrity import check_weights
 
 
 def _model_folder(folder: Path) -> Path:

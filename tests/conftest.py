@@ -17,7 +17,7 @@ from clearsr.config.model import ModelConfig
 from clearsr.models.build import build_network, own_components
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.lora import merge_lora
-from clearsr.models.rrdbnet import RRDBNet
+from clearsr.models.realesrgan import RRDBNet
 
 TINY = {
     "preset": "compact",

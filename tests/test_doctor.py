@@ -11,8 +11,15 @@ from clearsr import doctor
 from clearsr.cli import main
 from clearsr.doctor import examine
 from clearsr.errors import ClearSRError
-from clearsr.models.checkpoint import CONFIG_NAME, DIGEST_KEY, WEIGHTS_NAME, locate, save_network
-from clearsr.models.integrity import check_weights, sha256_of
+from clearsr.models.checkpoint import (
+    CONFIG_NAME,
+    DIGEST_KEY,
+    WEIGHTS_NAME,
+    check_weights,
+    locate,
+    save_network,
+    sha256_of,
+)
 
 
 def _by_name(part):

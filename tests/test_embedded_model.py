@@ -6,8 +6,7 @@ from skimage.data import astronaut
 
 from clearsr import ClearSRPipeline
 from clearsr.evaluation.demo import degraded_photograph
-from clearsr.evaluation.metrics import psnr
-from clearsr.evaluation.sharpness import laplacian_variance
+from clearsr.evaluation.metrics import laplacian_variance, psnr
 from clearsr.image import ImageData, resize
 from clearsr.models.checkpoint import WEIGHTS_NAME, locate
 

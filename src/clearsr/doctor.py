@@ -117,8 +117,7 @@ def _devices() -> Iterator[Finding]:
 
 def _weights() -> Iterator[Finding]:
     """The models in the package: there, unchanged, and fitting their configuration."""
-    from clearsr.models.checkpoint import EMBEDDED_MODELS, locate
-    from clearsr.models.integrity import check_weights
+    from clearsr.models.checkpoint import EMBEDDED_MODELS, check_weights, locate
     from clearsr.pipeline.budget import as_text
 
     for name in EMBEDDED_MODELS:

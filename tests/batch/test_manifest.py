@@ -7,8 +7,7 @@ import os
 import pytest
 
 from clearsr.batch import manifest as module
-from clearsr.batch.manifest import Known, Manifest, Row, read_rows
-from clearsr.batch.parquet import check_parquet, write_parquet
+from clearsr.batch.manifest import Known, Manifest, Row, check_parquet, read_rows, write_parquet
 from clearsr.errors import ClearSRError
 
 ROWS = [

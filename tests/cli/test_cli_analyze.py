@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from clearsr.cli import COMMANDS
+from clearsr.cli.measuring import STUDY_FLAGS, collect_study
 from clearsr.cli.parser import Parser
-from clearsr.cli.study import STUDY_FLAGS, collect_study
-from clearsr.paper.figures.calibration import split_points
+from clearsr.paper.figures.figure_5_trajectory import split_points
 
 STEPS = ("--steps", "4", "--scheduler", "ddpm", "--device", "cpu", "--precision", "fp32")
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from clearsr.models.integrity import sha256_of
+from clearsr.models.checkpoint import sha256_of
 
 PICTURES, CORRUPT = 200, (3, 50, 99, 120, 180)
 SETTINGS = ("--start", "noise", "--steps", "2", "--seed", "5", "--device", "cpu")

@@ -8,15 +8,14 @@ import subprocess
 import pytest
 
 from clearsr.cli import COMMANDS, parser_of
-from clearsr.cli.completion import describe_commands
-from clearsr.cli.completion_scripts import SHELLS
+from clearsr.cli.completion import SHELLS, describe_commands
 
 
 def _folder_for(shell, tmp_path_factory):
     """A folder with a picture and the script for a shell, which must be here."""
     if shutil.which(shell) is None:
         pytest.skip(f"no {shell} here")
-    from clearsr.cli.completion_scripts import script
+    from clearsr.cli.completion import script
 
     folder = tmp_path_factory.mktemp("completion")
     (folder / "photo file.jpg").write_bytes(b"")

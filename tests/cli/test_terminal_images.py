@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from clearsr.cli.terminal_images import colored_cells, escape_sequences, protocol_of
+from clearsr.cli.preview import colored_cells, escape_sequences, protocol_of
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from clearsr.degradation import (
     degrade_mixed,
     preset_config,
 )
-from clearsr.degradation.draws import chance, choose, integer, uniform
+from clearsr.degradation.steps import chance, choose, integer, uniform
 from clearsr.errors import ClearSRError
 
 PRESETS = get_args(PresetName)

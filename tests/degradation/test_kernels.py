@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 import torch
 
-from clearsr.degradation.kernels import (
+from clearsr.degradation.steps import (
     gaussian_kernel,
     generalized_gaussian_kernel,
     plateau_kernel,

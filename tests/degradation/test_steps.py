@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from clearsr.degradation.kernels import gaussian_kernel, sinc_kernel
 from clearsr.degradation.steps import (
     add_gaussian_noise,
     add_poisson_noise,
     apply_blur,
     compress_jpeg,
+    gaussian_kernel,
     resize,
     round_to_8_bit,
+    sinc_kernel,
 )
 
 

@@ -23,7 +23,7 @@ from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_
 from clearsr.evaluation.metrics import psnr, ssim, to_luma
 from clearsr.evaluation.pairs import match_folders, read_8_bit, to_8_bit
 from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json
-from clearsr.evaluation.summary import paired_notes
+from clearsr.evaluation.table import paired_notes
 from clearsr.image import ImageData, resize, write_image
 from clearsr.pipeline.pipeline import ClearSRPipeline
 

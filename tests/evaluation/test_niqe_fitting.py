@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.niqe import model_of_blocks, sharp_features
-from clearsr.evaluation.niqe_fitting import fit_niqe_from_files
+from clearsr.evaluation.niqe import fit_niqe_from_files, model_of_blocks, sharp_features
 
 NAMES = ("brick", "coffee", "grass", "gravel")  # textures: sharp all over
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.other_networks import diffusers_method, spandrel_method
+from clearsr.evaluation.methods import diffusers_method, spandrel_method
 from clearsr.image import ImageData
 
 

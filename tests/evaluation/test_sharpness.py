@@ -6,8 +6,7 @@ import torch
 from scipy import ndimage
 
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.metrics import luma_batch
-from clearsr.evaluation.sharpness import gradient_energy, laplacian_variance
+from clearsr.evaluation.metrics import gradient_energy, laplacian_variance, luma_batch
 
 MEASURES = [laplacian_variance, gradient_energy]
 

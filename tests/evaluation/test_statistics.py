@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from clearsr.evaluation.statistics import mean_interval, student_cdf, student_quantile
+from clearsr.evaluation.evaluate import mean_interval, student_cdf, student_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 10, 99, 100, 2999])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsr.files.compare import side_by_side
+from clearsr.files.comparison import side_by_side
 
 
 def picture(width, height, color):

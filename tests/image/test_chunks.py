@@ -11,7 +11,7 @@ from PIL import Image
 
 from clearsr.errors import ClearSRError
 from clearsr.image import read_image, read_levels, read_size
-from clearsr.image.chunks import png_chunks
+from clearsr.image.png import png_chunks
 
 _LIMIT = 100
 

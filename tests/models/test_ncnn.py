@@ -7,7 +7,7 @@ import torch
 
 from clearsr.errors import ClearSRError
 from clearsr.models.ncnn import load_convolutions
-from clearsr.models.rrdbnet import RRDBNet
+from clearsr.models.realesrgan import RRDBNet
 
 
 def tiny():

@@ -2,7 +2,7 @@
 
 import torch
 
-from clearsr.models.rrdbnet import RRDBNet
+from clearsr.models.realesrgan import RRDBNet
 
 
 def test_parameters_are_those_of_real_esrgan_x4plus():

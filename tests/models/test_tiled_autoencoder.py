@@ -12,7 +12,7 @@ from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora
 from clearsr.models.tiled_autoencoder import decoder_layers
 from clearsr.models.windowed_layers import FeatureMap, attend, count_windows, run_in_windows
-from clearsr.pipeline.disk_tensor import DiskTensor
+from clearsr.pipeline.store import DiskTensor
 from clearsr.tiling import Window, pieces
 
 CPU = torch.device("cpu")

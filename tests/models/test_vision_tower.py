@@ -3,7 +3,7 @@
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from clearsr.models.vision_tower import VisionShape, VisionTower
+from clearsr.models.image_prompt import VisionShape, VisionTower
 
 SHAPE = VisionShape(
     hidden_size=64,

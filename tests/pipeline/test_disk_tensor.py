@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clearsr.pipeline.disk_tensor import DiskTensor
+from clearsr.pipeline.store import DiskTensor
 from clearsr.tiling import Window
 
 CPU = torch.device("cpu")

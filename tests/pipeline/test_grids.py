@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from clearsr.pipeline import grids
-from clearsr.pipeline.disk_tensor import DiskTensor
-from clearsr.pipeline.grids import GridStore
+from clearsr.pipeline import store as disk_tensor
+from clearsr.pipeline.store import DiskTensor, GridStore
 
 CPU, ACCELERATOR = torch.device("cpu"), torch.device("meta")
 SHAPE = (1, 4, 10, 25)  # 4000 bytes in fp32
@@ -15,7 +14,7 @@ SHAPE = (1, 4, 10, 25)  # 4000 bytes in fp32
 def free(monkeypatch):
     """Bytes that are free on each device, to be changed."""
     there = {"cpu": 0, "meta": 0}
-    monkeypatch.setattr(grids, "free_bytes", lambda max_memory, device: there[device.type])
+    monkeypatch.setattr(disk_tensor, "free_bytes", lambda max_memory, device: there[device.type])
     return there
 
 
@@ -40,7 +39,7 @@ def test_half_the_bytes_of_16_bits_count(free, tmp_path):
 
 def test_latents_take_a_small_share_of_what_is_free_or_go_to_disk(free, tmp_path):
     store = GridStore(CPU, None, tmp_path)
-    free["cpu"] = int(4000 / grids.LATENTS_SHARE)
+    free["cpu"] = int(4000 / disk_tensor.LATENTS_SHARE)
     assert torch.equal(store.latents(SHAPE), torch.zeros(SHAPE))
     free["cpu"] -= 100
     assert isinstance(store.latents(SHAPE), DiskTensor)

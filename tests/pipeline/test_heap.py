@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clearsr.pipeline.heap import _malloc_trim, give_back_freed_memory
+from clearsr.pipeline.budget import _malloc_trim, give_back_freed_memory
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")

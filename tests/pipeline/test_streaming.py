@@ -9,7 +9,7 @@ import torch
 from clearsr.config.sampling import SamplingConfig
 from clearsr.image import ImageData
 from clearsr.image.source import DataSource
-from clearsr.pipeline import budget, grids, streaming
+from clearsr.pipeline import budget, store, streaming
 from clearsr.pipeline.budget import Workload
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling import denoise
@@ -27,7 +27,7 @@ def pipeline(network):
 @pytest.fixture(params=["in memory", "on disk"])
 def latents(request, monkeypatch):
     """Where the latents of an image in blocks are."""
-    monkeypatch.setattr(grids, "LATENTS_SHARE", 0.0 if request.param == "on disk" else 0.05)
+    monkeypatch.setattr(store, "LATENTS_SHARE", 0.0 if request.param == "on disk" else 0.05)
     monkeypatch.setattr(denoise, "BAND_ROWS", 16)
 
 
@@ -103,7 +103,7 @@ def test_progress_is_told_to_the_last_part_and_can_stop(pipeline, make_picture):
 
 def test_no_part_has_the_size_of_the_image(pipeline, make_picture, monkeypatch, tmp_path):
     """What any step works on is bounded by the block and its margins, not by the image."""
-    monkeypatch.setattr(grids, "LATENTS_SHARE", 0.0)
+    monkeypatch.setattr(store, "LATENTS_SHARE", 0.0)
     config, largest = pipeline.configure(), []
     read = streaming.PreparedSource.read
     monkeypatch.setattr(

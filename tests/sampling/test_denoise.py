@@ -9,7 +9,7 @@ from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
-from clearsr.pipeline.disk_tensor import DiskTensor
+from clearsr.pipeline.store import DiskTensor
 from clearsr.sampling import denoise as loop
 from clearsr.sampling.denoise import Conditioning, Tiles, denoise, draw_noise, guided_z_0
 from clearsr.sampling.latent_space_adjustment import step_strengths

@@ -6,7 +6,7 @@ import torch
 from clearsr.config.base import build_config
 from clearsr.config.model import ModelConfig
 from clearsr.models.build import build_network
-from clearsr.models.one_token_attention import OneTokenProcessor
+from clearsr.models.transformer import OneTokenProcessor
 from clearsr.paper.complexity.naive import stock_attention
 
 WIDTH = 32  # of a prompt token of the miniature base

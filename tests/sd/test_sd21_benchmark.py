@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clearsr.config.benchmark import BenchmarkConfig
+from clearsr.config.evaluation import BenchmarkConfig
 from clearsr.config.model import ModelConfig
 from clearsr.paper.complexity import sd21
 

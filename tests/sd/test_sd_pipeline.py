@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from clearsr import ClearSRError, ClearSRPipeline
 from clearsr.image import ImageData
 from clearsr.models.pretrained import encode_text
-from clearsr.pipeline import grids
+from clearsr.pipeline import store
 from clearsr.pipeline.budget import Workload
 
 QUICK = {"steps": 2, "color": "none"}
@@ -109,7 +109,7 @@ def test_an_image_of_many_windows_is_the_same_picture(pipeline, monkeypatch, map
     config = pipeline.configure(steps=1, guidance_scale=1.5)
     whole = pipeline.upscale_with([image], config, Workload(piece=1024))[0]
     if maps == "on disk":
-        monkeypatch.setattr(grids, "free_bytes", lambda *_: 0)
+        monkeypatch.setattr(store, "free_bytes", lambda *_: 0)
     in_windows = pipeline.upscale_with([image], config, Workload(piece=64))[0]
     heard, in_blocks = [], Workload(piece=64, is_in_blocks=True)
     found = pipeline.upscale_with([image], config, in_blocks, lambda *step: heard.append(step[:2]))[0]

@@ -5,7 +5,7 @@ import torch
 
 from clearsr.errors import ClearSRError
 from clearsr.models.checkpoint import load_network, save_network
-from clearsr.training.fresh_control import model_beside, write_start
+from clearsr.training.setup import model_beside, write_start
 
 STAGES = ["autoencoder", "lr_encoder", "clearsr"]
 

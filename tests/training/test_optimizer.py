@@ -8,8 +8,7 @@ from torch import nn
 
 from clearsr.config.training import OptimizerConfig
 from clearsr.errors import ClearSRError
-from clearsr.training.optimizer import learning_rate_at, make_optimizer
-from clearsr.training.state import TrainingState, average_decay
+from clearsr.training.state import TrainingState, average_decay, learning_rate_at, make_optimizer
 
 
 def scheduled(make_scheduler, count, learning_rate=1e-3):

@@ -9,7 +9,7 @@ from clearsr.config.training import LossConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.hardware import store_in
 from clearsr.models.build import build_network
-from clearsr.training.memory import recompute_activations
+from clearsr.training.setup import recompute_activations
 from clearsr.training.stages import build_stage, frequency_distance, min_snr_weight, sample_noise
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from clearsr.config.base import build_config
 from clearsr.config.serving import ServingConfig
-from clearsr.web import connections, guard
+from clearsr.web import guard
+from clearsr.web import server as connections
 
 TOKEN = "a-long-enough-secret"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from clearsr.web.errors import RequestError
-from clearsr.web.interrupt import checked
+from clearsr.web.estimate import checked
 from clearsr.web.jobs import JobQueue, StoppedError
 
 

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-from clearsr.batch.chunks import in_chunks
 from clearsr.batch.local import Share
-from clearsr.batch.manifest import Row
+from clearsr.batch.manifest import Row, in_chunks
 from clearsr.batch.spool import Spool
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import BatchConfig, WorkConfig

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from clearsr.batch import on_ray
-from clearsr.batch.chunks import in_chunks
 from clearsr.batch.local import Share, run_alone, run_processes
-from clearsr.batch.manifest import Manifest, Row
+from clearsr.batch.manifest import Manifest, Row, in_chunks
 from clearsr.batch.saved_settings import find_settings, save_settings
 from clearsr.batch.spool import Plan, in_the_way, plan_batch
 from clearsr.config.batch import BatchConfig, WorkConfig

@@ -12,8 +12,7 @@ from clearsr.config.batch import WorkConfig
 from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError
 from clearsr.image.data import display_name
-from clearsr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate
-from clearsr.models.integrity import sha256_of
+from clearsr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate, sha256_of
 
 # Of the pipeline's options, those that a result depends on by more than rounding.
 _OPTIONS = ("precision", "base_model")

@@ -15,7 +15,7 @@ from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
 from clearsr.files.storage import fetch, is_url, split, store
 from clearsr.files.upscale import Job, upscale_file
-from clearsr.models.integrity import sha256_of
+from clearsr.models.checkpoint import sha256_of
 from clearsr.pipeline.budget import is_out_of_memory
 from clearsr.seeds import file_seed
 

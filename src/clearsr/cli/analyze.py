@@ -5,9 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clearsr.cli.measuring import (
+    STUDY_FLAGS,
+    Settings,
+    add_study_arguments,
+    collect_study,
+    drawn_out,
+    read_pairs,
+)
 from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, drawn_out, read_pairs
 from clearsr.cli.terminal import busy, counting, write_line
 from clearsr.config.sampling import SamplingConfig
 
@@ -94,7 +101,7 @@ def _control(
     args: Namespace, settings: Settings, sampling: SamplingConfig, pipeline: "ClearSRPipeline"
 ) -> None:
     """Figures 2 and 8."""
-    from clearsr.paper.figures.draw_control import draw_differences, draw_pictures
+    from clearsr.paper.figures.drawing import draw_differences, draw_pictures
     from clearsr.paper.figures.figures_2_8_control import AGAINST, VARIANTS, study_control
 
     against = None if args.against is None else load_pipeline(args, args.against)
@@ -119,7 +126,7 @@ def _spectra(
     args: Namespace, settings: Settings, sampling: SamplingConfig, pipeline: "ClearSRPipeline"
 ) -> None:
     """Figures 4 and 9."""
-    from clearsr.paper.figures.draw_spectra import draw_spectra
+    from clearsr.paper.figures.drawing import draw_spectra
     from clearsr.paper.figures.figures_4_9_spectra import study_spectra
 
     count, pairs = read_pairs(args, settings.analysis, sampling)
@@ -144,7 +151,7 @@ def _trajectory(
 ) -> None:
     """Figure 5."""
     from clearsr.evaluation.measures import MEASURES, Scorer
-    from clearsr.paper.figures.draw_trajectory import draw_trajectory
+    from clearsr.paper.figures.drawing import draw_trajectory
     from clearsr.paper.figures.figure_5_trajectory import study_trajectory
 
     if not settings.gives_strengths:

@@ -60,7 +60,7 @@ def run(args: Namespace) -> int:
     sampling_given, output_config = collect_work(args, suffix)
 
     with busy("starting", args.quiet):
-        from clearsr.batch.parquet import check_parquet, write_parquet
+        from clearsr.batch.manifest import check_parquet, write_parquet
         from clearsr.batch.run import run_batch
         from clearsr.config.batch import WorkConfig
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
-from clearsr.cli.json_file import check_json, write_json
-from clearsr.config.benchmark import BenchmarkConfig
+from clearsr.cli.parser import check_json, write_json
+from clearsr.config.evaluation import BenchmarkConfig
 
 if TYPE_CHECKING:
     from rich.console import Console

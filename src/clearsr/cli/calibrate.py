@@ -4,16 +4,22 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearsr.cli.measuring import (
+    STUDY_FLAGS,
+    Settings,
+    add_study_arguments,
+    collect_study,
+    drawn_out,
+    read_pairs,
+)
 from clearsr.cli.model import load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.study import STUDY_FLAGS, Settings, add_study_arguments, collect_study, drawn_out, read_pairs
 from clearsr.cli.terminal import busy, counting, write_line
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
-    from clearsr.paper.figures.calibration import SplitPoints
-    from clearsr.paper.figures.figure_5_trajectory import TrajectoryStudy
+    from clearsr.paper.figures.figure_5_trajectory import SplitPoints, TrajectoryStudy
 
 _EPILOG = """\
 The rule (paper, section 3.3): sample a folder of images without LSA, decode what each step predicts, and draw
@@ -54,7 +60,7 @@ def run(args: Namespace) -> int:
     target = _target(args)
 
     with busy("starting", args.quiet):
-        from clearsr.paper.figures.calibration import split_points
+        from clearsr.paper.figures.figure_5_trajectory import split_points
         from clearsr.paper.figures.plots import require_matplotlib
 
     plot = args.plot or target
@@ -67,7 +73,7 @@ def run(args: Namespace) -> int:
     points = split_points(study.mean("niqe"), study.of_hr("niqe"))
     _say(study, points)
     if plot is not None:
-        from clearsr.paper.figures.draw_trajectory import draw_trajectory
+        from clearsr.paper.figures.drawing import draw_trajectory
 
         for path in draw_trajectory(study, plot, "calibration", points):
             write_line(str(path))
@@ -101,8 +107,7 @@ def _target(args: Namespace) -> Path | None:
 def _study(args: Namespace, settings: Settings, sampling: SamplingConfig, keep: bool) -> "TrajectoryStudy":
     """The curves."""
     from clearsr.evaluation.measures import Scorer
-    from clearsr.paper.figures.calibration import require_steps
-    from clearsr.paper.figures.figure_5_trajectory import study_trajectory
+    from clearsr.paper.figures.figure_5_trajectory import require_steps, study_trajectory
 
     require_steps(sampling.steps)
     count, pairs = read_pairs(args, settings.analysis, sampling)

@@ -153,8 +153,7 @@ def _check(args: Namespace, baselines: list[str]) -> None:
 
 def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Method]":
     """ClearSR first, then everything that it is compared with."""
-    from clearsr.evaluation.methods import baseline
-    from clearsr.evaluation.other_networks import diffusers_method, spandrel_method
+    from clearsr.evaluation.methods import baseline, diffusers_method, spandrel_method
     from clearsr.hardware import choose_device
 
     methods: list[Method] = []
@@ -253,7 +252,6 @@ def _show_agreement(evaluation: "Evaluation", log: Path) -> None:
 
 def _show(evaluations: "list[Evaluation]", count: int, config: EvaluationConfig) -> None:
     """The means as a table on stdout."""
-    from clearsr.evaluation.summary import summary_table
-    from clearsr.evaluation.table import render
+    from clearsr.evaluation.table import render, summary_table
 
     write_line(render(summary_table(evaluations, count, config)).rstrip("\n"))

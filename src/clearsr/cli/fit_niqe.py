@@ -37,7 +37,7 @@ def run(args: Namespace) -> int:
 
     from rich.progress import Progress
 
-    from clearsr.evaluation.niqe_fitting import fit_niqe_from_files
+    from clearsr.evaluation.niqe import fit_niqe_from_files
 
     with Progress(transient=True, disable=args.quiet) as progress:
         task = progress.add_task("fitting", total=None)

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearsr.cli.flags import add_config_files, build, collect
-from clearsr.cli.json_file import check_json, write_json
-from clearsr.cli.parser import UsageError
+from clearsr.cli.parser import UsageError, check_json, write_json
 from clearsr.config.base import flat, merge
 from clearsr.config.model import ModelConfig
 from clearsr.errors import ClearSRError

@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from clearsr.atomic import write_text
 from clearsr.errors import ClearSRError
 
 
@@ -79,3 +81,23 @@ def refuse_folder(flag: str, path: Path | None) -> None:
 def complain(message: str) -> None:
     """One error line on stderr; line breaks in other packages' messages are folded."""
     print(f"clearsr: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def check_json(path: Path) -> None:
+    """Refuse a file that could not be written, before the work.
+
+    Raises:
+        UsageError: it is a folder, or in one that is not there.
+    """
+    refuse_folder("--json", path)
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"--json {path}: lies in a folder that does not exist; expected the name of a file")
+
+
+def write_json(report: dict[str, Any], path: Path) -> None:
+    """Write the report.
+
+    Raises:
+        ClearSRError: it cannot be written.
+    """
+    write_text(path, json.dumps(report, indent=2) + "\n")

@@ -24,21 +24,22 @@ from clearsr.config.degradation import (
     StageConfig,
     preset_config,
 )
-from clearsr.degradation.draws import chance, choose, integer, uniform
-from clearsr.degradation.kernels import (
-    gaussian_kernel,
-    generalized_gaussian_kernel,
-    plateau_kernel,
-    sinc_kernel,
-)
 from clearsr.degradation.steps import (
     add_gaussian_noise,
     add_poisson_noise,
     apply_blur,
+    chance,
+    choose,
     compress_jpeg,
+    gaussian_kernel,
+    generalized_gaussian_kernel,
+    integer,
+    plateau_kernel,
     resize,
     round_to_8_bit,
     sharpen,
+    sinc_kernel,
+    uniform,
 )
 from clearsr.errors import ClearSRError
 

@@ -12,9 +12,8 @@ from PIL import Image
 
 from clearsr.degradation import crop_to_multiple, degrade, preset_config
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.metrics import psnr, ssim
-from clearsr.evaluation.sharpness import gradient_energy
-from clearsr.files.compare import side_by_side
+from clearsr.evaluation.metrics import gradient_energy, psnr, ssim
+from clearsr.files.comparison import side_by_side
 from clearsr.image import ImageData, from_pil, read_image, resize, to_pil, write_image
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import make_generator

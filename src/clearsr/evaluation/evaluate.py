@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,9 +21,63 @@ from clearsr.errors import ClearSRError
 from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.methods import Method
 from clearsr.evaluation.pairs import ImagePair, cut_to_output, fitting_hr, read_8_bit, to_8_bit
-from clearsr.evaluation.statistics import Interval, mean_interval
 from clearsr.image import ImageData, read_image, write_image
 from clearsr.seeds import file_seed
+
+
+class Interval(NamedTuple):
+    """A mean and the interval that covers the true one with the chosen confidence."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """What is written behind ±."""
+        return (self.high - self.low) / 2
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
+    """Mean and t interval of the values that are not NaN; None if there are none.
+
+    With one value, or an infinite one (PSNR of equal pictures), the interval is not defined: NaN.
+    """
+    kept = [value for value in values if not math.isnan(value)]
+    if not kept:
+        return None
+    count = len(kept)
+    mean = math.fsum(kept) / count if all(map(math.isfinite, kept)) else sum(kept) / count
+    if count < 2 or not math.isfinite(mean):
+        return Interval(mean, math.nan, math.nan)
+    variance = math.fsum((value - mean) ** 2 for value in kept) / (count - 1)
+    half = student_quantile((1 + confidence) / 2, count - 1) * math.sqrt(variance / count)
+    return Interval(mean, mean - half, mean + half)
+
+
+def student_quantile(probability: float, degrees: int) -> float:
+    """Where Student's distribution with whole degrees of freedom reaches a probability above one half."""
+    low, high = 0.0, 1.0
+    while student_cdf(high, degrees) < probability:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_cdf(middle, degrees) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def student_cdf(t: float, degrees: int) -> float:
+    """The distribution function at t >= 0, by the finite sums of Abramowitz & Stegun 26.7.3 and 26.7.4."""
+    theta = math.atan(t / math.sqrt(degrees))
+    cosine, sine = math.cos(theta), math.sin(theta)
+    is_odd = degrees % 2 == 1
+    term, total = (cosine, 0.0) if is_odd else (1.0, 0.0)
+    for power in range(1 if is_odd else 0, degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    inside = 2 / math.pi * (theta + sine * total) if is_odd else sine * total
+    return 0.5 + inside / 2
+
 
 logger = logging.getLogger(__name__)
 

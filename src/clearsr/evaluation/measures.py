@@ -15,15 +15,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError, first_line
-from clearsr.evaluation.consistency import lr_consistency
 from clearsr.evaluation.features import JUDGES, distance, judge
-from clearsr.evaluation.metrics import PYIQA_EPSILON, psnr, ssim
+from clearsr.evaluation.metrics import PERIODS, PYIQA_EPSILON, grid_power, laplacian_variance, psnr, ssim
 from clearsr.evaluation.niqe import NiqeModel, niqe
-from clearsr.evaluation.patch_grid import PERIODS, grid_power
-from clearsr.evaluation.sharpness import laplacian_variance
+from clearsr.image import resize
+
+
+def lr_consistency(sr: Tensor, lr: Tensor) -> Tensor:
+    """PSNR in dB of the luma of `sr`, shrunk to the size of `lr`, against `lr`; one value per picture.
+
+    It is shrunk by `resize`, the antialiased bicubic of Pillow, and not rounded to 8 bits.
+
+    Args:
+        sr: B×3×H×W or 3×H×W in [0, 1].
+        lr: the input, B×3×h×w or 3×h×w in [0, 1].
+    """
+    height, width = lr.shape[-2:]
+    return psnr(resize(sr.reshape(-1, *sr.shape[-3:]), (height, width)), lr)
+
 
 logger = logging.getLogger(__name__)
 

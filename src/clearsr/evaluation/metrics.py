@@ -1,4 +1,4 @@
-"""PSNR and SSIM on the luma channel (or on RGB), as the super-resolution literature reports them.
+"""PSNR and SSIM on luma (or on RGB), as the super-resolution literature reports them; sharpness; patch grid.
 
 Luma is BT.601 in studio range (16..235 on the 0-255 scale), the Y of MATLAB's `rgb2ycbcr` and of BasicSR.
 SSIM is the original one of Wang et al. 2004: Gaussian window 11x11 with sigma 1.5, averaged over the
@@ -173,3 +173,88 @@ def _size(images: Tensor) -> str:
     """`640x480`, with the number of images in front if there are several."""
     count, height, width = images.shape[0], *images.shape[-2:]
     return f"{width}x{height}" if count == 1 else f"{count} images of {width}x{height}"
+
+
+# How sharp a whole picture is, in two classical numbers that need no reference and no model.
+# All work on the luma of `metrics.to_luma` (0-255 scale), invent no pixels beyond the border and return one
+# float64 value per image. They compare versions of the same picture; between different pictures they measure
+# the content. Noise and ringing count as sharpness: read them beside PSNR or NIQE, never alone.
+_MINIMUM_SIZE = 3
+
+
+def laplacian_variance(image: Tensor) -> Tensor:
+    """Variance of the 4-neighbour Laplacian (Pech-Pacheco et al. 2000); 0 for a flat picture or a ramp.
+
+    Args:
+        image: B×C×H×W or C×H×W in [0, 1], RGB or grey.
+
+    Returns:
+        B values, in squared grey levels.
+
+    Raises:
+        ClearSRError: the image is smaller than 3x3.
+    """
+    luma = _checked_luma(image)
+    neighbours = luma[:, :-2, 1:-1] + luma[:, 2:, 1:-1] + luma[:, 1:-1, :-2] + luma[:, 1:-1, 2:]
+    return (neighbours - 4 * luma[:, 1:-1, 1:-1]).var(dim=(-2, -1), correction=0)
+
+
+def gradient_energy(image: Tensor) -> Tensor:
+    """Mean squared gradient by the Sobel operator; s² for a ramp that rises s grey levels per pixel.
+
+    This is the Tenengrad measure without a threshold. Arguments and errors are those of `laplacian_variance`.
+    """
+    luma = _checked_luma(image)
+    smoothed_down = (luma[:, :-2] + 2 * luma[:, 1:-1] + luma[:, 2:]) / 4
+    smoothed_across = (luma[:, :, :-2] + 2 * luma[:, :, 1:-1] + luma[:, :, 2:]) / 4
+    horizontal = (smoothed_down[:, :, 2:] - smoothed_down[:, :, :-2]) / 2
+    vertical = (smoothed_across[:, 2:] - smoothed_across[:, :-2]) / 2
+    return (horizontal.square() + vertical.square()).mean(dim=(-2, -1))
+
+
+def _checked_luma(image: Tensor) -> Tensor:
+    """B×H×W luma of an image that has at least one inner pixel."""
+    luma = luma_batch(image)
+    height, width = luma.shape[-2:]
+    if min(height, width) < _MINIMUM_SIZE:
+        raise ClearSRError(f"sharpness: the image is {width}x{height}; it must measure at least 3x3 pixels")
+    return luma
+
+
+# Whether a picture shows a grid of 8 pixels, as networks that work on patches of 8 may leave.
+# A grid is power at its period and at the harmonics of it, where photographs have no more than at the
+# frequencies beside.
+PERIODS = {"8": 1, "4": 2, "8_3": 3}  # pixels -> cycles in 8 pixels
+MINIMUM_SIDE = 80  # below it the neighbours of one period reach the next
+_NEIGHBOURS = range(2, 10)  # on each side, the nearest left out
+
+
+def grid_power(image: Tensor) -> Tensor:
+    """Power of the luma at periods of 8, 4 and 8/3 pixels over that beside them: B×3, near 1 without a grid.
+
+    Of every row, cut to a multiple of 8, the power spectrum is taken (discrete Fourier transform, no window),
+    averaged over the rows, and its value at a period divided by the median of the 8 frequencies on each side,
+    without the nearest; the same of the columns, and the mean of both.
+
+    Args:
+        image: B×C×H×W or C×H×W in [0, 1], RGB or grey.
+
+    Returns:
+        B×3, float64; NaN where a side is shorter than `MINIMUM_SIDE`.
+    """
+    luma = luma_batch(image)
+    return (_along_rows(luma) + _along_rows(luma.transpose(1, 2))) / 2
+
+
+def _along_rows(luma: Tensor) -> Tensor:
+    """The ratios of B×H×W, B×3, between the columns of one row."""
+    length = luma.shape[-1] // 8 * 8
+    if length < MINIMUM_SIDE:
+        return luma.new_full((len(luma), len(PERIODS)), torch.nan)
+    power = torch.fft.rfft(luma[..., :length]).abs().square().mean(1)
+    ratios = []
+    for cycles in PERIODS.values():
+        at = length // 8 * cycles
+        beside = torch.cat([power[:, [at - n, at + n]] for n in _NEIGHBOURS], 1)
+        ratios.append(power[:, at] / beside.quantile(0.5, dim=1))
+    return torch.stack(ratios, 1)

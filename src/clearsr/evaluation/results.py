@@ -12,9 +12,8 @@ from typing import Any
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.evaluate import Evaluation, Row
+from clearsr.evaluation.evaluate import Evaluation, Interval, Row
 from clearsr.evaluation.measures import MEASURES, Scorer
-from clearsr.evaluation.statistics import Interval
 
 
 def as_document(evaluations: Sequence[Evaluation], scorer: Scorer) -> dict[str, Any]:

@@ -4,14 +4,20 @@ Everything else in the package sees float32 tensors in [0, 1]; only this package
 bit depths and metadata, and only this package changes the value range.
 """
 
-from clearsr.image.alpha import fill_transparent, resize_alpha
-from clearsr.image.blocks import write_blocks
 from clearsr.image.data import ImageData, ImageMetadata
-from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
+from clearsr.image.geometry import (
+    crop,
+    fill_transparent,
+    pad_to_multiple,
+    resize,
+    resize_alpha,
+    to_signed,
+    to_unit,
+)
 from clearsr.image.listing import IMAGE_SUFFIXES, ListedImage, list_images
 from clearsr.image.modes import from_pil, to_pil
 from clearsr.image.reading import ChooseWindow, open_source, read_header, read_image, read_levels, read_size
-from clearsr.image.writing import check_output, output_suffixes, write_image
+from clearsr.image.writing import check_output, output_suffixes, write_blocks, write_image
 
 __all__ = [
     "IMAGE_SUFFIXES",

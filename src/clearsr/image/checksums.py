@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image, TiffImagePlugin
 
-from clearsr.image.chunks import png_chunks
-from clearsr.image.unpacking import DEFLATE
+from clearsr.image.png import png_chunks
+from clearsr.image.tiff import DEFLATE
 
 _STEP = 2**20
 _PIECE = 2**16  # of packed data; what of it waits to be unpacked is copied at each step

@@ -12,11 +12,11 @@ from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError
 from clearsr.image.checksums import check_sums
-from clearsr.image.chunks import check_png_size
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
+from clearsr.image.png import check_png_size
 from clearsr.tiling import Window
 
 logger = logging.getLogger(__name__)

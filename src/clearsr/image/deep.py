@@ -18,7 +18,7 @@ from PIL import Image, TiffImagePlugin
 from clearsr.errors import ClearSRError
 from clearsr.image.data import Raster
 from clearsr.image.modes import checked_floats
-from clearsr.image.unpacking import check_unpacked
+from clearsr.image.tiff import check_unpacked
 
 Layout = Literal["plain", "inverted", "two_bytes", "unusual"]
 

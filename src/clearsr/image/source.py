@@ -27,7 +27,7 @@ from clearsr.image.deep import (
     with_alpha,
 )
 from clearsr.image.metadata import collect_metadata, safe_exif
-from clearsr.image.unpacking import check_unpacked
+from clearsr.image.tiff import check_unpacked
 from clearsr.tiling import Window
 
 _CACHE_BYTES = 96_000_000  # of decoded strips or tiles: a row of them is read several times

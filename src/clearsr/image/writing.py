@@ -1,4 +1,4 @@
-"""`write_image`: an image as a file whose format follows from its name's suffix, whole or not at all.
+"""An image as a file whose format follows from its name's suffix, whole (`write_image`) or by blocks.
 
 The file is written under a temporary name in the same folder and then renamed, so nobody sees half of it and
 an interrupted run leaves nothing behind. What a format cannot hold is converted, and a log line says so.
@@ -8,7 +8,7 @@ import dataclasses
 import errno
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,7 +22,8 @@ from clearsr.image.data import ImageData, ImageMetadata, display_name, to_sample
 from clearsr.image.metadata import exif_for_size, fitting_profile
 from clearsr.image.modes import to_srgb
 from clearsr.image.png import PngWriter
-from clearsr.image.tiff import write_tiff
+from clearsr.image.tiff import Tiles, write_tiff
+from clearsr.tiling import Window
 
 logger = logging.getLogger(__name__)
 
@@ -242,3 +243,79 @@ def _reason(error: Exception) -> str:
         return "the disk is full"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())[:200].lower()
+
+
+# `write_blocks`: a picture that comes block by block as a file, written while it is made.
+# TIFF and PNG hold one row of blocks at a time. The other formats have encoders for whole pictures only:
+# their samples are collected, at one or two bytes each.
+Blocks = Iterator[tuple[Window, ImageData]]
+
+
+def is_streamed(path: Path) -> bool:
+    """Whether a file of this name is written in pieces, without the whole picture in memory."""
+    return check_output(path) in (TIFF, PNG)
+
+
+def write_blocks(
+    path: Path, size: tuple[int, int], side: int, blocks: Blocks, config: OutputConfig | None = None
+) -> None:
+    """Write a picture of which parts of side `side` come row by row; as `write_image` in all else.
+
+    Args:
+        path: the file to write; see `check_output`.
+        size: height and width.
+        side: of a block, a multiple of 16.
+        blocks: where each block lies, and the block; every one brings the metadata of the whole.
+
+    Raises:
+        ClearSRError: as `write_image`.
+    """
+    config = config or OutputConfig()
+    format = check_output(path, size)
+
+    def write(file: BinaryIO) -> None:
+        window, first = next(blocks)
+        template, depth = as_format_holds(first, path, format, config)
+
+        def converted() -> Iterator[tuple[Window, np.ndarray]]:
+            yield window, to_samples(template, depth)
+            for where, block in blocks:
+                fitted, _ = as_format_holds(block, path, format, config)
+                yield where, to_samples(fitted, depth)
+
+        _write(file, (template, depth), size, side, converted(), format, config)
+
+    write_whole(path, write)
+
+
+def _write(
+    file: BinaryIO,
+    template: tuple[ImageData, int],
+    size: tuple[int, int],
+    side: int,
+    samples: Iterator[tuple[Window, np.ndarray]],
+    format: Format,
+    config: OutputConfig,
+) -> None:
+    """Write samples; `template` has the metadata and the bits per sample."""
+    image, depth = template
+    channels = (1 if image.is_gray else 3) + (image.alpha is not None)
+    shape, dtype = (*size, channels), np.dtype(np.uint8 if depth == 8 else np.uint16)
+    exif = exif_for_size(image.metadata.exif, size[1], size[0])
+    if format is TIFF:
+        tiles = Tiles((part for _, part in samples), shape, dtype, side)
+        write_tiff(file, tiles, image.metadata, exif, config.tiff_compression)
+    elif format is PNG:
+        block = None if exif is None else exif.tobytes()
+        writer = PngWriter(file, shape, dtype, image.metadata, block, config.png_compression)
+        rows = np.empty((side, size[1], channels), dtype)
+        for window, part in samples:
+            rows[: len(part), window.left : window.right] = part
+            if window.right == size[1]:
+                writer.write_rows(rows[: len(part)])
+        writer.close()
+    else:
+        whole = np.empty(shape, dtype)
+        for window, part in samples:
+            whole[window.top : window.bottom, window.left : window.right] = part
+        encode(file, image, whole, format, config)

@@ -23,9 +23,9 @@ from clearsr.models.base_model import (
     read_prediction,
 )
 from clearsr.models.clearsr import ClearSRNetwork, Components
+from clearsr.models.image_prompt import VisionShape, VisionTower
 from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
 from clearsr.models.unet import UNet, UNetShape
-from clearsr.models.vision_tower import VisionShape, VisionTower
 from clearsr.seeds import derive_seed
 
 logger = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from clearsr.models.lora import (
     lora_layers,
     merge_lora,
 )
-from clearsr.models.one_token_attention import shorten_attention
 from clearsr.models.structure_preserving import StructurePreservingModule
-from clearsr.models.unet_encoder import EncodedLatent, run_encoder
+from clearsr.models.transformer import shorten_attention
+from clearsr.models.unet import EncodedLatent, run_encoder
 from clearsr.sampling.schedule import alpha_bars
 
 

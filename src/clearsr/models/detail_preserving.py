@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from clearsr.config.model import ControlConfig
-from clearsr.models.unet_encoder import run_encoder
+from clearsr.models.unet import run_encoder
 from clearsr.models.window_attention import WindowCrossAttention
 
 

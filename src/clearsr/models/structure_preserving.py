@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from clearsr.models.recomputing import Recomputing
+from clearsr.models.unet import Recomputing
 
 
 class StructurePreservingModule(Recomputing):

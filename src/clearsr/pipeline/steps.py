@@ -24,10 +24,17 @@ from clearsr.hardware import (
     on_device,
     vae_precision,
 )
-from clearsr.image.alpha import fill_transparent, resize_alpha
 from clearsr.image.color import match_color
 from clearsr.image.data import ImageData
-from clearsr.image.geometry import crop, pad_to_multiple, resize, to_signed, to_unit
+from clearsr.image.geometry import (
+    crop,
+    fill_transparent,
+    pad_to_multiple,
+    resize,
+    resize_alpha,
+    to_signed,
+    to_unit,
+)
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
 from clearsr.models.windowed_layers import NewMap
@@ -39,7 +46,7 @@ from clearsr.pipeline.budget import (
     TileCost,
     VaeCost,
 )
-from clearsr.pipeline.grids import GridStore
+from clearsr.pipeline.store import GridStore
 from clearsr.sampling.denoise import Conditioning, StepCallback, denoise
 from clearsr.seeds import make_generator
 

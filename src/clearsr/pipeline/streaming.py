@@ -13,16 +13,14 @@ from typing import Any
 import torch
 
 from clearsr.config.sampling import SamplingConfig
-from clearsr.image.alpha import fill_transparent
 from clearsr.image.color import COLOR_REACH, ChannelStatistics, match_color
 from clearsr.image.data import ImageData
-from clearsr.image.geometry import mirrored, resize_axis, resize_share, to_signed, to_unit
+from clearsr.image.geometry import fill_transparent, mirrored, resize_axis, resize_share, to_signed, to_unit
 from clearsr.image.source import ImageSource
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.pipeline.budget import Workload
-from clearsr.pipeline.grids import GridStore
-from clearsr.pipeline.heap import give_back_freed_memory
+from clearsr.pipeline.budget import Workload, give_back_freed_memory
 from clearsr.pipeline.steps import PipelineSteps
+from clearsr.pipeline.store import GridStore
 from clearsr.sampling.denoise import Conditioning, StepCallback
 from clearsr.tiling import Window, pieces, tile_windows
 

@@ -13,7 +13,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.clearsr import ClearSRNetwork, ControlSignals
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
-from clearsr.pipeline.disk_tensor import DiskTensor
+from clearsr.pipeline.store import DiskTensor
 from clearsr.sampling.control_ahead import ControlAhead, chunk_length
 from clearsr.sampling.latent_space_adjustment import adjust
 from clearsr.sampling.schedule import generator_argument, make_scheduler

@@ -20,8 +20,7 @@ from clearsr.data.crops import TrainingBatch
 from clearsr.data.photographs import Photographs
 from clearsr.models.build import meta_network
 from clearsr.models.parameters import PART_LABELS, part_of
-from clearsr.training.memory import DTYPES
-from clearsr.training.setup import prepare_stage
+from clearsr.training.setup import DTYPES, prepare_stage
 from clearsr.training.stages import StageModule
 from clearsr.training.step import to_device
 

@@ -5,10 +5,15 @@ Started as one process, or by torchrun as several on one or more machines that s
 
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,22 +23,23 @@ from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.training.optimizer import learning_rate_at
 from clearsr.training.progress import Report
-from clearsr.training.resume import find_checkpoint, record_config, require_same_data, require_same_run
 from clearsr.training.run_folder import (
     best_score,
     clean_up,
+    find_checkpoint,
     load_checkpoint,
+    record_config,
+    require_same_data,
+    require_same_run,
     require_space,
     save_best,
     save_checkpoint,
     write_folder,
 )
 from clearsr.training.setup import prepare_network, prepare_stage
-from clearsr.training.signals import stop_signals
 from clearsr.training.stages import StageModule
-from clearsr.training.state import TrainingState
+from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
 from clearsr.training.validation import Validation
 
@@ -214,3 +220,34 @@ def start_processes(config: TrainConfig) -> Accelerator:
     if config.precision == "fp16" and accelerator.device.type == "cpu":
         raise ClearSRError("precision: fp16 needs an accelerator; accepted on a CPU: fp32, bf16")
     return accelerator
+
+
+# torchrun passes a terminal's Ctrl-C on to processes that got it already; a later one is the user's patience.
+_SAME_PRESS_SECONDS = 2.0
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and Ctrl-C only set a flag, which the yielded function reads.
+
+    A second Ctrl-C stops at once, with KeyboardInterrupt. Outside the main thread, where Python allows no
+    handlers, the flag is never set.
+    """
+    received: list[float] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if not received:
+            logger.warning("stopping after the step in hand, which is saved; Ctrl-C again stops at once")
+        elif number == signal.SIGINT and time.monotonic() - received[0] > _SAME_PRESS_SECONDS:
+            raise KeyboardInterrupt
+        received.append(time.monotonic())
+
+    handlers = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

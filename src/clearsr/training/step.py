@@ -13,10 +13,9 @@ from torch import nn
 from clearsr.config.training import TrainConfig
 from clearsr.data.crops import CropDataset, TrainingBatch, iterate, make_loader
 from clearsr.errors import ClearSRError
-from clearsr.training.memory import DTYPES
-from clearsr.training.optimizer import learning_rate_at
+from clearsr.training.setup import DTYPES
 from clearsr.training.stages import Losses, StageModule
-from clearsr.training.state import TrainingState, average_decay
+from clearsr.training.state import TrainingState, average_decay, learning_rate_at
 
 logger = logging.getLogger(__name__)
 

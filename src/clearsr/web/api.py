@@ -21,11 +21,9 @@ from starlette.exceptions import HTTPException
 
 from clearsr.files.plan import mark_of
 from clearsr.files.upscale import Job
-from clearsr.web.counters import Metrics
-from clearsr.web.describe import UPSCALE_DESCRIPTION
 from clearsr.web.errors import RequestError, internal_error
-from clearsr.web.fields import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
-from clearsr.web.jobs import JobQueue, Ticket
+from clearsr.web.fields import FIELDS, MEDIA_TYPES, UPSCALE_DESCRIPTION, bad_setting, check_fields, output_of
+from clearsr.web.jobs import JobQueue, Metrics, Ticket
 from clearsr.web.uploads import Storage
 from clearsr.web.upscaler import Upscaler
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from clearsr.config.serving import ServingConfig
-from clearsr.web.asgi import App, Message, Receive, Scope, Send
-from clearsr.web.counters import Metrics
 from clearsr.web.errors import RequestError
+from clearsr.web.jobs import Metrics
 from clearsr.web.look import LOGIN_PAGE
-from clearsr.web.own_files import with_own_files
+from clearsr.web.own_files import App, Message, Receive, Scope, Send, with_own_files
 from clearsr.web.uploads import Storage
 
 COOKIE = "clearsr_session"

@@ -5,11 +5,18 @@ of the server to where clients can read it. What it would read is a JSON body, s
 """
 
 import json
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from clearsr.web.asgi import App, Message, Receive, Scope, Send
 from clearsr.web.errors import RequestError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 
 _MAX_BODY = 1_000_000  # bytes; settings and names, never pictures
 

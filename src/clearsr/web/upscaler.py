@@ -15,7 +15,7 @@ from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
-from clearsr.files.compare import side_by_side
+from clearsr.files.comparison import side_by_side
 from clearsr.files.upscale import Job, upscale_to_file
 from clearsr.image import check_output, from_pil, read_image, read_size, resize, to_pil, write_image
 from clearsr.image.data import ImageData
@@ -23,9 +23,8 @@ from clearsr.pipeline.budget import is_out_of_memory
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import file_seed
 from clearsr.web.errors import RequestError, where
-from clearsr.web.estimate import Estimate, Estimator, MemoryWatch
+from clearsr.web.estimate import Estimate, Estimator, MemoryWatch, checked
 from clearsr.web.fields import in_field_names, sampling_of
-from clearsr.web.interrupt import checked
 from clearsr.web.jobs import Ticket
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clearsr.paper.figures.components import component_picture, principal_components
+from clearsr.paper.figures.figures_2_8_control import component_picture, principal_components
 
 
 def test_equals_numpys_svd_of_the_centred_cells(normal):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import entropy, norm
 
-from clearsr.paper.figures.divergence import (
+from clearsr.paper.figures.figures_2_8_control import (
     BINS,
     REACH,
     activity,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clearsr.config.analysis import PairConfig
+from clearsr.config.evaluation import PairConfig
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.pairs import match_folders
 from clearsr.paper.figures.figure_pairs import degraded_pairs, stored_pairs

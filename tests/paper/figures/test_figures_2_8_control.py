@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from clearsr.config.analysis import AnalysisConfig
 from clearsr.config.base import build_config
+from clearsr.config.evaluation import AnalysisConfig
 from clearsr.errors import ClearSRError
-from clearsr.paper.figures.divergence import divergences
 from clearsr.paper.figures.figures_2_8_control import (
     VARIANTS,
     control_signals,
+    divergences,
     shown_signal,
     signal_ratios,
     study_control,

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from clearsr.config.analysis import AnalysisConfig
+from clearsr.config.evaluation import AnalysisConfig
 from clearsr.errors import ClearSRError
 from clearsr.paper.figures.figures_2_8_control import control_signals
-from clearsr.paper.figures.figures_4_9_spectra import _features, study_spectra
+from clearsr.paper.figures.figures_4_9_spectra import _features, power_spectrum, study_spectra
 from clearsr.paper.figures.hooks import recording
-from clearsr.paper.figures.spectra import power_spectrum
 from clearsr.pipeline.pipeline import ClearSRPipeline
 
 

@@ -8,7 +8,7 @@ import pytest
 from clearsr.config.sampling import LSAConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.checkpoint import read_description, save_network, store_sampling
-from clearsr.paper.figures.calibration import split_points
+from clearsr.paper.figures.figure_5_trajectory import split_points
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling.latent_space_adjustment import step_strengths
 

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from clearsr.paper.figures.spectra import high_frequency_share, power_spectrum, radial_profile
+from clearsr.paper.figures.figures_4_9_spectra import (
+    high_frequency_share,
+    power_spectrum,
+    radial_profile,
+)
 
 
 def waves(cycles_down, cycles_across, size=32):

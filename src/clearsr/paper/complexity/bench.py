@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from clearsr.config.benchmark import SECTIONS, BenchmarkConfig, Section
+from clearsr.config.evaluation import SECTIONS, BenchmarkConfig, Section
 from clearsr.hardware import choose_device, choose_precision
 from clearsr.paper.complexity.timing import describe_machine
 
@@ -15,7 +15,7 @@ MEASURES: dict[Section, str] = {
     "pixels": "clearsr.paper.complexity.speed:measure_pixels",
     "memory": "clearsr.paper.complexity.processes:measure_memory",
     "workers": "clearsr.paper.complexity.processes:measure_workers",
-    "macs": "clearsr.paper.complexity.work:measure_macs",
+    "macs": "clearsr.paper.complexity.macs:measure_macs",
     "sd21": "clearsr.paper.complexity.sd21:measure_sd21",
 }
 

@@ -59,8 +59,8 @@ def load_torch() -> dict[str, Any]:
 def upscale(side: int, settings: dict[str, Any]) -> dict[str, Any]:
     """One upscaling to a square of that side."""
     from clearsr.config.base import build_config
-    from clearsr.config.benchmark import BenchmarkConfig
-    from clearsr.paper.complexity.workload import load_pipeline, upscale_once
+    from clearsr.config.evaluation import BenchmarkConfig
+    from clearsr.paper.complexity.timing import load_pipeline, upscale_once
 
     upscale_once(load_pipeline(build_config(BenchmarkConfig, settings)), side)
     return {"peak_bytes": peak_bytes()}
@@ -69,8 +69,8 @@ def upscale(side: int, settings: dict[str, Any]) -> dict[str, Any]:
 def work(side: int, images: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Several upscalings, begun when the parent sends a line."""
     from clearsr.config.base import build_config
-    from clearsr.config.benchmark import BenchmarkConfig
-    from clearsr.paper.complexity.workload import load_pipeline, upscale_once
+    from clearsr.config.evaluation import BenchmarkConfig
+    from clearsr.paper.complexity.timing import load_pipeline, upscale_once
 
     pipeline = load_pipeline(build_config(BenchmarkConfig, settings))
     upscale_once(pipeline, side)

@@ -14,9 +14,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from clearsr.config.base import build_config
-from clearsr.config.model import ModelConfig
+from clearsr.config.evaluation import BenchmarkConfig
+from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.models.build import base_configs, meta_network
+from clearsr.models.checkpoint import locate, read_description
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.parameters import PART_LABELS, part_of
 from clearsr.models.sd21 import meta_text_encoder
@@ -226,3 +228,34 @@ def _part(name: str) -> str:
 
 def _in_order(parts: dict[str, Macs]) -> dict[str, Macs]:
     return {name: parts[name] for name in MAC_LABELS if name in parts}
+
+
+STEPS = 50
+
+
+def measure_macs(_: BenchmarkConfig) -> dict[str, Any]:
+    """Tables of `count_macs` at 512 x 512, and what sharing leaves of the naive work."""
+    config = preset_model_config("sd21")
+    tables = {}
+    for guided in (True, False):
+        for naive in (False, True):
+            name = f"{'naive' if naive else 'ours'}, {'guided' if guided else 'unguided'}"
+            tables[name] = count_macs(config, steps=STEPS, guided=guided, naive=naive)
+    compact = _of_model("compact")
+    shares = {
+        kind: tables[f"ours, {kind}"].denoising.total / tables[f"naive, {kind}"].denoising.total
+        for kind in ("guided", "unguided")
+    }
+    return {
+        "sd21": {name: table.as_dict() for name, table in tables.items()},
+        "ours_over_naive": shares,
+        "compact": compact.as_dict(),
+    }
+
+
+def _of_model(source: str) -> MacTable:
+    """A model by its own settings."""
+    description = read_description(locate(source))
+    sampling = build_config(SamplingConfig, description["sampling"])
+    config = build_config(ModelConfig, description["model"])
+    return count_macs(config, steps=sampling.steps, guided=sampling.guidance_scale > 1)

@@ -13,9 +13,8 @@ from torch import nn
 
 from clearsr.config.sampling import SamplingConfig
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.models.one_token_attention import OneTokenProcessor
 from clearsr.models.prediction import network_input, predicted_z_0
-from clearsr.models.transformer import Attention
+from clearsr.models.transformer import Attention, OneTokenProcessor
 from clearsr.sampling.denoise import Conditioning, draw_noise
 from clearsr.sampling.schedule import generator_argument, make_scheduler
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from clearsr.config.benchmark import BenchmarkConfig
+from clearsr.config.evaluation import BenchmarkConfig
 from clearsr.paper.complexity.child import answer, start
-from clearsr.paper.complexity.workload import SIDE
+from clearsr.paper.complexity.timing import SIDE
 
 
 def measure_memory(config: BenchmarkConfig) -> dict[str, Any]:

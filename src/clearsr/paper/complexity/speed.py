@@ -9,16 +9,22 @@ from typing import Any
 import torch
 
 from clearsr.config.base import build_config
-from clearsr.config.benchmark import BenchmarkConfig
+from clearsr.config.evaluation import BenchmarkConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.hardware import mixed_precision
 from clearsr.image import resize, to_signed
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.models.realesrgan import load_realesrgan, published_weights
-from clearsr.models.rrdbnet import RRDBNet
+from clearsr.models.realesrgan import RRDBNet, load_realesrgan, published_weights
 from clearsr.paper.complexity.naive import naive_denoise
-from clearsr.paper.complexity.timing import interleave, ratio
-from clearsr.paper.complexity.workload import SIDE, UPSCALE, load_pipeline, make_picture, upscale_once
+from clearsr.paper.complexity.timing import (
+    SIDE,
+    UPSCALE,
+    interleave,
+    load_pipeline,
+    make_picture,
+    ratio,
+    upscale_once,
+)
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling.denoise import Conditioning, denoise
 from clearsr.seeds import make_generator

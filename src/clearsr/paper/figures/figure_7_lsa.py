@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from clearsr.evaluation.measures import labels
-from clearsr.files.compare import side_by_side
+from clearsr.files.comparison import side_by_side
 from clearsr.image import ImageData, from_pil, to_pil, write_image
 from clearsr.paper.figures.plots import COLORS, new_figure, paper_style, save_figure
 from clearsr.paper.tables.table_4_lsa import Sweep

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from clearsr.config.analysis import PairConfig
+from clearsr.config.evaluation import PairConfig
 from clearsr.degradation import crop_to_multiple, degrade, preset_config
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.pairs import ImagePair, fitting_hr, read_8_bit

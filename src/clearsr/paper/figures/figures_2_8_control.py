@@ -9,21 +9,130 @@ a second, so trained model the comparison is the paper's.
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from clearsr.config.analysis import AnalysisConfig
+from clearsr.config.evaluation import AnalysisConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.image import resize
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.paper.figures.components import Components, component_picture, principal_components
-from clearsr.paper.figures.divergence import DEFINITIONS, divergences
 from clearsr.paper.figures.figure_pairs import Pair
 from clearsr.paper.figures.hooks import window_attention_layers, without_cross_attention
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling.schedule import make_scheduler
+
+# How far control signals lie from x_lr: the Kullback-Leibler divergences of Figures 2 and 8, written down.
+#
+# The paper names D_kl "between the control signals and the latent LR embeddings" and gives no formula; the
+# two tensors share neither channels nor grid. Two readings are measured here, both in nats and
+# D(P ‖ Q) = Σ P·ln(P/Q), P from the control signal and Q from x_lr. Neither changes when a tensor is scaled,
+# or a channel is shifted.
+#
+# spatial  where there is activity. P(i) ∝ the root mean square over channels of the signal at cell i, after
+#          each channel's mean over the cells is taken off; Q likewise from x_lr, whose mean squares are first
+#          averaged over the cells that each cell of the signal covers. 0: both are lively in the same places.
+# values   which values occur. Each tensor is standardised per channel; P and Q are the histograms of its
+#          values in 64 bins of equal width over [-4, 4], the outer two open, with half a count added to each.
+DEFINITIONS = ("spatial", "values")
+BINS, REACH = 64, 4.0
+_FLOOR = 1e-6  # share of the mean activity that every cell has at least, so that no cell has none
+
+
+def divergences(signal: Tensor, z_lr: Tensor) -> dict[str, float]:
+    """Both divergences of one control signal, C×h×w, from x_lr, c×H×W, in nats, by their names."""
+    grid = (signal.shape[-2], signal.shape[-1])
+    return {
+        "spatial": kl_divergence(activity(signal), activity(z_lr, grid)),
+        "values": kl_divergence(value_histogram(signal), value_histogram(z_lr)),
+    }
+
+
+def kl_divergence(p: Tensor, q: Tensor) -> float:
+    """D(P ‖ Q) in nats of two distributions of one shape; both sum to one and Q is nowhere zero."""
+    return float(torch.special.xlogy(p, p / q).sum())
+
+
+def activity(features: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """Where C×H×W features are lively, as a distribution over `grid` (unset: their own H×W), float64."""
+    values = features.detach().cpu().double()
+    deviation = values - values.mean(dim=(-2, -1), keepdim=True)
+    energy = deviation.square().mean(dim=0, keepdim=True)
+    if grid is not None:
+        energy = F.adaptive_avg_pool2d(energy, grid)
+    magnitude = energy[0].sqrt()
+    mean = magnitude.mean()
+    if mean == 0:
+        return torch.full_like(magnitude, 1 / magnitude.numel())
+    raised = magnitude + _FLOOR * mean
+    return raised / raised.sum()
+
+
+def value_histogram(features: Tensor) -> Tensor:
+    """Histogram of C×H×W features standardised per channel, as a distribution over `BINS` values, float64.
+
+    A channel that is constant counts as zeros.
+    """
+    values = features.detach().cpu().double()
+    deviation = values - values.mean(dim=(-2, -1), keepdim=True)
+    spread = deviation.square().mean(dim=(-2, -1), keepdim=True).sqrt()
+    standard = torch.where(spread > 0, deviation / spread.clamp_min(1e-300), 0.0)
+    inside = standard.flatten().clamp(-REACH, REACH)
+    counts = torch.histc(inside, BINS, -REACH, REACH) + 0.5
+    return counts / counts.sum()
+
+
+_LOWEST, _HIGHEST = 0.01, 0.99  # quantiles that become black and full colour
+
+
+class Components(NamedTuple):
+    """Principal components of a map.
+
+    Attributes:
+        maps: k×h×w, the features projected on the components, strongest first.
+        explained: k shares of the features' variance.
+    """
+
+    maps: Tensor
+    explained: Tensor
+
+
+def principal_components(features: Tensor, count: int = 3) -> Components:
+    """The first components of C×h×w features, whose cells are the samples; float64 on the CPU.
+
+    Where there are fewer than `count`, the rest is zero. The sign of a component is arbitrary.
+    """
+    channels, height, width = features.shape
+    samples = features.detach().cpu().double().reshape(channels, -1).T
+    samples = samples - samples.mean(dim=0)
+    left, strengths, _ = torch.linalg.svd(samples, full_matrices=False)
+    maps = torch.zeros(count, height * width, dtype=torch.float64)
+    explained = torch.zeros(count, dtype=torch.float64)
+    found = min(count, len(strengths))
+    maps[:found] = (left[:, :found] * strengths[:found]).T
+    energy = strengths.square()
+    explained[:found] = energy[:found] / energy.sum().clamp_min(1e-300)
+    return Components(maps.reshape(count, height, width), explained)
+
+
+def component_picture(components: Components, guide: Tensor) -> Tensor:
+    """Components as a picture 3×h×w in [0, 1]; each is turned so that it is bright where `guide` (h×w) is.
+
+    Without that, two pictures of like features could differ by inverted colours.
+    """
+    shade = guide.detach().cpu().double()
+    deviation = shade - shade.mean()
+    signs = torch.sign((components.maps * deviation).sum(dim=(-2, -1))).masked_fill_(
+        components.explained == 0, 1
+    )
+    turned = components.maps * torch.where(signs == 0, 1.0, signs)[:, None, None]
+    ends = torch.quantile(turned.flatten(1), torch.tensor([_LOWEST, _HIGHEST], dtype=torch.float64), dim=1)
+    low, high = ends[0][:, None, None], ends[1][:, None, None]
+    return ((turned - low) / (high - low).clamp_min(1e-300)).clamp(0, 1)
+
 
 Variant = Literal["full", "no_cross_attention", "no_structure", "controlnet"]
 VARIANTS: dict[Variant, str] = {

@@ -6,8 +6,7 @@ from typing import Literal
 
 from clearsr.evaluation.evaluate import Evaluation
 from clearsr.evaluation.measures import MEASURES, shown
-from clearsr.evaluation.summary import paired_notes, summary_row
-from clearsr.evaluation.table import Table, TableRow
+from clearsr.evaluation.table import Table, TableRow, paired_notes, summary_row
 from clearsr.paper.tables.published import DATASETS, note, published_table
 
 Marking = Literal["dataset", "group"]

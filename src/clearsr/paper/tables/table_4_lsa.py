@@ -15,8 +15,7 @@ from clearsr.evaluation.evaluate import Evaluation, Row
 from clearsr.evaluation.measures import MEASURES, Scorer, is_better, labels, shown
 from clearsr.evaluation.methods import factor_of
 from clearsr.evaluation.pairs import ImagePair, fitting_hr, read_8_bit, to_8_bit
-from clearsr.evaluation.summary import summary_row
-from clearsr.evaluation.table import Table, TableRow
+from clearsr.evaluation.table import Table, TableRow, summary_row
 from clearsr.image import ImageData, read_image
 from clearsr.paper.tables.published import published_table
 from clearsr.pipeline.pipeline import ClearSRPipeline

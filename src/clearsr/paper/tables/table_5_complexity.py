@@ -20,7 +20,7 @@ from clearsr.models.checkpoint import EMBEDDED_MODELS, locate, read_description
 from clearsr.models.parameters import parameter_table
 from clearsr.models.sd21 import PAPER_SAMPLING
 from clearsr.paper.complexity.macs import count_macs
-from clearsr.paper.complexity.workload import make_picture
+from clearsr.paper.complexity.timing import make_picture
 from clearsr.paper.tables.published import published_table
 from clearsr.pipeline.pipeline import ClearSRPipeline
 

@@ -22,13 +22,12 @@ from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.methods import clearsr_method
 from clearsr.evaluation.pairs import ImagePair
 from clearsr.evaluation.results import as_document, read_results, to_json
-from clearsr.evaluation.summary import paired_notes, summary_row
-from clearsr.evaluation.table import Table, TableRow
+from clearsr.evaluation.table import Table, TableRow, paired_notes, summary_row
 from clearsr.paper.tables.published import published_table
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training.engine import fit
-from clearsr.training.fresh_control import model_beside, write_start
 from clearsr.training.run_folder import steps_done
+from clearsr.training.setup import model_beside, write_start
 
 logger = logging.getLogger(__name__)
 
