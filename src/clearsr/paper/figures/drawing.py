@@ -1,8 +1,8 @@
 """Figures 2, 4, 5, 8 and 9 as drawings.
 
-5: measures over the steps of sampling, the parts that they split the run into, and the pictures. 4
-and 9: power spectra around a cross-attention and of DPM and SPM, and their radial profiles. 2 and 8: control signals as
-pictures with their divergence from x_lr; the differences as bars.
+5: measures over the steps of sampling, the parts that they split the run into, and the pictures. 4 and 9:
+power spectra around a cross-attention and of DPM and SPM, and their radial profiles. 2 and 8: control signals
+as pictures with their divergence from x_lr; the differences as bars.
 """
 
 from itertools import cycle
