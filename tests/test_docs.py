@@ -17,11 +17,10 @@ from PIL import Image
 import clearsr
 from clearsr.cli import COMMANDS, main
 from clearsr.cli.flags import build, collect
-from clearsr.cli.model import SAMPLING_FLAGS
 from clearsr.cli.parser import Parser
 from clearsr.cli.upscale import OUTPUT_FLAGS, collect_work
 from clearsr.config.output import OutputConfig
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig
 from clearsr.config.training import TrainConfig
 
 ROOT = Path(__file__).parents[1]

@@ -12,16 +12,10 @@ from clearsr.config.base import build_config
 from clearsr.config.model import preset_model_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.hardware import (
-    check_compiler,
-    compile_network,
-    denoising_parts,
-    on_device,
-    store_for_inference,
-    vae_precision,
-)
+from clearsr.hardware import check_compiler, on_device, vae_precision
 from clearsr.image import ImageData
 from clearsr.models.build import meta_network
+from clearsr.models.clearsr import compile_network, denoising_parts, store_for_inference
 from clearsr.pipeline import steps
 from clearsr.pipeline.pipeline import ClearSRPipeline
 

@@ -1,7 +1,9 @@
-"""The package's own error: something that the user can put right, said in one line.
+"""The package's own error, and what it quotes: something that the user can put right, said in one line.
 
 The command line prints it without a traceback and exits non-zero; all else that escapes is our bug.
 """
+
+from pathlib import Path
 
 _LONGEST = 2000  # characters: what a file holds may be quoted, and may be anything
 
@@ -29,3 +31,9 @@ def first_line(error: BaseException, most: int = 200) -> str:
 def one_line(error: BaseException, most: int = 200) -> str:
     """All of another package's message folded into a line of at most `most` characters."""
     return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def display_name(path: Path) -> str:
+    """The path for a one-line message: names with line breaks or control characters are quoted."""
+    name = str(path)
+    return name if name.isprintable() else repr(name)

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from clearsr.errors import ClearSRError
-from clearsr.models.clearsr import ClearSRNetwork
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _HOST_COMPILERS = ("g++", "c++", "clang++", "cl")
@@ -118,20 +117,6 @@ def store_in(network: nn.Module, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
-def store_for_inference(network: ClearSRNetwork, precision: torch.dtype) -> None:
-    """Halve the denoising network and the image encoder; the VAE, which is small, keeps its fp32 weights."""
-    if precision == torch.float32:
-        return
-    for part in (*denoising_parts(network), network.image_prompt):
-        store_in(part, precision)
-
-
-def denoising_parts(network: ClearSRNetwork) -> list[nn.Module]:
-    """What runs at every step."""
-    parts = (network.unet, network.detail_preserving, network.structure_preserving)
-    return [part for part in parts if part is not None]
-
-
 @contextmanager
 def on_device(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None]:
     """Within the block copies of the parts' tensors are on the device; afterwards the originals are back.
@@ -147,18 +132,6 @@ def on_device(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None
     finally:
         for tensor, home in homes:
             tensor.data = home
-
-
-def compile_network(network: ClearSRNetwork) -> None:
-    """Have torch.compile translate the denoising network on its first use, block by block.
-
-    Raises:
-        ClearSRError: there is no compiler for this device.
-    """
-    check_compiler(next(network.parameters()).device)
-    blocks = [*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks]
-    for part in (*blocks, *denoising_parts(network)[1:]):
-        part.compile()
 
 
 def check_compiler(device: torch.device) -> None:

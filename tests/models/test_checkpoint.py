@@ -16,11 +16,10 @@ from clearsr.models.checkpoint import (
     load_network,
     read_description,
     save_network,
-    set_scaling_factor,
     stages_of,
     start_from,
 )
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
 
 STAGES = ("autoencoder", "lr_encoder", "clearsr")
 

@@ -7,8 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.models.prediction import network_input, predicted_z_0, training_target
-from clearsr.sampling.schedule import alpha_bars
+from clearsr.models.prediction import alpha_bars, network_input, predicted_z_0, training_target
 
 KINDS = ["epsilon", "v_prediction", "lr_anchored"]
 

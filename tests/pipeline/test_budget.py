@@ -6,8 +6,9 @@ import torch
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
+from clearsr.image.data import InputCost
 from clearsr.pipeline import budget
-from clearsr.pipeline.budget import InputCost, TileCost, VaeCost, Workload, images_at_once, plan_work
+from clearsr.pipeline.budget import TileCost, VaeCost, Workload, images_at_once, plan_work
 
 CPU = torch.device("cpu")
 GB = 1_000_000_000

@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.sampling.schedule import alpha_bars, generator_argument, make_scheduler, spaced_timesteps
+from clearsr.models.prediction import alpha_bars
+from clearsr.sampling.schedule import generator_argument, make_scheduler, spaced_timesteps
 
 CPU = torch.device("cpu")
 SPACINGS = ["linspace", "leading", "trailing", "quadratic"]

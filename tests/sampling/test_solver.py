@@ -4,7 +4,8 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
-from clearsr.sampling.schedule import alpha_bars, spaced_timesteps
+from clearsr.models.prediction import alpha_bars
+from clearsr.sampling.schedule import spaced_timesteps
 from clearsr.sampling.solver import DPMSolver
 
 CPU = torch.device("cpu")

@@ -6,11 +6,10 @@ import shlex
 import pytest
 
 from clearsr.cli import parser_of
-from clearsr.cli.model import SAMPLING_FLAGS
 from clearsr.cli.upscale import OUTPUT_FLAGS, collect_work
 from clearsr.config.base import build_config, merge
 from clearsr.config.output import OutputConfig
-from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
+from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.web.api import safe_name
 from clearsr.web.errors import RequestError

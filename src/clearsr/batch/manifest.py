@@ -21,9 +21,8 @@ import numpy as np
 
 from clearsr.atomic import written_aside
 from clearsr.config.parsing import parse_json
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, display_name
 from clearsr.files.storage import normalise, split, store
-from clearsr.image.data import display_name
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,7 @@ from clearsr import __version__
 from clearsr.atomic import written_aside
 from clearsr.config.batch import WorkConfig
 from clearsr.config.parsing import parse_json
-from clearsr.errors import ClearSRError
-from clearsr.image.data import display_name
+from clearsr.errors import ClearSRError, display_name
 from clearsr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate, sha256_of
 
 # Of the pipeline's options, those that a result depends on by more than rounding.

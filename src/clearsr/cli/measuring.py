@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
-from clearsr.cli.model import SAMPLING_FLAGS, add_model_flags, embedded_defaults
+from clearsr.cli.model import add_model_flags, embedded_defaults
 from clearsr.cli.parser import UsageError
 from clearsr.config.evaluation import EvaluationConfig
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig
 
 if TYPE_CHECKING:
     from clearsr.evaluation.pairs import ImagePair

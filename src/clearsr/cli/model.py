@@ -15,23 +15,6 @@ from clearsr.errors import ClearSRError
 if TYPE_CHECKING:
     from clearsr.pipeline.pipeline import ClearSRPipeline
 
-SAMPLING_FLAGS = {
-    "--upscale": "upscale",
-    "--steps": "steps",
-    "--seed": "seed",
-    "--lsa": "lsa.preset",
-    "--alpha": "lsa.alpha",
-    "--beta": "lsa.beta",
-    "--guidance-scale": "guidance_scale",
-    "--negative-prompt": "negative_prompt",
-    "--color": "color",
-    "--scheduler": "scheduler",
-    "--start": "start",
-    "--start-timestep": "start_timestep",
-    "--noise-scale": "noise_scale",
-    "--tile": "tile.size",
-    "--max-memory": "max_memory",
-}
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 

@@ -5,19 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
-from clearsr.cli.model import (
-    SAMPLING_FLAGS,
-    add_model_flags,
-    embedded_defaults,
-    load_pipeline,
-    resolve_sampling,
-)
+from clearsr.cli.model import add_model_flags, embedded_defaults, load_pipeline, resolve_sampling
 from clearsr.cli.parser import UsageError
 from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig
 
 if TYPE_CHECKING:
     from clearsr.cli.preview import Show

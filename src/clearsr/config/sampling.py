@@ -124,3 +124,23 @@ def check_negative_prompt(config: SamplingConfig, base_model: str | None) -> Non
         raise ClearSRError("--negative-prompt: this model has no text encoder; leave it out")
     if config.guidance_scale == 1:
         raise ClearSRError("--negative-prompt: acts through guidance; give --guidance-scale above 1 too")
+
+
+# What the command line and the HTTP API call the fields that are asked for most.
+SAMPLING_FLAGS = {
+    "--upscale": "upscale",
+    "--steps": "steps",
+    "--seed": "seed",
+    "--lsa": "lsa.preset",
+    "--alpha": "lsa.alpha",
+    "--beta": "lsa.beta",
+    "--guidance-scale": "guidance_scale",
+    "--negative-prompt": "negative_prompt",
+    "--color": "color",
+    "--scheduler": "scheduler",
+    "--start": "start",
+    "--start-timestep": "start_timestep",
+    "--noise-scale": "noise_scale",
+    "--tile": "tile.size",
+    "--max-memory": "max_memory",
+}

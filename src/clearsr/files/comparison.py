@@ -1,11 +1,14 @@
 """Pictures side by side under captions; and the one that `upscale --compare` writes beside a result."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from clearsr.errors import ClearSRError
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from clearsr.errors import ClearSRError, display_name
 from clearsr.files.plan import COMPARISON_MARK
 from clearsr.files.upscale import Job, Result, record_of
 from clearsr.image import (
@@ -18,16 +21,23 @@ from clearsr.image import (
     to_pil,
     write_image,
 )
-from clearsr.image.data import display_name
 from clearsr.image.writing import on_white
 
-if TYPE_CHECKING:
-    from clearsr.evaluation.methods import Method
-
-
-from PIL import Image, ImageDraw, ImageFont
-
 _MAX_PIXELS = 60_000_000  # of the result; the sheet has three or more of that size in memory
+
+
+class Enlarger(Protocol):
+    """Another way to enlarge a picture, such as `evaluation.methods.Method`."""
+
+    @property
+    def name(self) -> str:
+        """What its picture is captioned with."""
+        ...
+
+    @property
+    def upscale(self) -> Callable[[ImageData, tuple[int, int], int], torch.Tensor]:
+        """The picture of that height and width, 3×H×W, given a seed."""
+        ...
 
 
 def comparison_of(job: Job) -> Path:
@@ -51,7 +61,7 @@ def check_comparisons(jobs: Sequence[Job]) -> None:
         taken.add(target)
 
 
-def compare_file(job: Job, result: Result, always: bool = True, others: "Sequence[Method]" = ()) -> Result:
+def compare_file(job: Job, result: Result, always: bool = True, others: Sequence[Enlarger] = ()) -> Result:
     """Write a job's comparison; the record, failed if that was not possible.
 
     Args:

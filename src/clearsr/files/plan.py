@@ -11,10 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, display_name
 from clearsr.files.upscale import Job
 from clearsr.image import IMAGE_SUFFIXES, ListedImage, list_images, output_suffixes
-from clearsr.image.data import display_name
 
 logger = logging.getLogger(__name__)
 

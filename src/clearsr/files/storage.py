@@ -11,9 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from clearsr.errors import ClearSRError, first_line
+from clearsr.errors import ClearSRError, display_name, first_line
 from clearsr.image import IMAGE_SUFFIXES
-from clearsr.image.data import display_name
 
 # Here an object appears when its upload is complete, so writing aside first would only cost a copy.
 _APPEARS_WHOLE = frozenset(

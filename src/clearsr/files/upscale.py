@@ -16,9 +16,8 @@ import torch
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, display_name
 from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
-from clearsr.image.data import display_name
 from clearsr.image.writing import is_streamed
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed

@@ -4,7 +4,6 @@ The bridge to integer samples of 8 or 16 bits is here too; nothing in this file 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -164,7 +163,16 @@ def stored_window(window: Window, height: int, width: int, orientation: int) -> 
     return Window(left, top, right, bottom) if orientation in _TURNED else Window(top, left, bottom, right)
 
 
-def display_name(path: Path) -> str:
-    """The path for a one-line message: names with line breaks or control characters are quoted."""
-    name = str(path)
-    return name if name.isprintable() else repr(name)
+class InputCost(NamedTuple):
+    """Memory that reading an image takes at its peak, in bytes.
+
+    Attributes:
+        whole: where it is read at once.
+        in_parts: where it is read part by part, as far as its format can be.
+    """
+
+    whole: int = 0
+    in_parts: int = 0
+
+
+IN_MEMORY = InputCost()  # an image that need not be read

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from clearsr.errors import ClearSRError
-from clearsr.image.data import display_name
+from clearsr.errors import ClearSRError, display_name
 
 IMAGE_SUFFIXES = frozenset(
     (

@@ -17,13 +17,12 @@ import torch
 from PIL import Image
 
 from clearsr import quiet
-from clearsr.errors import ClearSRError, one_line
-from clearsr.image.data import ImageData, display_name, from_raster, to_levels, upright_size
+from clearsr.errors import ClearSRError, display_name, one_line
+from clearsr.image.data import ImageData, InputCost, from_raster, to_levels, upright_size
 from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header, peak_bytes_per_pixel
 from clearsr.image.deep import check_size, orientation_tag
 from clearsr.image.metadata import header_orientation
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
-from clearsr.pipeline.budget import InputCost
 
 MAX_PIXELS = 300_000_000
 _FLOAT_BYTES = 16  # per pixel of `ImageData`: colour and transparency

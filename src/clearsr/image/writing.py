@@ -17,8 +17,8 @@ from PIL import Image, PngImagePlugin, features
 
 from clearsr.atomic import written_aside
 from clearsr.config.output import OutputConfig
-from clearsr.errors import ClearSRError
-from clearsr.image.data import ImageData, ImageMetadata, display_name, to_samples
+from clearsr.errors import ClearSRError, display_name
+from clearsr.image.data import ImageData, ImageMetadata, to_samples
 from clearsr.image.metadata import exif_for_size, fitting_profile
 from clearsr.image.modes import to_srgb
 from clearsr.image.png import PngWriter

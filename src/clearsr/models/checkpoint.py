@@ -24,7 +24,7 @@ from clearsr.config.parsing import parse_json
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, first_line
 from clearsr.models.build import build_network
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
 
 FORMAT = 1
 EMBEDDED_MODELS = ("compact",)
@@ -171,13 +171,6 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
     if "autoencoder" in stages:
         set_scaling_factor(network, description["model"]["autoencoder"]["scaling_factor"])
     return stages
-
-
-def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:
-    """Set the scaling factor of a VAE of our own, in the module and in the configuration."""
-    autoencoder = network.config.autoencoder.model_copy(update={"scaling_factor": factor})
-    network.latents.vae.config = autoencoder
-    network.config = network.config.model_copy(update={"autoencoder": autoencoder})
 
 
 def stages_of(name: str) -> tuple[str, ...]:

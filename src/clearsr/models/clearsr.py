@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from clearsr.config.model import ModelConfig
+from clearsr.hardware import check_compiler, store_in
 from clearsr.models.detail_preserving import DetailPreservingModule
 from clearsr.models.image_prompt import ImagePrompt
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
@@ -21,10 +22,10 @@ from clearsr.models.lora import (
     lora_layers,
     merge_lora,
 )
+from clearsr.models.prediction import alpha_bars
 from clearsr.models.structure_preserving import StructurePreservingModule
 from clearsr.models.transformer import shorten_attention
 from clearsr.models.unet import EncodedLatent, run_encoder
-from clearsr.sampling.schedule import alpha_bars
 
 
 class ControlSignals(NamedTuple):
@@ -192,3 +193,36 @@ def head_dimension(unet: Any) -> int:
     heads = unet.config.attention_head_dim
     first = heads[0] if isinstance(heads, (list, tuple)) else heads
     return unet.config.block_out_channels[0] // first
+
+
+def store_for_inference(network: ClearSRNetwork, precision: torch.dtype) -> None:
+    """Halve the denoising network and the image encoder; the VAE, which is small, keeps its fp32 weights."""
+    if precision == torch.float32:
+        return
+    for part in (*denoising_parts(network), network.image_prompt):
+        store_in(part, precision)
+
+
+def denoising_parts(network: ClearSRNetwork) -> list[nn.Module]:
+    """What runs at every step."""
+    parts = (network.unet, network.detail_preserving, network.structure_preserving)
+    return [part for part in parts if part is not None]
+
+
+def compile_network(network: ClearSRNetwork) -> None:
+    """Have torch.compile translate the denoising network on its first use, block by block.
+
+    Raises:
+        ClearSRError: there is no compiler for this device.
+    """
+    check_compiler(next(network.parameters()).device)
+    blocks = [*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks]
+    for part in (*blocks, *denoising_parts(network)[1:]):
+        part.compile()
+
+
+def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:
+    """Set the scaling factor of a VAE of our own, in the module and in the configuration."""
+    autoencoder = network.config.autoencoder.model_copy(update={"scaling_factor": factor})
+    network.latents.vae.config = autoencoder
+    network.config = network.config.model_copy(update={"autoencoder": autoencoder})

@@ -19,6 +19,17 @@ from clearsr.models.latent_lr_embedding import LatentLR
 
 Prediction = Literal["epsilon", "v_prediction", "lr_anchored"]
 
+# Stable Diffusion's noise schedule: the square roots of beta grow linearly.
+TRAIN_TIMESTEPS = 1000
+BETAS = 0.00085, 0.012
+
+
+def alpha_bars(device: str | None = None) -> torch.Tensor:
+    """alpha-bar(t) for t = 0..999, float32, on torch's default device or another."""
+    first, last = BETAS[0] ** 0.5, BETAS[1] ** 0.5
+    betas = torch.linspace(first, last, TRAIN_TIMESTEPS, dtype=torch.float32, device=device) ** 2
+    return torch.cumprod(1 - betas, dim=0)
+
 
 def network_input(
     prediction: Prediction, z_t: torch.Tensor, alpha_bar: torch.Tensor, embedding: LatentLR

@@ -18,6 +18,7 @@ import torch
 
 from clearsr.config.sampling import SamplingConfig, TileConfig
 from clearsr.errors import ClearSRError
+from clearsr.image.data import IN_MEMORY, InputCost
 
 logger = logging.getLogger(__name__)
 
@@ -120,21 +121,6 @@ class TileCost(NamedTuple):
         images = images_at_once(*size)
         cells = LATENTS_AT_ONCE_ON_CPU if device.type == "cpu" else LATENTS_AT_ONCE
         return max(1, min(cells, int(room / self.per_cell)) // (self.cells * images))
-
-
-class InputCost(NamedTuple):
-    """Memory that reading an image takes at its peak, in bytes.
-
-    Attributes:
-        whole: where it is read at once.
-        in_parts: where it is read part by part, as far as its format can be.
-    """
-
-    whole: int = 0
-    in_parts: int = 0
-
-
-IN_MEMORY = InputCost()  # an image that need not be read
 
 
 def images_at_once(height: int, width: int) -> int:

@@ -18,26 +18,13 @@ from PIL import Image
 from clearsr.config.base import build_config, merge
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.hardware import (
-    Precision,
-    check_compiler,
-    choose_device,
-    choose_precision,
-    compile_network,
-    store_for_inference,
-)
+from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
 from clearsr.image import ImageData, from_pil, to_pil
+from clearsr.image.data import IN_MEMORY, InputCost
 from clearsr.image.source import DataSource
 from clearsr.models.checkpoint import load_network, save_network
-from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.pipeline.budget import (
-    IN_MEMORY,
-    InputCost,
-    Workload,
-    images_at_once,
-    plan_work,
-    with_less_on_failure,
-)
+from clearsr.models.clearsr import ClearSRNetwork, compile_network, store_for_inference
+from clearsr.pipeline.budget import Workload, images_at_once, plan_work, with_less_on_failure
 from clearsr.pipeline.steps import PipelineSteps, output_size, result_size
 from clearsr.pipeline.streaming import upscale_in_blocks
 from clearsr.sampling.denoise import StepCallback

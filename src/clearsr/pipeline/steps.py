@@ -19,7 +19,6 @@ from clearsr.hardware import (
     Precision,
     choose_device,
     choose_precision,
-    denoising_parts,
     mixed_precision,
     on_device,
     vae_precision,
@@ -35,7 +34,7 @@ from clearsr.image.geometry import (
     to_signed,
     to_unit,
 )
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, denoising_parts
 from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
 from clearsr.models.windowed_layers import NewMap
 from clearsr.pipeline.budget import (

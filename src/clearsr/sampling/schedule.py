@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from clearsr.config.sampling import SamplingConfig, SchedulerName
+from clearsr.models.prediction import BETAS, TRAIN_TIMESTEPS, alpha_bars
 from clearsr.sampling.solver import DPMSolver
-
-TRAIN_TIMESTEPS = 1000
 
 # Stable Diffusion's noise schedule. `sample` is diffusers' name for predicting z_0.
 _COMMON: dict[str, Any] = {
     "num_train_timesteps": TRAIN_TIMESTEPS,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
+    "beta_start": BETAS[0],
+    "beta_end": BETAS[1],
     "beta_schedule": "scaled_linear",
     "prediction_type": "sample",
 }
@@ -30,13 +29,6 @@ _DIFFUSERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "euler": ("EulerDiscreteScheduler", {}),
 }
-
-
-def alpha_bars(device: str | None = None) -> torch.Tensor:
-    """alpha-bar(t) for t = 0..999, float32, on torch's default device or another."""
-    first, last = _COMMON["beta_start"] ** 0.5, _COMMON["beta_end"] ** 0.5
-    betas = torch.linspace(first, last, TRAIN_TIMESTEPS, dtype=torch.float32, device=device) ** 2
-    return torch.cumprod(1 - betas, dim=0)
 
 
 def make_scheduler(config: SamplingConfig, device: torch.device) -> Any:

@@ -14,13 +14,11 @@ from clearsr.config.training import LossConfig, PerceptualConfig, TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
 from clearsr.image import resize, to_signed, to_unit
-from clearsr.models.checkpoint import set_scaling_factor
 from clearsr.models.classifier import Classifier, feature_distance
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.models.prediction import network_input, predicted_z_0, training_target
+from clearsr.models.prediction import TRAIN_TIMESTEPS, network_input, predicted_z_0, training_target
 from clearsr.sampling.denoise import Conditioning, denoise
-from clearsr.sampling.schedule import TRAIN_TIMESTEPS
 from clearsr.seeds import make_generator
 from clearsr.training.adversary import Discriminator
 

@@ -12,10 +12,9 @@ from typing import Any
 
 from fastapi import Response
 
-from clearsr.cli.model import SAMPLING_FLAGS
 from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
 from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import LSA_PRESETS, SamplingConfig
+from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.web.errors import RequestError

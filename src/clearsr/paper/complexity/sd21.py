@@ -14,18 +14,18 @@ from clearsr.config.base import build_config
 from clearsr.config.evaluation import BenchmarkConfig
 from clearsr.config.model import preset_model_config
 from clearsr.config.sampling import SamplingConfig
-from clearsr.hardware import choose_device, choose_precision, compile_network, mixed_precision, store_in
+from clearsr.hardware import choose_device, choose_precision, mixed_precision, store_in
 from clearsr.image import resize, to_signed
 from clearsr.models.build import meta_network
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, compile_network
 from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.prediction import alpha_bars
 from clearsr.models.sd21 import PAPER_SAMPLING
 from clearsr.paper.complexity.child import peak_bytes, reset_peak
 from clearsr.paper.complexity.macs import count_macs
 from clearsr.paper.complexity.timing import SIDE, Timing, interleave, make_picture, synchronize
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling.denoise import Conditioning, StepCallback, denoise
-from clearsr.sampling.schedule import alpha_bars
 from clearsr.seeds import make_generator
 
 
