@@ -12,7 +12,7 @@ from clearsr.image.source import DataSource
 from clearsr.pipeline import budget, store, streaming
 from clearsr.pipeline.budget import Workload
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling import denoise
+from clearsr.sampling import noise
 
 IN_BLOCKS = Workload(piece=96, is_in_blocks=True)
 WHOLE = Workload()
@@ -28,7 +28,7 @@ def pipeline(network):
 def latents(request, monkeypatch):
     """Where the latents of an image in blocks are."""
     monkeypatch.setattr(store, "LATENTS_SHARE", 0.0 if request.param == "on disk" else 0.05)
-    monkeypatch.setattr(denoise, "BAND_ROWS", 16)
+    monkeypatch.setattr(noise, "BAND_ROWS", 16)
 
 
 def _both(pipeline, image, **overrides):

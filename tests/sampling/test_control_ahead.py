@@ -8,7 +8,8 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.sampling import control_ahead
 from clearsr.sampling.control_ahead import ControlAhead, chunk_length
-from clearsr.sampling.denoise import Conditioning, denoise
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
 
 
 @torch.no_grad()

@@ -10,10 +10,12 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0
 from clearsr.pipeline.store import DiskTensor
-from clearsr.sampling import denoise as loop
-from clearsr.sampling.denoise import Conditioning, Tiles, denoise, draw_noise, guided_z_0
+from clearsr.sampling import guidance
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning, Tiles, guided_z_0
 from clearsr.sampling.latent_space_adjustment import step_strengths
-from clearsr.sampling.schedule import make_scheduler
+from clearsr.sampling.noise import Bands, draw_noise
+from clearsr.sampling.schedule import make_solver
 from clearsr.tiling import Window, tile_windows
 
 CPU = torch.device("cpu")
@@ -138,7 +140,7 @@ def oracle(monkeypatch, normal):
     """The network is replaced by one that knows the true latent."""
 
     def install(z_0):
-        monkeypatch.setattr(loop, "guided_z_0", lambda *_: z_0)
+        monkeypatch.setattr(guidance, "guided_z_0", lambda *_: z_0)
         return z_0
 
     return install
@@ -166,12 +168,12 @@ def test_each_step_is_predicted_stepped_and_adjusted(network, conditioning):
     given = conditioning(batch=1)
     lsa = {"alpha": 0.2, "beta": 0.1, "ela_end": 0.25, "lla_start": 0.5}
     config = _config(scheduler="ddim", steps=4, lsa=lsa, guidance_scale=2, noise_scale=0.7)
-    z_lr, scheduler = given.embedding.mean, make_scheduler(config, CPU)
-    a = network.alpha_bars[scheduler.timesteps].tolist() + [1.0]
+    z_lr, solver = given.embedding.mean, make_solver(config, CPU)
+    a = network.alpha_bars[solver.timesteps].tolist() + [1.0]
     noise = 0.7 * torch.randn(8, 8, 12, generator=_generators(5)[0])[None]
     z_t = a[0] ** 0.5 * z_lr + (1 - a[0]) ** 0.5 * noise
     tile = Tiles.cut(network, given, [Window(0, 0, 8, 12)], keep=True)
-    for i, t in enumerate(scheduler.timesteps):
+    for i, t in enumerate(solver.timesteps):
         with torch.no_grad():
             z_0 = guided_z_0(network, tile, z_t, t, config)
         epsilon = (z_t - a[i] ** 0.5 * z_0) / (1 - a[i]) ** 0.5
@@ -219,7 +221,7 @@ def test_one_tile_is_the_untiled_result(network, conditioning):
 def test_result_does_not_depend_on_the_order_of_tiles(network, conditioning, monkeypatch):
     given, config = conditioning(batch=1, width=48), _config(steps=2, tile={"size": 32, "overlap": 16})
     forward = denoise(network, given, config, _generators(0))
-    monkeypatch.setattr(loop, "tile_windows", lambda *args: tile_windows(*args)[::-1])
+    monkeypatch.setattr(guidance, "tile_windows", lambda *args: tile_windows(*args)[::-1])
     torch.testing.assert_close(denoise(network, given, config, _generators(0)), forward, atol=1e-5, rtol=1e-5)
 
 
@@ -227,7 +229,7 @@ def test_many_tiles_are_as_few(network, conditioning, monkeypatch):
     """With more tiles than the SPM's features are kept for, it runs again: same result."""
     given, config = conditioning(batch=1, width=48), _config(steps=2, tile={"size": 32, "overlap": 0})
     kept = denoise(network, given, config, _generators(0))
-    monkeypatch.setattr(loop, "KEPT_TILES", 0)
+    monkeypatch.setattr(guidance, "KEPT_TILES", 0)
     assert torch.equal(denoise(network, given, config, _generators(0)), kept)
 
 
@@ -272,8 +274,8 @@ def test_noise_of_an_image_is_its_generators_alone(normal):
 
 def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, monkeypatch):
     """Rows below the first band have noise of their own, which the image's generator alone decides."""
-    monkeypatch.setattr(loop, "BAND_ROWS", 4)
-    monkeypatch.setattr(loop, "guided_z_0", lambda network, tile, z_t, *_: z_t)
+    monkeypatch.setattr("clearsr.sampling.noise.BAND_ROWS", 4)
+    monkeypatch.setattr(guidance, "guided_z_0", lambda network, tile, z_t, *_: z_t)
     given = conditioning(batch=2, height=8)
     given = given._replace(embedding=LatentLR(*(torch.zeros_like(part) for part in given.embedding)))
     config = _config(steps=1, scheduler="ddim", start="noise")
@@ -291,14 +293,13 @@ def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, 
 def test_latents_on_disk_come_out_as_in_memory_and_none_stays_there(
     network, conditioning, tmp_path, monkeypatch, scheduler, target
 ):
-    monkeypatch.setattr(loop, "BAND_ROWS", 12)
-    step, remembered = loop.Band.step, []
+    monkeypatch.setattr("clearsr.sampling.noise.BAND_ROWS", 12)
+    step, remembered = Bands.map, []
 
-    def watched(band, *args):
-        result = step(band, *args)
-        values = vars(band.scheduler).values()
-        remembered.extend(v for value in values for v in (value if isinstance(value, list) else [value]))
-        return result
+    def watched(bands, apply, *grids):
+        results = step(bands, apply, *grids)
+        remembered.extend((*grids, *results))
+        return results
 
     given = conditioning(batch=1, height=40, width=48)
     lsa = {"alpha": 0.1, "beta": 0.1, "target": target}
@@ -307,10 +308,10 @@ def test_latents_on_disk_come_out_as_in_memory_and_none_stays_there(
     whole = DiskTensor(given.embedding.mean.shape, tmp_path, CPU)
     on_disk = given._replace(embedding=LatentLR(*(whole.holding(part) for part in given.embedding)))
     tiles = []
-    monkeypatch.setattr(loop.Band, "step", watched)
+    monkeypatch.setattr(Bands, "map", watched)
     result = denoise(network, on_disk, config, _generators(5), on_tile=lambda: tiles.append(1))
     assert isinstance(result, DiskTensor) and len(tiles) == 4 * 4
-    assert remembered and not any(isinstance(v, torch.Tensor) and v.ndim == 4 for v in remembered)
+    assert remembered and all(isinstance(grid, DiskTensor) for grid in remembered)
     # UniPC grows what sums of another order round differently.
     torch.testing.assert_close(result.read(), expected, atol=1e-4, rtol=1e-4)
 
@@ -345,8 +346,8 @@ def test_tiles_at_once_are_tiles_one_by_one(
     exact_network, conditioning, normal, tmp_path, monkeypatch, changes, is_kept, is_on_disk, at_once
 ):
     """Two images with six tiles each, and each of the images alone: all the same."""
-    monkeypatch.setattr(loop, "BAND_ROWS", 16)
-    monkeypatch.setattr(loop, "KEPT_TILES", 32 if is_kept else 0)
+    monkeypatch.setattr("clearsr.sampling.noise.BAND_ROWS", 16)
+    monkeypatch.setattr(guidance, "KEPT_TILES", 32 if is_kept else 0)
     negative = normal(1, 5, 16, seed=4) if changes.get("negative") else None
     given = conditioning(height=40, width=72, negative=negative)
     settings = {key: value for key, value in changes.items() if key != "negative"}

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.models.prediction import alpha_bars
-from clearsr.sampling.schedule import generator_argument, make_scheduler, spaced_timesteps
+from clearsr.sampling.schedule import make_solver, spaced_timesteps
 
 CPU = torch.device("cpu")
 SPACINGS = ["linspace", "leading", "trailing", "quadratic"]
@@ -37,7 +37,7 @@ def test_noise_levels_are_stable_diffusions():
 def test_linspace_is_the_spaced_ddpm_of_the_paper(steps):
     expected = [round(i * 999 / (steps - 1)) for i in reversed(range(steps))]
     assert spaced_timesteps(steps, 999, "linspace") == expected
-    assert make_scheduler(_config(steps=steps), CPU).timesteps.tolist() == expected  # the default
+    assert make_solver(_config(steps=steps), CPU).timesteps.tolist() == expected  # the default
 
 
 @pytest.mark.parametrize("steps", [2, 4, 5, 20, 50])
@@ -72,18 +72,26 @@ def test_timesteps_are_distinct_descending_and_in_range(spacing, start, steps):
 def test_every_scheduler_ends_at_the_true_latent_if_it_is_told_it(scheduler, spacing, steps, normal):
     config = _config(scheduler=scheduler, spacing=spacing, steps=steps)
     z_0, z_lr = normal(2, 4, 5, 5), normal(2, 4, 5, 5, seed=1)
-    made = make_scheduler(config, CPU)
+    made = make_solver(config, CPU)
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    drawing = generator_argument(made, generators)
-    z_t = made.add_noise(z_lr, normal(2, 4, 5, 5, seed=2), made.timesteps[:1].expand(2))
-    for t in made.timesteps:
-        made.scale_model_input(z_t, t)
-        z_t = made.step(z_0, t, z_t, **drawing).prev_sample
+    z_t, past = made.start(normal(2, 4, 5, 5, seed=2), z_lr), []
+    for i in range(len(made.timesteps)):
+        z_t, *past = made.step(z_0, z_t, i, past, generators)
+    assert not past
     torch.testing.assert_close(z_t, z_0, atol=1e-5, rtol=1e-5)
 
 
-def _follow(scheduler, guess, z_t):
+def _follow(solver, guess, z_t):
     """The path from z_t under a network that answers `guess(z_t as the network sees it, t)`."""
+    path, past = [], []
+    for i, t in enumerate(solver.timesteps):
+        z_t, *past = solver.step(guess(solver.seen(z_t, i), t), z_t, i, past)
+        path.append(z_t)
+    return torch.stack(path)
+
+
+def _follow_theirs(scheduler, guess, z_t):
+    """The same with one of diffusers' schedulers, which remembers by itself."""
     path = []
     for t in scheduler.timesteps:
         seen = scheduler.scale_model_input(z_t, t)
@@ -108,17 +116,36 @@ def test_ddim_is_diffusers_where_that_one_is_exact(steps, normal):
         timestep_spacing="trailing",
     )
     theirs.set_timesteps(steps)
-    ours = make_scheduler(_config(scheduler="ddim", steps=steps), CPU)
+    ours = make_solver(_config(scheduler="ddim", steps=steps), CPU)
     z_t = normal(1, 4, 6, 6)
-    torch.testing.assert_close(_follow(ours, _guess, z_t), _follow(theirs, _guess, z_t), atol=1e-4, rtol=1e-4)
+    expected = _follow_theirs(theirs, _guess, z_t)
+    torch.testing.assert_close(_follow(ours, _guess, z_t), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+def test_unipc_without_a_memory_of_its_own_is_diffusers(steps, spacing, normal):
+    """Bit for bit, and with its latents in parts of which each has its own history."""
+    ours = make_solver(_config(scheduler="unipc", steps=steps, spacing=spacing), CPU)
+    theirs = UniPCMultistepScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="sample",
+        timestep_spacing=spacing,
+    )
+    theirs.set_timesteps(steps)
+    z_t = normal(1, 4, 6, 6)
+    expected = _follow_theirs(theirs, _guess, z_t)
+    assert torch.equal(_follow(ours, _guess, z_t), expected)
+    parts = [_follow(ours, _guess, part) for part in z_t.split(4, dim=2)]
+    torch.testing.assert_close(torch.cat(parts, dim=3), expected)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [3, 7, 13])
 def test_ddim_steps_to_the_next_timestep_at_any_spacing(spacing, steps, normal):
-    scheduler = make_scheduler(
-        _config(scheduler="ddim", steps=steps, spacing=spacing, start_timestep=700), CPU
-    )
+    scheduler = make_solver(_config(scheduler="ddim", steps=steps, spacing=spacing, start_timestep=700), CPU)
     alpha = [float(alpha_bars()[t]) for t in scheduler.timesteps] + [1.0]
     z_t = expected = normal(1, 4, 6, 6)
     for i, t in enumerate(scheduler.timesteps):
@@ -130,11 +157,11 @@ def test_ddim_steps_to_the_next_timestep_at_any_spacing(spacing, steps, normal):
 
 def test_euler_is_ddim_in_other_coordinates(normal):
     settings = {"steps": 9, "spacing": "trailing"}
-    ddim = make_scheduler(_config(scheduler="ddim", **settings), CPU)
-    euler = make_scheduler(_config(scheduler="euler", **settings), CPU)
+    ddim = make_solver(_config(scheduler="ddim", **settings), CPU)
+    euler = make_solver(_config(scheduler="euler", **settings), CPU)
     z_lr, noise = normal(1, 4, 6, 6), normal(1, 4, 6, 6, seed=1)
-    first = [s.add_noise(z_lr, noise, s.timesteps[:1]) for s in (ddim, euler)]
-    seen = euler.scale_model_input(first[1], euler.timesteps[0])
+    first = [s.start(noise, z_lr) for s in (ddim, euler)]
+    seen = euler.seen(first[1], 0)
     torch.testing.assert_close(seen, first[0], atol=1e-4, rtol=1e-4)
     ends = [_follow(ddim, _guess, first[0])[-1], _follow(euler, _guess, first[1])[-1]]
     torch.testing.assert_close(ends[0], ends[1], atol=1e-3, rtol=1e-3)
@@ -143,7 +170,7 @@ def test_euler_is_ddim_in_other_coordinates(normal):
 @pytest.mark.parametrize(("steps", "start"), [(5, 999), (4, 300)])
 def test_ddpm_draws_from_the_posterior_of_the_spaced_chain(steps, start, normal):
     """q(z_prev | z_t, z_0) of Ho et al. 2020, with the alpha-bars of the timesteps that are kept."""
-    scheduler = make_scheduler(_config(steps=steps, start_timestep=start), CPU)
+    scheduler = make_solver(_config(steps=steps, start_timestep=start), CPU)
     timesteps = scheduler.timesteps.tolist()
     z_t, z_0 = normal(1, 4, 6, 6), normal(1, 4, 6, 6, seed=1)
     for now, following in zip(timesteps[:-1], timesteps[1:], strict=True):
@@ -153,18 +180,17 @@ def test_ddpm_draws_from_the_posterior_of_the_spaced_chain(steps, start, normal)
         variance = (1 - a_next) / (1 - a_now) * (1 - alpha)
         noise = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(7))
         expected = mean + math.sqrt(variance) * noise
-        drawing = generator_argument(scheduler, [torch.Generator().manual_seed(7)])
-        z_t = scheduler.step(z_0, scheduler.timesteps[timesteps.index(now)], z_t, **drawing).prev_sample
+        (z_t,) = scheduler.step(z_0, z_t, timesteps.index(now), [], [torch.Generator().manual_seed(7)])
         torch.testing.assert_close(z_t, expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_start_adds_the_noise_of_the_first_timestep(scheduler, normal):
     start = 999 if scheduler == "unipc" else 400
-    made = make_scheduler(_config(scheduler=scheduler, steps=4, start_timestep=start), CPU)
+    made = make_solver(_config(scheduler=scheduler, steps=4, start_timestep=start), CPU)
     assert int(made.timesteps[0]) == start
     z_lr, noise = normal(1, 4, 6, 6), normal(1, 4, 6, 6, seed=1)
-    z_t = made.scale_model_input(made.add_noise(z_lr, noise, made.timesteps[:1]), made.timesteps[0])
+    z_t = made.seen(made.start(noise, z_lr), 0)
     a = float(alpha_bars()[start])
     torch.testing.assert_close(z_t, math.sqrt(a) * z_lr + math.sqrt(1 - a) * noise, atol=1e-4, rtol=1e-4)
 

@@ -31,13 +31,12 @@ def test_every_step_is_diffusers(order, spacing, steps, normal):
     ours, theirs = DPMSolver(alpha_bars(), timesteps, order, CPU), _theirs(order, timesteps)
     assert ours.timesteps.tolist() == theirs.timesteps.tolist()
     z_0, noise = normal(2, 4, 3, 3), normal(2, 4, 3, 3, seed=1)
-    first = ours.timesteps[:1].expand(2)
-    z_t = ours.add_noise(z_0, noise, first)
-    torch.testing.assert_close(z_t, theirs.add_noise(z_0, noise, first))
+    z_t, past = ours.start(noise, z_0), []
+    torch.testing.assert_close(z_t, theirs.add_noise(z_0, noise, ours.timesteps[:1].expand(2)))
     for i, t in enumerate(ours.timesteps):
         guess = z_0 + 0.3 * normal(2, 4, 3, 3, seed=2 + i) * z_t  # depends on where the run has come to
         expected = theirs.step(guess, t, z_t).prev_sample
-        z_t = ours.step(guess, t, z_t).prev_sample
+        z_t, *past = ours.step(guess, z_t, i, past)
         torch.testing.assert_close(z_t, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -1,6 +1,6 @@
 """`clearsr data check`: look a set of images over before training on it, and cut it into shards of crops.
 
-`clearsr data make-testset`, in `make_testset`, makes pairs to evaluate on.
+`clearsr data make-testset` makes pairs to evaluate on, from any photographs, with a fixed seed.
 """
 
 import json
@@ -8,14 +8,18 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearsr.cli import make_testset
-from clearsr.cli.parser import UsageError
+from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
+from clearsr.cli.parser import UsageError, complain
 from clearsr.cli.terminal import write_line
+from clearsr.config.base import build_config
+from clearsr.config.degradation import DegradationConfig
+from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.data.check import DataReport
 
 _LISTED = 20
+_TESTSET_FLAGS = {"--preset": "preset"}
 _EPILOG = """\
 Every image is decoded whole. The exit code is 1 if any cannot be, or if a shard, a link or a line of a list
 leads to none. (Damage inside a JPEG that its decoder covers up cannot be seen.) Images are the same if their
@@ -52,7 +56,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     check = parser.add_argument_group("check")
     check.add_argument("--shards", type=Path, metavar="OUT", help="write crops of --crop N pixels here")
-    make_testset.add_arguments(parser)
+    _add_testset_arguments(parser)
 
 
 def run(args: Namespace) -> int:
@@ -60,8 +64,8 @@ def run(args: Namespace) -> int:
     if args.action == "make-testset":
         if args.shards is not None:
             raise UsageError("--shards: belongs to check")
-        return make_testset.run(args)
-    make_testset.refuse_flags(args)
+        return _make_testset(args)
+    _refuse_testset_flags(args)
     if args.crop is not None and args.crop < 1:
         raise UsageError(f"--crop {args.crop}: must be 1 or more")
     if args.shards is not None and args.crop is None:
@@ -129,3 +133,56 @@ def _listed(lines: list[str]) -> list[str]:
     more = len(lines) - _LISTED
     shown = [f"  {line}" for line in lines[:_LISTED]]
     return shown if more <= 0 else [*shown, f"  and {more} more (--json lists all)"]
+
+
+def _add_testset_arguments(parser: ArgumentParser) -> None:
+    """Declare what `make-testset` takes beside what `check` takes too."""
+    group = parser.add_argument_group("make-testset")
+    group.add_argument("-o", "--output", type=Path, metavar="OUT", help="the folder of the test set")
+    group.add_argument("--upscale", type=int, metavar="N", help="HR size over LR size (default: 4)")
+    group.add_argument("--seed", type=int, metavar="N", help="of every draw (default: 0)")
+    add_config_flags(group, _TESTSET_FLAGS, DegradationConfig())
+    add_config_files(group, "second.blur.probability=0.5")
+
+
+def _refuse_testset_flags(args: Namespace) -> None:
+    """With `check`, what belongs to `make-testset` is a mistake."""
+    given = {"-o": args.output, "--upscale": args.upscale, "--seed": args.seed, "--preset": args.preset}
+    for flag, value in (given | {"--set": args.set or None, "--config": args.config or None}).items():
+        if value is not None:
+            raise UsageError(f"{flag}: belongs to make-testset")
+
+
+def _make_testset(args: Namespace) -> int:
+    """Make the pairs; 1 if a photograph cannot be read."""
+    if args.output is None:
+        raise UsageError("make-testset: needs -o OUT, the folder of the test set")
+    degradation = build(DegradationConfig, collect(args, _TESTSET_FLAGS))
+
+    from rich.progress import Progress
+
+    from clearsr.evaluation.testset import TestsetConfig, make_testset
+
+    chosen = {"upscale": args.upscale, "crop": args.crop, "seed": args.seed}
+    values = {name: value for name, value in chosen.items() if value is not None}
+    try:
+        config = build_config(TestsetConfig, values | {"degradation": degradation})
+    except ClearSRError as error:
+        raise UsageError(f"make-testset: {error}") from None
+    with Progress(transient=True, disable=args.quiet) as progress:
+        task = progress.add_task("degrading", total=None)
+
+        def on_image(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        made = make_testset(args.inputs, args.output, config, on_image)
+    if args.json:
+        report = {"output": str(args.output), "pairs": made.names, "left_out": made.left_out}
+        write_line(json.dumps(report | {"failed": made.failed}, indent=2))
+    else:
+        write_line(f"{len(made.names)} pairs in {args.output}, settings in {args.output / 'manifest.json'}")
+        for name in made.left_out:
+            write_line(f"left out, smaller than {config.crop}x{config.crop}: {name}")
+    for line in made.failed:
+        complain(line)
+    return 1 if made.failed else 0

@@ -3,6 +3,7 @@
 The photographs come inside scikit-image's wheel and are in the public domain or under CC0.
 """
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from clearsr.files.comparison import side_by_side
 from clearsr.image import ImageData, from_pil, read_image, resize, to_pil, write_image
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import make_generator
+
+logger = logging.getLogger(__name__)
 
 UPSCALE, MAX_SIDE = 4, 512
 PHOTOGRAPHS = {
@@ -140,3 +143,22 @@ def _score(name: str, image: ImageData, hr: ImageData, seconds: float) -> Scores
     color, truth = image.color.clamp(0, 1), hr.color
     sharpness = gradient_energy(color) / gradient_energy(truth).clamp_min(1e-12)
     return Scores(name, psnr(color, truth).item(), ssim(color, truth).item(), sharpness.item(), seconds)
+
+
+def write_examples(folder: Path) -> list[Path]:
+    """The bundled photographs, made small and damaged, as files to try a page with.
+
+    None if scikit-image, which brings the photographs, is not installed.
+    """
+    paths = []
+    for name in PHOTOGRAPHS:
+        try:
+            picture, _ = degraded_photograph(name)
+        except ClearSRError as error:
+            logger.info("no examples on the page: %s", error)
+            return []
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(picture, path)
+        paths.append(path)
+    return paths

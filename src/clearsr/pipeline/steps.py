@@ -46,7 +46,8 @@ from clearsr.pipeline.budget import (
     VaeCost,
 )
 from clearsr.pipeline.store import GridStore
-from clearsr.sampling.denoise import Conditioning, StepCallback, denoise
+from clearsr.sampling.denoise import StepCallback, denoise
+from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
 
 MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory

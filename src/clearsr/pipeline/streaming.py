@@ -21,7 +21,8 @@ from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.pipeline.budget import Workload, give_back_freed_memory
 from clearsr.pipeline.steps import PipelineSteps
 from clearsr.pipeline.store import GridStore
-from clearsr.sampling.denoise import Conditioning, StepCallback
+from clearsr.sampling.denoise import StepCallback
+from clearsr.sampling.guidance import Conditioning
 from clearsr.tiling import Window, pieces, tile_windows
 
 # Input pixels around a part whose colour is looked for where it is transparent; a power of two, so that the

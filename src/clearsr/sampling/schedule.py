@@ -1,17 +1,15 @@
-"""Which scheduler, and which timesteps. Every scheduler is told that the network predicts z_0.
+"""Which solver, and which timesteps. Every scheduler of diffusers is told that the network predicts z_0.
 
 DDIM and DPM-Solver++ are our own (`sampling/solver.py`), so that the embedded model needs no diffusers.
 """
 
-import inspect
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from clearsr.config.sampling import SamplingConfig, SchedulerName
 from clearsr.models.prediction import BETAS, TRAIN_TIMESTEPS, alpha_bars
-from clearsr.sampling.solver import DPMSolver
+from clearsr.sampling.solver import DiffusersSolver, DPMSolver, Solver
 
 # Stable Diffusion's noise schedule. `sample` is diffusers' name for predicting z_0.
 _COMMON: dict[str, Any] = {
@@ -31,8 +29,8 @@ _DIFFUSERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
 }
 
 
-def make_scheduler(config: SamplingConfig, device: torch.device) -> Any:
-    """A scheduler with its timesteps set: our own solver, or one of diffusers'."""
+def make_solver(config: SamplingConfig, device: torch.device) -> Solver:
+    """The solver of a run: our own, or one of diffusers' schedulers."""
     spacing = config.spacing or ("linspace" if config.scheduler == "ddpm" else "trailing")
     timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
     if config.scheduler in _SOLVER_ORDERS:
@@ -41,19 +39,13 @@ def make_scheduler(config: SamplingConfig, device: torch.device) -> Any:
 
     name, extra = _DIFFUSERS[config.scheduler]
     cls = getattr(diffusers, name)
-    if config.scheduler != "unipc":
-        scheduler = cls(**_COMMON, **extra)
-        scheduler.set_timesteps(timesteps=timesteps, device=device)
-    else:
+    if config.scheduler == "unipc":  # it takes no timesteps
         scheduler = cls(**_COMMON, **extra, timestep_spacing=spacing)
         scheduler.set_timesteps(config.steps, device=device)
-    return scheduler
-
-
-def generator_argument(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:
-    """The generators as `step` takes them; deterministic schedulers have no such argument."""
-    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": list(generators)} if takes_generator else {}
+        return DiffusersSolver(scheduler, order=scheduler.config.solver_order)
+    scheduler = cls(**_COMMON, **extra)
+    scheduler.set_timesteps(timesteps=timesteps, device=device)
+    return DiffusersSolver(scheduler, draws=config.scheduler == "ddpm")
 
 
 def spaced_timesteps(steps: int, start: int, spacing: str) -> list[int]:

@@ -18,7 +18,8 @@ from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import TRAIN_TIMESTEPS, network_input, predicted_z_0, training_target
-from clearsr.sampling.denoise import Conditioning, denoise
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
 from clearsr.training.adversary import Discriminator
 

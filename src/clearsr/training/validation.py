@@ -21,7 +21,8 @@ from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import TRAIN_TIMESTEPS
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling.denoise import Conditioning, denoise
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
 
 _NIQE_SIDE = 192  # below, a picture has too few blocks for the measure to mean anything

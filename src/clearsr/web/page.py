@@ -8,12 +8,12 @@ from fastapi import FastAPI
 
 from clearsr.config.output import FORMATS, OutputConfig
 from clearsr.config.sampling import ColorMethod, SchedulerName
+from clearsr.evaluation.demo import write_examples
 from clearsr.image import IMAGE_SUFFIXES
 from clearsr.web.api import Service
 from clearsr.web.fields import detail_of
 from clearsr.web.look import CSS, HEAD, make_theme, note
 from clearsr.web.page_actions import NO_PICTURE, Actions
-from clearsr.web.page_examples import write_examples
 from clearsr.web.page_parts import Page
 
 # On a phone the status is below the button; what is to be sent goes through.
@@ -39,7 +39,7 @@ def mount_page(app: FastAPI, service: Service) -> None:
 
 def build_page(service: Service) -> gr.Blocks:
     """All components, wired."""
-    examples = write_examples(service.storage)
+    examples = write_examples(service.storage.examples)
     # Cached files are deleted by `Storage`.
     with gr.Blocks(title="ClearSR", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(HEAD, elem_id="head")

@@ -12,7 +12,8 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.paper.complexity.macs import MAC_LABELS, Macs, add, count, count_macs
 from clearsr.paper.complexity.naive import naive_denoise
-from clearsr.sampling.denoise import Conditioning, denoise
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
 
 GIGA = 1e9
 
@@ -51,7 +52,7 @@ def test_the_sum_is_what_a_real_run_of_all_steps_does(make_network, normal, naiv
     mean = normal(1, 8, 8, 12)
     conditioning = Conditioning(LatentLR(mean, mean.abs() + 0.1), normal(1, 1, 16))
     run = naive_denoise if naive else denoise
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         run(network, conditioning, config, [torch.Generator()])
     table = count_macs(network.config, (64, 96), steps=3, guided=guided, naive=naive)
     assert table.denoising.total == counter.get_total_flops() // 2

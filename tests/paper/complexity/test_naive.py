@@ -9,7 +9,8 @@ from clearsr.image import ImageData
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.paper.complexity.naive import naive_denoise
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling.denoise import Conditioning, denoise
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
 
 PARTS = ("structure_preserving", "detail_preserving", "unet.mid_block", "unet.up_blocks.0")
 

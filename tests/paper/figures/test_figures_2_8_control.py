@@ -16,7 +16,7 @@ from clearsr.paper.figures.figures_2_8_control import (
     visited_timesteps,
 )
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling.schedule import make_scheduler
+from clearsr.sampling.schedule import make_solver
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_shown_signal_is_the_last_on_the_grid_of_the_first_attention(network, ma
 )
 def test_visited_timesteps_are_some_of_the_runs(sampling, steps, count, places):
     run = sampling.model_copy(update={"steps": steps})
-    timesteps = make_scheduler(run, torch.device("cpu")).timesteps.tolist()
+    timesteps = make_solver(run, torch.device("cpu")).timesteps.tolist()
     assert visited_timesteps(run, count) == [timesteps[place] for place in places]
 
 

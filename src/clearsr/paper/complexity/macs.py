@@ -22,7 +22,7 @@ from clearsr.models.checkpoint import locate, read_description
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.parameters import PART_LABELS, part_of
 from clearsr.models.sd21 import meta_text_encoder
-from clearsr.sampling.denoise import Conditioning, Tiles, guided_z_0
+from clearsr.sampling.guidance import Conditioning, Tiles, guided_z_0
 from clearsr.tiling import Window
 
 MAC_LABELS = {

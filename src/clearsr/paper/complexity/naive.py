@@ -15,8 +15,9 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.prediction import network_input, predicted_z_0
 from clearsr.models.transformer import Attention, OneTokenProcessor
-from clearsr.sampling.denoise import Conditioning, draw_noise
-from clearsr.sampling.schedule import generator_argument, make_scheduler
+from clearsr.sampling.guidance import Conditioning
+from clearsr.sampling.noise import draw_noise
+from clearsr.sampling.schedule import make_solver
 
 
 @torch.no_grad()
@@ -32,15 +33,13 @@ def naive_denoise(
         generators: one CPU generator per image.
     """
     z_lr = conditioning.embedding.mean
-    scheduler = make_scheduler(config, z_lr.device)
-    noise = config.noise_scale * draw_noise(z_lr, generators)
-    z_t = scheduler.add_noise(z_lr, noise, scheduler.timesteps[:1].expand(len(z_lr)))
-    drawing = generator_argument(scheduler, generators)
+    solver = make_solver(config, z_lr.device)
+    z_t = solver.start(config.noise_scale * draw_noise(z_lr, generators), z_lr)
+    past: list[torch.Tensor] = []
     with stock_attention(network):
-        for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(z_t, t)
-            z_0 = naive_z_0(network, conditioning, scaled, t, config)
-            z_t = scheduler.step(z_0, t, z_t, **drawing).prev_sample
+        for i, t in enumerate(solver.timesteps):
+            z_0 = naive_z_0(network, conditioning, solver.seen(z_t, i), t, config)
+            z_t, *past = solver.step(z_0, z_t, i, past, generators)
     return z_t
 
 

@@ -25,7 +25,8 @@ from clearsr.paper.complexity.child import peak_bytes, reset_peak
 from clearsr.paper.complexity.macs import count_macs
 from clearsr.paper.complexity.timing import SIDE, Timing, interleave, make_picture, synchronize
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling.denoise import Conditioning, StepCallback, denoise
+from clearsr.sampling.denoise import StepCallback, denoise
+from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
 
 

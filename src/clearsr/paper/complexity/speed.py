@@ -26,7 +26,8 @@ from clearsr.paper.complexity.timing import (
     upscale_once,
 )
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling.denoise import Conditioning, denoise
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
 
 SMALL_SIDE = 128  # where control signals of many timesteps are computed at once

@@ -23,7 +23,7 @@ from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.paper.figures.figure_pairs import Pair
 from clearsr.paper.figures.hooks import window_attention_layers, without_cross_attention
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.sampling.schedule import make_scheduler
+from clearsr.sampling.schedule import make_solver
 
 # How far control signals lie from x_lr: the Kullback-Leibler divergences of Figures 2 and 8, written down.
 #
@@ -253,7 +253,7 @@ def visited_timesteps(sampling: SamplingConfig, count: int) -> list[int]:
     """
     if sampling.steps == 0:
         raise ClearSRError("--steps 0: there is no run to look into; give 1 or more")
-    timesteps = [round(float(t)) for t in make_scheduler(sampling, torch.device("cpu")).timesteps]
+    timesteps = [round(float(t)) for t in make_solver(sampling, torch.device("cpu")).timesteps]
     count = min(count, len(timesteps))
     places = [round(i * (len(timesteps) - 1) / max(1, count - 1)) for i in range(count)]
     return [timesteps[place] for place in places]

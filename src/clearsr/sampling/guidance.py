@@ -1,0 +1,150 @@
+"""z_0 as the network predicts it: guided, adjusted, and from tiles where the images are large.
+
+The prompts are the whole image's; x_lr is cut with the tiles.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from clearsr.config.sampling import SamplingConfig
+from clearsr.models.clearsr import ClearSRNetwork, ControlSignals
+from clearsr.models.latent_lr_embedding import LatentLR
+from clearsr.models.prediction import network_input, predicted_z_0
+from clearsr.sampling.control_ahead import ControlAhead, chunk_length
+from clearsr.sampling.latent_space_adjustment import adjust
+from clearsr.sampling.solver import Solver
+from clearsr.tiling import Grid, Window, blend_tiles, stack_windows, tile_windows
+
+KEPT_TILES = 32  # with more, the SPM runs again at each step instead of holding its features for all tiles
+
+
+class Conditioning(NamedTuple):
+    """Everything that the loop knows of the images."""
+
+    embedding: LatentLR  # x_lr, B×c×h×w
+    prompt: torch.Tensor  # image prompt p, B×T×D
+    negative: torch.Tensor | None = None  # embedding of a non-empty negative prompt, 1×tokens×D
+
+
+class Tiles(NamedTuple):
+    """The images' share of some windows of equal size: all images at the first, all at the second, ..."""
+
+    conditioning: Conditioning
+    structure: list[torch.Tensor] | None  # the SPM's features, which hold for every step; None: not kept
+
+    @classmethod
+    def cut(
+        cls, network: ClearSRNetwork, whole: Conditioning, windows: Sequence[Window], keep: bool
+    ) -> "Tiles":
+        """x_lr is cut with the windows; the prompts are the whole image's."""
+        embedding = LatentLR(*(stack_windows(part, windows) for part in whole.embedding))
+        structure = network.structure_features(embedding.mean) if keep else None
+        prompt = whole.prompt.repeat(len(windows), 1, 1)
+        return cls(Conditioning(embedding, prompt, whole.negative), structure)
+
+
+class Predictor:
+    """The network on some images: z_0 as it predicts it at each step of a run."""
+
+    def __init__(
+        self,
+        network: ClearSRNetwork,
+        conditioning: Conditioning,
+        config: SamplingConfig,
+        solver: Solver,
+        tiles_at_once: int = 1,
+        on_tile: Callable[[], None] | None = None,
+    ) -> None:
+        """`tiles_at_once` of each image make a batch; `on_tile` is called after each."""
+        self._network, self._conditioning, self._config = network, conditioning, config
+        self._solver, self._on_tile = solver, on_tile
+        height, width = conditioning.embedding.mean.shape[-2:]
+        self._windows = windows = tile_windows(height, width, config.tile.size, config.tile.overlap)
+        starts = range(0, len(windows), tiles_at_once)
+        self._groups = [tuple(windows[i : i + tiles_at_once]) for i in starts]
+        is_kept = len(solver.timesteps) > 1 and len(windows) <= KEPT_TILES
+        self._kept = {group: self._cut(group, keep=True) for group in self._groups if is_kept}
+        self._ahead = self._control_ahead()
+
+    def __call__(self, z_t: Grid, i: int) -> Any:
+        """z_0 of all images from their z_t, B×c×h×w, at step `i`; a grid as z_t."""
+        return blend_tiles(self._tiles(z_t, i), z_t, self._windows)
+
+    def _tiles(self, z_t: Grid, i: int) -> Iterator[torch.Tensor]:
+        lsa, t, steps = self._config.lsa, self._solver.timesteps[i], len(self._solver.timesteps)
+        control = None if self._ahead is None else self._ahead.at(i)
+        for group in self._groups:
+            tiles = self._kept.get(group) or self._cut(group, keep=False)
+            seen = self._solver.seen(stack_windows(z_t, group), i)
+            z_0 = guided_z_0(self._network, tiles, seen, t, self._config, control)
+            if lsa.target == "z_0":  # before blending, which is all the same: both are means
+                z_0 = adjust(z_0, tiles.conditioning.embedding.mean, i, steps, lsa)
+            for tile in z_0.chunk(len(group)):
+                if self._on_tile is not None:
+                    self._on_tile()
+                yield tile
+
+    def _cut(self, windows: Sequence[Window], keep: bool) -> Tiles:
+        return Tiles.cut(self._network, self._conditioning, windows, keep)
+
+    def _control_ahead(self) -> ControlAhead | None:
+        """x_c of several timesteps at a time, where the picture is one small tile; else None."""
+        timesteps = self._solver.timesteps
+        if [len(group) for group in self._kept] != [1] or len(timesteps) == 1:
+            return None
+        (tile,) = self._kept.values()
+        z_lr = tile.conditioning.embedding.mean
+        length = chunk_length(*z_lr.shape[-2:])
+        return ControlAhead(self._network, z_lr, tile.structure, timesteps, length) if length > 1 else None
+
+
+def guided_z_0(
+    network: ClearSRNetwork,
+    tiles: Tiles,
+    z_t: torch.Tensor,
+    t: torch.Tensor,
+    config: SamplingConfig,
+    control: ControlSignals | None = None,
+) -> torch.Tensor:
+    """z_0 as predicted at timestep `t`, with classifier-free guidance (Ho & Salimans 2022) if it is on.
+
+    Both branches of guidance share the U-Net encoder, the DPM and the SPM, because the image prompt enters in
+    the decoder only: exact, and nearly a third less work. A non-empty negative prompt needs its own full
+    pass.
+
+    Args:
+        control: x_c of the null prompt at `t`; unset: it is computed.
+    """
+    embedding, prompt, negative = tiles.conditioning
+    structure = tiles.structure
+    if structure is None and (control is None or negative is not None):
+        structure = network.structure_features(embedding.mean)
+    prediction = network.config.prediction
+    batch = len(z_t)
+    timestep = t.to(z_t.device).round().long().expand(batch)
+    alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
+    latent = network_input(prediction, z_t, alpha_bar, embedding)
+
+    def decode(
+        text: torch.Tensor, prompts: list[torch.Tensor], control: ControlSignals | None = None
+    ) -> list[torch.Tensor]:
+        """Outputs for several decoder prompts under one text in the encoder and the DPM."""
+        text = text.expand(batch, -1, -1).to(latent.dtype)
+        if control is None:
+            control = network.control_signals(embedding.mean, timestep, text, structure)
+        encoded = network.unet_encode(latent, timestep, text)
+        return [network.unet_decode(encoded, control, p.to(latent.dtype)) for p in prompts]
+
+    null = network.null_prompt.expand(batch, -1, -1)
+    if config.guidance_scale == 1:
+        (output,) = decode(network.null_prompt, [prompt], control)
+    else:
+        if negative is None:
+            conditional, unconditional = decode(network.null_prompt, [prompt, null], control)
+        else:
+            (conditional,) = decode(network.null_prompt, [prompt], control)
+            (unconditional,) = decode(negative, [negative.expand(batch, -1, -1)])
+        output = unconditional + config.guidance_scale * (conditional - unconditional)
+    return predicted_z_0(prediction, output.to(z_t.dtype), z_t, alpha_bar, embedding)
