@@ -41,11 +41,11 @@ def test_vae_that_overflows_fp16_is_run_in_a_wider_format(make_network, normal):
         for parameter in layer.parameters():
             parameter.mul_(factor)
     pipeline = _pipeline(network)
-    expected = pipeline.decode(latents)
+    expected = pipeline.steps.decode(latents)
     with torch.autocast("cpu", torch.float16):
         assert not network.latents.decode(latents).isfinite().all()  # what would become of it
-    pipeline.precision = torch.float16  # as on an accelerator; users cannot ask a CPU for it
-    assert (pipeline.decode(latents) - expected).abs().mean() < 0.02
+    pipeline.steps.precision = torch.float16  # as on an accelerator; users cannot ask a CPU for it
+    assert (pipeline.steps.decode(latents) - expected).abs().mean() < 0.02
     assert vae_precision(torch.float16, CPU) in (torch.bfloat16, torch.float32)
     assert vae_precision(torch.bfloat16, CPU) == torch.bfloat16
 
@@ -127,10 +127,10 @@ def test_no_float64_is_computed_with(make_network, image):
             return result
 
     pipeline = _pipeline(make_network())
-    pixels = pipeline.prepare(image, CONFIG)[None]
+    pixels = pipeline.steps.prepare(image, CONFIG)[None]
     with NoDoubles(), torch.no_grad():
-        latents = pipeline.sample(pipeline.condition(pixels, CONFIG), CONFIG)
-        assert pipeline.decode(latents).isfinite().all()
+        latents = pipeline.sample(pipeline.steps.condition(pixels, CONFIG), CONFIG)
+        assert pipeline.steps.decode(latents).isfinite().all()
 
 
 class _LiveBytes(TorchDispatchMode):

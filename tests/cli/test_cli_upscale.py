@@ -206,16 +206,16 @@ def test_settings_come_from_file_set_and_flags(upscale, photo, tmp_path):
 def test_out_of_memory_is_one_failed_file(upscale, photo, tmp_path, monkeypatch):
     import torch
 
-    from clearsr.pipeline.pipeline import ClearSRPipeline
+    from clearsr.pipeline.steps import PipelineSteps
 
-    decode = ClearSRPipeline.decode_signed
+    decode = PipelineSteps.decode_signed
 
     def decode_small(self, latents, *arguments):
         if latents.shape[-1] > 16:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return decode(self, latents, *arguments)
 
-    monkeypatch.setattr(ClearSRPipeline, "decode_signed", decode_small)
+    monkeypatch.setattr(PipelineSteps, "decode_signed", decode_small)
     photo("in/large.png", 16, 80)
     photo("in/small.png")
     outcome = upscale(tmp_path / "in", "-o", tmp_path / "out")

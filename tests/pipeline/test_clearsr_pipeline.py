@@ -133,7 +133,7 @@ def test_no_steps_show_what_the_lr_encoder_restores(pipeline, make_image):
     image = make_image()
     latents = pipeline.network.latents
     with torch.no_grad():
-        pixels = latents.decode(latents.embed_lr(pipeline.prepare(image, config)[None] * 2 - 1).mean)
+        pixels = latents.decode(latents.embed_lr(pipeline.steps.prepare(image, config)[None] * 2 - 1).mean)
     expected = ((pixels[0] + 1) / 2).clamp(0, 1)
     torch.testing.assert_close(pipeline.upscale([image], config)[0].color, expected, atol=1e-5, rtol=0)
 
@@ -165,11 +165,11 @@ def test_colours_of_large_areas_are_the_inputs(pipeline, make_image):
 def test_padding_is_cropped_away_exactly(pipeline, make_image):
     image = make_image(9, 11)
     config = pipeline.configure()
-    prepared = pipeline.prepare(image, config)
+    prepared = pipeline.steps.prepare(image, config)
     assert prepared.shape[1] % pipeline.network.pixel_multiple() == 0
     assert prepared.shape[2] % pipeline.network.pixel_multiple() == 0
     torch.testing.assert_close(prepared[:, :36, :44], resize(image.color[None], (36, 44))[0])
-    finished = pipeline.finish(prepared, prepared, image, config)
+    finished = pipeline.steps.finish(prepared, prepared, image, config)
     torch.testing.assert_close(finished.color, prepared[:, :36, :44], atol=1e-6, rtol=0)
 
 

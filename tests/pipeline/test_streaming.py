@@ -115,9 +115,7 @@ def test_no_part_has_the_size_of_the_image(pipeline, make_picture, monkeypatch, 
     )
     try:
         image = ImageData(make_picture(100, 130))
-        blocks = streaming.upscale_in_blocks(
-            pipeline, DataSource(image), config, (400, 520), IN_BLOCKS, tmp_path
-        )
+        blocks = pipeline.upscale_in_blocks(DataSource(image), config, (400, 520), IN_BLOCKS, tmp_path)
         sizes = {max(block.height, block.width) for _, block in blocks}
     finally:
         handle.remove()
@@ -147,7 +145,7 @@ def test_no_seam(pipeline, make_picture, kind):
 def test_memory_that_runs_out_is_tried_again_with_less(pipeline, make_picture, monkeypatch, caplog):
     images = [ImageData(make_picture(16, 16, seed), source=f"{seed}.png") for seed in range(4)]
     expected = pipeline.upscale(images)
-    tried, condition = [], pipeline.condition
+    tried, condition = [], pipeline.steps.condition
 
     def full(pixels, *arguments):
         tried.append(len(pixels))
@@ -155,7 +153,7 @@ def test_memory_that_runs_out_is_tried_again_with_less(pipeline, make_picture, m
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate")
         return condition(pixels, *arguments)
 
-    monkeypatch.setattr(pipeline, "condition", full)
+    monkeypatch.setattr(pipeline.steps, "condition", full)
     results = pipeline.upscale(images)
     assert tried == [4, 2, 1, 1, 1, 1]
     assert "0.png: memory ran out; trying again with less at once (images 2)" in caplog.text

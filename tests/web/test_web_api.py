@@ -197,7 +197,7 @@ def test_our_bug_is_told_without_its_traceback(serve, picture, tiny_pipeline, mo
         raise KeyError("secret detail")
 
     with serve() as client:
-        monkeypatch.setattr(tiny_pipeline, "decode", broken)
+        monkeypatch.setattr(tiny_pipeline.steps, "decode", broken)
         response = post(client, picture())
         assert response.status_code == 500
         assert error_of(response)["code"] == "internal_error"

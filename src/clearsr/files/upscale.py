@@ -145,7 +145,6 @@ def _upscale_in_blocks(
         ClearSRError: input or output is of a format that is in memory as a whole, and does not fit there.
     """
     from clearsr.pipeline.steps import result_size
-    from clearsr.pipeline.streaming import upscale_in_blocks
 
     with closing(open_source(job.input)) as source:
         size = result_size(source.height, source.width, sampling)
@@ -156,8 +155,8 @@ def _upscale_in_blocks(
                 f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
                 "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
             )
-        blocks = upscale_in_blocks(
-            pipeline, source, workload.applied_to(sampling), size, workload, job.output.parent, on_part
+        blocks = pipeline.upscale_in_blocks(
+            source, workload.applied_to(sampling), size, workload, job.output.parent, on_part
         )
         write_blocks(job.output, size, workload.piece, blocks, output)
     return size

@@ -8,7 +8,7 @@ own generator, seeded by `SamplingConfig.seed`. (For files, `files/upscale.py` p
 import dataclasses
 import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -21,16 +21,19 @@ from clearsr.errors import ClearSRError
 from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
 from clearsr.image import ImageData, from_pil, to_pil
 from clearsr.image.data import IN_MEMORY, InputCost
-from clearsr.image.source import DataSource
+from clearsr.image.source import DataSource, ImageSource
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.clearsr import ClearSRNetwork, compile_network, store_for_inference
 from clearsr.pipeline.budget import Workload, images_at_once, plan_work, with_less_on_failure
 from clearsr.pipeline.steps import PipelineSteps, output_size, result_size
 from clearsr.pipeline.streaming import upscale_in_blocks
-from clearsr.sampling.denoise import StepCallback
+from clearsr.sampling.denoise import StepCallback, denoise
+from clearsr.sampling.guidance import Conditioning
+from clearsr.seeds import make_generator
+from clearsr.tiling import Window
 
 
-class ClearSRPipeline(PipelineSteps):
+class ClearSRPipeline:
     """A trained network with what it takes to run it on images.
 
     Build one with `from_pretrained`. `defaults` are the settings that suit the model; every call may override
@@ -50,9 +53,24 @@ class ClearSRPipeline(PipelineSteps):
 
         With `offload` its parts stay where they are and copies are on the device while they run.
         """
-        super().__init__(network, device, precision, offload)
+        self.steps = PipelineSteps(network, device, precision, offload)
         self.defaults = defaults or SamplingConfig()
         self.stages = list(stages)
+
+    @property
+    def network(self) -> ClearSRNetwork:
+        """What is run."""
+        return self.steps.network
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is run."""
+        return self.steps.device
+
+    @property
+    def precision(self) -> torch.dtype:
+        """What the denoising network computes in."""
+        return self.steps.precision
 
     @classmethod
     def from_pretrained(
@@ -198,8 +216,8 @@ class ClearSRPipeline(PipelineSteps):
         Raises:
             ClearSRError: the budget is too small for anything.
         """
-        tile = self.tile_cost(config)
-        return plan_work(size, self.vae_cost(), config.max_memory, self.device, reading, tile)
+        tile, vae = self.steps.tile_cost(config), self.steps.vae_cost()
+        return plan_work(size, vae, config.max_memory, self.device, reading, tile)
 
     @torch.no_grad()
     def upscale_with(
@@ -210,21 +228,51 @@ class ClearSRPipeline(PipelineSteps):
         on_step: StepCallback | None = None,
     ) -> list[ImageData]:
         """`upscale` of images of equal size with a given workload, and no second try."""
-        config = workload.applied_to(config)
+        config, steps = workload.applied_to(config), self.steps
         if workload.is_in_blocks:
             return [self._assembled(image, config, workload, on_step) for image in images]
         results, folder = [], Path(tempfile.gettempdir())
-        new_map = self.grid_store(config, workload.piece, folder).feature_map
+        new_map = steps.grid_store(config, workload.piece, folder).feature_map
         for start in range(0, len(images), workload.images):
             batch = images[start : start + workload.images]
-            prepared = [self.prepare(image, config) for image in batch]  # 1
+            prepared = [steps.prepare(image, config) for image in batch]  # 1
             pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
-            conditioning = self.condition(pixels, config, workload.piece, new_map)  # 2
+            conditioning = steps.condition(pixels, config, workload.piece, new_map)  # 2
             latents = self.sample(conditioning, config, on_step, tiles_at_once=workload.tiles)  # 3
-            decoded = self.decode(latents, workload.piece, new_map)  # 4
+            decoded = steps.decode(latents, workload.piece, new_map)  # 4
             for picture, reference, image in zip(decoded, prepared, batch, strict=True):
-                results.append(self.finish(picture, reference, image, config))  # 5
+                results.append(steps.finish(picture, reference, image, config))  # 5
         return results
+
+    def sample(
+        self,
+        conditioning: Conditioning,
+        config: SamplingConfig,
+        on_step: StepCallback | None = None,
+        on_tile: Callable[[], None] | None = None,
+        tiles_at_once: int = 1,
+    ) -> Any:
+        """Step 3, the denoising loop: z_0, B×c×h×w; on disk if x_lr is."""
+        generators = [make_generator("image", config.seed) for _ in conditioning.prompt]
+        with self.steps.running("denoiser"):
+            return denoise(self.network, conditioning, config, generators, on_step, on_tile, tiles_at_once)
+
+    def upscale_in_blocks(
+        self,
+        source: ImageSource,
+        config: SamplingConfig,
+        size: tuple[int, int],
+        workload: Workload,
+        folder: Path,
+        on_part: StepCallback | None = None,
+    ) -> Iterator[tuple[Window, ImageData]]:
+        """The upscaled image of that height and width in blocks, row by row: where each lies, and the block.
+
+        Args:
+            folder: where latents are laid aside if they are many.
+            on_part: called after each part of the work; may raise to stop.
+        """
+        return upscale_in_blocks(self.steps, self.sample, source, config, size, workload, folder, on_part)
 
     def _assembled(
         self, image: ImageData, config: SamplingConfig, workload: Workload, on_step: StepCallback | None
@@ -235,7 +283,7 @@ class ClearSRPipeline(PipelineSteps):
         alpha = None if image.alpha is None else torch.empty(1, height, width)
         folder = Path(tempfile.gettempdir())
         source = DataSource(image)
-        for window, block in upscale_in_blocks(self, source, config, size, workload, folder, on_step):
+        for window, block in self.upscale_in_blocks(source, config, size, workload, folder, on_step):
             color[window.cells] = block.color
             if alpha is not None and block.alpha is not None:
                 alpha[window.cells] = block.alpha

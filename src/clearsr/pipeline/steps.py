@@ -1,15 +1,15 @@
-"""The five numbered steps from an image to its upscaled self, on one device at one precision.
+"""The numbered steps from an image to its upscaled self, on one device at one precision.
 
 `ClearSRPipeline` (`pipeline.py`) does them for images that fit into memory, `streaming.py` part by part for
-those that do not. The loop of step 3 is `sampling.denoise`; nothing here chooses settings or how much to do
-at once.
+those that do not. Step 3 is the denoising loop, `sampling.denoise`; nothing here chooses settings or how much
+to do at once.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -46,9 +46,7 @@ from clearsr.pipeline.budget import (
     VaeCost,
 )
 from clearsr.pipeline.store import GridStore
-from clearsr.sampling.denoise import StepCallback, denoise
 from clearsr.sampling.guidance import Conditioning
-from clearsr.seeds import make_generator
 
 MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
 
@@ -146,20 +144,6 @@ class PipelineSteps:
         from clearsr.models.pretrained import encode_text  # with diffusers and transformers
 
         return encode_text(base, config.negative_prompt, self.network.config.base_revision).to(self.device)
-
-    def sample(
-        self,
-        conditioning: Conditioning,
-        config: SamplingConfig,
-        on_step: StepCallback | None = None,
-        on_tile: Callable[[], None] | None = None,
-        tiles_at_once: int = 1,
-    ) -> Any:
-        """3. The denoising loop: z_0, B×c×h×w; on disk if x_lr is."""
-        batch = len(conditioning.embedding.mean)
-        generators = [make_generator("image", config.seed) for _ in range(batch)]
-        with self.running("denoiser"):
-            return denoise(self.network, conditioning, config, generators, on_step, on_tile, tiles_at_once)
 
     def decode(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None

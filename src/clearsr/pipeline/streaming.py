@@ -85,7 +85,8 @@ class _SignedPixels:
 
 @torch.no_grad()
 def upscale_in_blocks(
-    pipeline: PipelineSteps,
+    steps: PipelineSteps,
+    sample: Callable[..., Any],
     source: ImageSource,
     config: SamplingConfig,
     size: tuple[int, int],
@@ -96,18 +97,20 @@ def upscale_in_blocks(
     """The upscaled image in blocks of side `workload.piece`, row by row: where each lies, and the block.
 
     Args:
+        sample: step 3, `ClearSRPipeline.sample`.
         size: height and width of the output.
         workload: how much is encoded, decoded and given at once, and how many tiles are denoised.
         folder: where latents are laid aside if they are many.
         on_part: called after each part of the work; may raise to stop.
     """
-    prepared = PreparedSource(source, size, pipeline.network.pixel_multiple())
-    store = pipeline.grid_store(config, workload.piece, folder)
-    work = _Work(pipeline, prepared, config, workload, store, on_part)
+    prepared = PreparedSource(source, size, steps.network.pixel_multiple())
+    store = steps.grid_store(config, workload.piece, folder)
+    work = _Work(steps, prepared, config, workload, store, on_part)
     prompt, colors = work.survey()
     embedding = work.embed()
-    latents = work.sample(Conditioning(embedding, prompt, pipeline.negative_prompt(config)))
-    del embedding
+    conditioning = Conditioning(embedding, prompt, steps.negative_prompt(config))
+    latents = sample(conditioning, config, on_tile=work.advance, tiles_at_once=workload.tiles)
+    del embedding, conditioning
     decode = work.decoder(latents)
     statistics = (work.statistics(decode), colors) if config.color == "adain" else None
     for window in pieces(*size, workload.piece):
@@ -124,16 +127,16 @@ class _Work:
 
     def __init__(
         self,
-        pipeline: PipelineSteps,
+        steps: PipelineSteps,
         prepared: PreparedSource,
         config: SamplingConfig,
         workload: Workload,
         store: GridStore,
         on_part: StepCallback | None,
     ) -> None:
-        self._pipeline, self._prepared, self._config = pipeline, prepared, config
-        self._piece, self._tiles_at_once, self._store = workload.piece, workload.tiles, store
-        self._latents = pipeline.network.latents
+        self._steps, self._prepared = steps, prepared
+        self._piece, self._store = workload.piece, store
+        self._latents = steps.network.latents
         self._fold = self._latents.pixels_per_latent()
         self._grid = prepared.height // self._fold, prepared.width // self._fold
         self._on_part, self._done = on_part, 0
@@ -155,7 +158,7 @@ class _Work:
     def survey(self) -> tuple[torch.Tensor, ChannelStatistics]:
         """What step 2 wants to know of the whole image: the image prompt, and the colours."""
         height, width = self._prepared.height, self._prepared.width
-        side = self._pipeline.network.image_prompt.side
+        side = self._steps.network.image_prompt.side
         small, colors = torch.zeros(1, 3, side, side), ChannelStatistics()
         for window in pieces(height, width, self._piece):
             pixels = self._prepared.read(window)
@@ -163,39 +166,34 @@ class _Work:
             rows, by_rows = resize_share(height, side, window.top, window.bottom)
             columns, by_columns = resize_share(width, side, window.left, window.right)
             small[:, :, rows, columns] += by_rows @ to_signed(pixels) @ by_columns.T
-        return self._pipeline.prompt_of(small), colors
+        return self._steps.prompt_of(small), colors
 
     def embed(self) -> LatentLR:
         """Steps 1 and 2: x_lr, as two grids."""
         prepared, latents, fold = self._prepared, self._latents, self._fold
-        channels, pipeline = self._pipeline.network.unet.config.in_channels, self._pipeline
+        channels, steps = self._steps.network.unet.config.in_channels, self._steps
         grids = (self._store.latents((1, channels, *self._grid)) for _ in range(2))
         embedding = LatentLR(*grids)
         if latents.encodes_locally:
             margin = -(-latents.encoder_margin() // fold) * fold
             for inner in pieces(prepared.height, prepared.width, self._piece):
                 outer = inner.grown(margin, prepared.height, prepared.width)
-                part = pipeline.embed(prepared.read(outer), max(outer.size))
+                part = steps.embed(prepared.read(outer), max(outer.size))
                 for whole, values in zip(embedding, part, strict=True):
                     whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
                 self.advance()
             return embedding
         pixels, new_map = _SignedPixels(prepared), self._store.feature_map
-        with pipeline.running("latents"):
-            both = latents.embed_in_windows(pixels, self._piece, pipeline.device, new_map, self.advance)
+        with steps.running("latents"):
+            both = latents.embed_in_windows(pixels, self._piece, steps.device, new_map, self.advance)
         for window in pieces(*self._grid, self._piece // fold):
             for whole, values in zip(embedding, window.of(both).chunk(2, dim=1), strict=True):
                 whole[window.cells] = values
         return embedding
 
-    def sample(self, conditioning: Conditioning) -> Any:
-        """Step 3: z_0."""
-        at_once = self._tiles_at_once
-        return self._pipeline.sample(conditioning, self._config, on_tile=self.advance, tiles_at_once=at_once)
-
     def decoder(self, latents: Any) -> Callable[[Window], torch.Tensor]:
         """Step 4: what gives the pixels in a window, 1×3×h×w in [0, 1]."""
-        fold, decode = self._fold, self._pipeline.decode_signed
+        fold, decode = self._fold, self._steps.decode_signed
         if self._latents.decodes_locally:
 
             def decoded(window: Window) -> torch.Tensor:
@@ -205,8 +203,8 @@ class _Work:
 
             return decoded
 
-        new_map, device = self._store.feature_map, self._pipeline.device
-        with self._pipeline.running("latents"):
+        new_map, device = self._store.feature_map, self._steps.device
+        with self._steps.running("latents"):
             pixels = self._latents.decode_in_windows(latents, self._piece, device, new_map, self.advance)
         return lambda window: to_unit(window.of(pixels).float()).cpu()
 

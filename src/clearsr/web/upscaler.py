@@ -124,7 +124,7 @@ class Upscaler:
         """An early look at the first picture of a batch: its latents, shrunk before they are decoded."""
         share = _PREVIEW_SIDE / max(z_0.shape[-2:])
         small = F.interpolate(z_0[:1], scale_factor=share, mode="area") if share < 1 else z_0[:1]
-        return ImageData(self.pipeline.decode(small)[0])
+        return ImageData(self.pipeline.steps.decode(small)[0])
 
     def compare(
         self,

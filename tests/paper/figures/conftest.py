@@ -36,6 +36,6 @@ def make_pair(make_picture):
 @pytest.fixture(scope="session")
 def z_lr(pipeline, make_pair, sampling):
     """x_lr of a pair, 1×8×12×16."""
-    pixels = pipeline.prepare(make_pair().lr, sampling)[None]
+    pixels = pipeline.steps.prepare(make_pair().lr, sampling)[None]
     with torch.no_grad():
-        return pipeline.condition(pixels, sampling).embedding.mean
+        return pipeline.steps.condition(pixels, sampling).embedding.mean

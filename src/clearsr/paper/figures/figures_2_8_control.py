@@ -263,8 +263,8 @@ def embed(
     pipeline: ClearSRPipeline, pair: Pair, sampling: SamplingConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The upsampled LR image, 3×H×W in [0, 1], and x_lr, 1×c×h×w."""
-    pixels = pipeline.prepare(pair.lr, sampling)
-    return pixels, pipeline.condition(pixels[None].to(pipeline.device), sampling).embedding.mean
+    pixels = pipeline.steps.prepare(pair.lr, sampling)
+    return pixels, pipeline.steps.condition(pixels[None].to(pipeline.device), sampling).embedding.mean
 
 
 @torch.no_grad()

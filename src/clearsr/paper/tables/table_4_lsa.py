@@ -194,16 +194,16 @@ def _prepared(
     pipeline: ClearSRPipeline, lr: ImageData, config: SamplingConfig
 ) -> Callable[[float, float], torch.Tensor]:
     """The pipeline's steps 1 and 2 for one picture; what remains is a function of alpha and beta."""
-    reference = pipeline.prepare(lr, config)
+    reference = pipeline.steps.prepare(lr, config)
     pixels = reference[None].to(pipeline.device, memory_format=torch.channels_last)
     with torch.no_grad():
-        conditioning = pipeline.condition(pixels, config)
+        conditioning = pipeline.steps.condition(pixels, config)
 
     @torch.no_grad()
     def run(alpha: float, beta: float) -> torch.Tensor:
         lsa = config.lsa.model_copy(update={"alpha": alpha, "beta": beta})
         own = config.model_copy(update={"lsa": lsa})
-        decoded = pipeline.decode(pipeline.sample(conditioning, own))
-        return pipeline.finish(decoded[0], reference, lr, own).color
+        decoded = pipeline.steps.decode(pipeline.sample(conditioning, own))
+        return pipeline.steps.finish(decoded[0], reference, lr, own).color
 
     return run
