@@ -119,7 +119,9 @@ def test_no_part_has_the_size_of_the_image(pipeline, make_picture, monkeypatch, 
         sizes = {max(block.height, block.width) for _, block in blocks}
     finally:
         handle.remove()
-    assert max(largest) <= 96 + 2 * max(latents.encoder_margin(), 8 * latents.decoder_margin() + 31 + 8)
+    assert max(largest) <= 96 + 2 * max(
+        latents.adapter.encoder_margin, 8 * latents.adapter.decoder_margin + 31 + 8
+    )
     assert sizes <= set(range(1, 97)) and list(tmp_path.iterdir()) == []
 
 

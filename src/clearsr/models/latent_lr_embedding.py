@@ -13,9 +13,10 @@ from torch import nn
 
 from clearsr.errors import ClearSRError
 from clearsr.models.lora import lora_enabled, lora_layers, merge_lora
-from clearsr.models.tiled_autoencoder import decoder_layers, encoder_layers
-from clearsr.models.windowed_layers import NewMap, count_windows, run_in_windows
-from clearsr.tiling import Grid, ReadGrid, map_exactly
+from clearsr.models.patch_autoencoder import PatchAutoencoderKL
+from clearsr.models.vae import DiffusersVae, OwnVae, VaeAdapter
+from clearsr.models.windowed_layers import NewMap
+from clearsr.tiling import Grid, ReadGrid
 
 PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images go in pieces
 
@@ -49,58 +50,31 @@ class LatentLREmbedding(nn.Module):
         """Latents times this factor have about unit variance."""
         return float(self.vae.config.scaling_factor)
 
+    @property
+    def adapter(self) -> VaeAdapter:
+        """What this kind of VAE can do, and how."""
+        is_own = isinstance(self.vae, PatchAutoencoderKL)
+        return OwnVae(self.vae, self.lr_encoder) if is_own else self._theirs
+
+    @property
+    def _theirs(self) -> DiffusersVae:
+        return DiffusersVae(self.vae)
+
     def pixels_per_latent(self) -> int:
         """Pixels along a side of what one latent stands for: 8."""
-        config = self.vae.config
-        if hasattr(config, "patch_size"):
-            return int(config.patch_size) * 2 ** (len(config.encoder_channels) - 1)
-        return int(2 ** (len(config.block_out_channels) - 1))
+        return self.adapter.pixels_per_latent
 
-    @property
-    def encodes_locally(self) -> bool:
-        """Whether E' looks at a bounded neighbourhood, so that it can be asked for any part of an image.
+    def decoder_overlap(self) -> nn.Module | None:
+        """The last convolutions of our own VAE's decoder, which join its patches, where it has them."""
+        return self.adapter.decoder_overlap
 
-        diffusers' `AutoencoderKL` does not: its GroupNorms and its attention look at all of the image, so it
-        is done for the whole of it, layer by layer.
-        """
-        return self.lr_encoder is not None or hasattr(self.vae.encoder, "margin")
+    def encoding_windows(self, height: int, width: int, piece: int) -> int:
+        """How often `embed_in_windows` calls `on_window`, for latents h×w."""
+        return self._theirs.encoding_windows(height, width, piece)
 
-    @property
-    def decodes_locally(self) -> bool:
-        """Whether D does."""
-        return hasattr(self.vae.decoder, "margin")
-
-    def encoder_margin(self) -> int:
-        """Pixels around a piece that its x_lr depends on, where E' `encodes_locally`."""
-        return int(self._e_prime.margin)
-
-    def decoder_margin(self) -> int:
-        """Latents around a piece that its pixels depend on, where D `decodes_locally`."""
-        return int(self.vae.decoder.margin)
-
-    @property
-    def _e_prime(self) -> Any:
-        """The encoder that is E', once the VAE's LoRA is on."""
-        return self.vae.encoder if self.lr_encoder is None else self.lr_encoder
-
-    def bytes_per_pixel(self) -> float:
-        """Of one activation at the finest level, the largest there is, in fp32."""
-        config = self.vae.config
-        if not hasattr(config, "patch_size"):
-            return 4.0 * max(
-                config.block_out_channels[:2]
-            )  # the decoder's come with those of the level below
-        widths = [config.encoder_channels[0], config.decoder_channels[0]]
-        if self.lr_encoder is not None:
-            widths.append(int(self.lr_encoder.conv_in.out_channels))  # type: ignore[union-attr, arg-type]
-        return 4.0 * max(max(widths) / config.patch_size**2, config.overlap_channels / 4)
-
-    def map_bytes_per_pixel(self) -> float:
-        """Of the feature maps that exist at a time where an image larger than a piece goes layer by layer."""
-        if self.decodes_locally:
-            return 0.0
-        finest, *others = self.vae.config.block_out_channels
-        return 4.0 * (max([finest, *others[:1]]) + 2 * finest)  # a residual, what is added to it, and the sum
+    def decoding_windows(self, height: int, width: int, piece: int) -> int:
+        """How often `decode_in_windows` calls `on_window`, for latents h×w."""
+        return self._theirs.decoding_windows(height, width, piece)
 
     def embed_lr(
         self, pixels: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
@@ -112,17 +86,9 @@ class LatentLREmbedding(nn.Module):
                 same but for rounding.
             new_map: where feature maps of such images lie, if E' is not local; unset: with the image.
         """
-        if self.encodes_locally:
-            with lora_enabled(self.vae, True):
-                mean, log_variance = _in_pieces(self._e_prime, pixels, piece).chunk(2, dim=1)
-            std = torch.exp(0.5 * log_variance)
-            return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
-        if _is_done_whole(pixels, piece):
-            with lora_enabled(self.vae, True):
-                posterior = self.vae.encode(pixels).latent_dist
-            return LatentLR(posterior.mode() * self.scaling_factor, posterior.std * self.scaling_factor)
-        both = self.embed_in_windows(pixels, piece, pixels.device, new_map or _beside(pixels))
-        return LatentLR(*both[..., :, :].to(pixels.device).chunk(2, dim=1))
+        with lora_enabled(self.vae, True):
+            mean, std = self.adapter.posterior(pixels, piece, new_map)
+        return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
 
     def embed_in_windows(
         self,
@@ -132,33 +98,15 @@ class LatentLREmbedding(nn.Module):
         new_map: NewMap,
         on_window: Callable[[], None] | None = None,
     ) -> Grid:
-        """`embed_lr` by the VAE's encoder for an image and feature maps of which windows are in memory.
+        """`embed_lr` by diffusers' VAE for an image and feature maps of which windows are in memory.
 
         Returns:
             Mean and standard deviation as one grid, B×2C×h×w.
         """
-
-        def scaled(moments: torch.Tensor) -> torch.Tensor:
-            mean, log_variance = moments.chunk(2, dim=1)
-            std = torch.exp(0.5 * log_variance.clamp(-30.0, 20.0))  # as in diffusers
-            return torch.cat([mean, std], dim=1) * self.scaling_factor
-
         with lora_enabled(self.vae, True):
-            layers = encoder_layers(self.vae, scaled)
-            return run_in_windows(layers, pixels, self._area(piece), device, new_map, on_window)
-
-    def encoding_windows(self, height: int, width: int, piece: int) -> int:
-        """How often `embed_in_windows` calls `on_window`, for latents h×w."""
-        layers, fold = encoder_layers(self.vae, nn.Identity()), self.pixels_per_latent()
-        return count_windows(layers, fold * height, fold * width, self._area(piece))
-
-    def decoding_windows(self, height: int, width: int, piece: int) -> int:
-        """How often `decode_in_windows` calls `on_window`, for latents h×w."""
-        return count_windows(decoder_layers(self.vae, nn.Identity()), height, width, self._area(piece))
-
-    def _area(self, piece: int) -> int:
-        """Elements of the largest tensor that a piece has, which is what windows are made for."""
-        return int(piece**2 * self.bytes_per_pixel() / 4)
+            return self._theirs.posterior_in_windows(
+                pixels, piece, device, new_map, self.scaling_factor, on_window
+            )
 
     def merge_adapter(self) -> None:
         """Make the VAE's encoder E' for good, where E' is E with a LoRA; else nothing changes."""
@@ -195,21 +143,11 @@ class LatentLREmbedding(nn.Module):
             )
         return self.lr_encoder
 
-    def decoder_overlap(self) -> nn.Module | None:
-        """The last convolutions of our own VAE's decoder, which join its patches, where it has them."""
-        return getattr(self.vae.decoder, "overlap", None)
-
     def decode(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
     ) -> torch.Tensor:
         """Pixels B×3×H×W, about [-1, 1], of scaled latents; `piece` and `new_map` as in `embed_lr`."""
-        cells = piece // self.pixels_per_latent()
-        if self.decodes_locally:
-            return _in_pieces(self.vae.decoder, latents / self.scaling_factor, cells)
-        if _is_done_whole(latents, cells):
-            return self.vae.decode(latents / self.scaling_factor).sample
-        pixels = self.decode_in_windows(latents, piece, latents.device, new_map or _beside(latents))
-        return pixels[..., :, :].to(latents.device)
+        return self.adapter.decode(latents / self.scaling_factor, piece, new_map)
 
     def decode_in_windows(
         self,
@@ -220,8 +158,7 @@ class LatentLREmbedding(nn.Module):
         on_window: Callable[[], None] | None = None,
     ) -> Grid:
         """`decode` by diffusers' VAE for latents, feature maps and pixels of which windows are in memory."""
-        layers = decoder_layers(self.vae, lambda values: values / self.scaling_factor)
-        return run_in_windows(layers, latents, self._area(piece), device, new_map, on_window)
+        return self._theirs.decode_in_windows(latents, piece, device, new_map, self.scaling_factor, on_window)
 
     def decode_linearly(self, difference: torch.Tensor) -> torch.Tensor:
         """What a difference of scaled latents comes to in pixels, by the linear path of the decoder.
@@ -235,22 +172,3 @@ class LatentLREmbedding(nn.Module):
         with torch.autocast(difference.device.type, enabled=False):
             unscaled = difference.float() / self.scaling_factor
             return F.conv_transpose2d(unscaled, linear.weight, stride=linear.stride)
-
-
-def _in_pieces(network: Any, grid: torch.Tensor, size: int) -> torch.Tensor:
-    """`network(grid)`, in pieces where the grid is large: the same result in bounded memory.
-
-    For networks that state their receptive field (`margin` cells) and folding (`side`), as our own VAE does.
-    """
-    step = network.side if grid.shape[1] == 3 else 1
-    return map_exactly(network, grid, size, network.margin, step)
-
-
-def _is_done_whole(grid: torch.Tensor, side: int) -> bool:
-    """Whether diffusers' VAE runs as it is: on what is small, for gradients, and for shapes alone."""
-    return max(grid.shape[-2:]) <= side or torch.is_grad_enabled() or grid.is_meta
-
-
-def _beside(grid: torch.Tensor) -> NewMap:
-    """Feature maps on the same device."""
-    return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=grid.device)

@@ -2,7 +2,7 @@
 
 As a layer writes its result it gathers the statistics of the norm that follows; attention takes the queries
 of a window and all keys, part by part. The whole feature maps between layers lie wherever `new_map` puts
-them. `tiled_autoencoder.py` makes the layers of Stable Diffusion's VAE.
+them. `vae.py` makes the layers of Stable Diffusion's VAE.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -169,9 +169,9 @@ class PipelineSteps:
 
     def vae_cost(self) -> VaeCost:
         """What encoding and decoding take."""
-        latents = self.network.latents
-        copies, margin = (LOCAL_COPIES, LOCAL_MARGIN) if latents.decodes_locally else (WINDOWED_COPIES, 0)
-        return VaeCost(copies * latents.bytes_per_pixel(), margin, latents.map_bytes_per_pixel())
+        vae = self.network.latents.adapter
+        copies, margin = (WINDOWED_COPIES, 0) if vae.decoder_margin is None else (LOCAL_COPIES, LOCAL_MARGIN)
+        return VaeCost(copies * vae.bytes_per_pixel, margin, vae.map_bytes_per_pixel)
 
     def tile_cost(self, config: SamplingConfig) -> TileCost:
         """What denoising a tile takes."""

@@ -144,9 +144,10 @@ class _Work:
         blocks = sum(1 for _ in pieces(*prepared.size, self._piece))
         whole = sum(1 for _ in pieces(prepared.height, prepared.width, self._piece))
         self._all = config.steps * tiles + blocks + (whole if config.color == "adain" else 0)
-        latents = self._latents
-        self._all += whole if latents.encodes_locally else latents.encoding_windows(*self._grid, self._piece)
-        self._all += 0 if latents.decodes_locally else latents.decoding_windows(*self._grid, self._piece)
+        latents, at_once = self._latents, (*self._grid, self._piece)
+        self._margins = latents.adapter.encoder_margin, latents.adapter.decoder_margin
+        self._all += latents.encoding_windows(*at_once) if self._margins[0] is None else whole
+        self._all += latents.decoding_windows(*at_once) if self._margins[1] is None else 0
 
     def advance(self) -> None:
         """Another part is done; what it left on the heap would count in the budget."""
@@ -174,8 +175,8 @@ class _Work:
         channels, steps = self._steps.network.unet.config.in_channels, self._steps
         grids = (self._store.latents((1, channels, *self._grid)) for _ in range(2))
         embedding = LatentLR(*grids)
-        if latents.encodes_locally:
-            margin = -(-latents.encoder_margin() // fold) * fold
+        if (margin := self._margins[0]) is not None:
+            margin = -(-margin // fold) * fold
             for inner in pieces(prepared.height, prepared.width, self._piece):
                 outer = inner.grown(margin, prepared.height, prepared.width)
                 part = steps.embed(prepared.read(outer), max(outer.size))
@@ -194,10 +195,10 @@ class _Work:
     def decoder(self, latents: Any) -> Callable[[Window], torch.Tensor]:
         """Step 4: what gives the pixels in a window, 1×3×h×w in [0, 1]."""
         fold, decode = self._fold, self._steps.decode_signed
-        if self._latents.decodes_locally:
+        if (margin := self._margins[1]) is not None:
 
             def decoded(window: Window) -> torch.Tensor:
-                outer = window.over(fold).grown(self._latents.decoder_margin(), *self._grid)
+                outer = window.over(fold).grown(margin, *self._grid)
                 pixels = decode(outer.of(latents), fold * max(outer.size))
                 return to_unit(window.seen_from(outer.times(fold)).of(pixels)).cpu()
 

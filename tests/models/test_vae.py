@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora
-from clearsr.models.tiled_autoencoder import decoder_layers
+from clearsr.models.vae import decoder_layers
 from clearsr.models.windowed_layers import FeatureMap, attend, count_windows, run_in_windows
 from clearsr.pipeline.store import DiskTensor
 from clearsr.tiling import Window, pieces
