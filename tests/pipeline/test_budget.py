@@ -1,5 +1,8 @@
 """The memory budget: how it is given, what it decides, and when it is too little."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +11,15 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.image.data import InputCost
 from clearsr.pipeline import budget
-from clearsr.pipeline.budget import TileCost, VaeCost, Workload, images_at_once, plan_work
+from clearsr.pipeline.budget import (
+    TileCost,
+    VaeCost,
+    Workload,
+    _malloc_trim,
+    give_back_freed_memory,
+    images_at_once,
+    plan_work,
+)
 
 CPU = torch.device("cpu")
 GB = 1_000_000_000
@@ -125,3 +136,20 @@ def test_less_memory_is_first_fewer_images_and_tiles_at_once():
         workload = workload.smaller(64)
         seen.append((workload.images, workload.tiles))
     assert seen == [(2, 8), (1, 4), (1, 2), (1, 1), (1, 1)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+@pytest.mark.skipif(_malloc_trim() is None, reason="not glibc")
+def test_holes_between_what_is_in_use_are_given_back() -> None:
+    blocks = [np.ones(60_000, np.uint8) for _ in range(4000)]  # 240 MB, too small each for pages of their own
+    kept = blocks[::10]
+    del blocks
+    before = _resident_bytes()
+    give_back_freed_memory()
+    assert before - _resident_bytes() > 100e6
+    assert all(block.all() for block in kept)
+
+
+def _resident_bytes() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in status if line.startswith("VmRSS")).split()[1])

@@ -55,10 +55,14 @@ def run(args: Namespace) -> int:
     from clearsr.files.degrade import degrade_file
     from clearsr.files.plan import plan_jobs
     from clearsr.files.upscale import Job, is_done
+    from clearsr.image import list_images
 
     folders = [path for path in (args.output, args.hr_out) if path is not None]
-    jobs = plan_jobs(args.inputs, args.output, results=folders)
-    hr_jobs = [] if args.hr_out is None else plan_jobs(args.inputs, args.hr_out, results=folders)
+    listed = list_images(args.inputs)
+    jobs = plan_jobs(args.inputs, args.output, results=folders, listed=listed)
+    hr_jobs = []
+    if args.hr_out is not None:
+        hr_jobs = plan_jobs(args.inputs, args.hr_out, results=folders, listed=listed)
     hr_outputs = {job.input: job.output for job in hr_jobs}
     remove_unfinished({job.output.parent for job in [*jobs, *hr_jobs]})
     reporter = Reporter("degraded", len(jobs), as_json=args.json, quiet=args.quiet)

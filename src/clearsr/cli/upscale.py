@@ -103,9 +103,10 @@ def run(args: Namespace) -> int:
         from clearsr.image import list_images
 
     with open_streams(args, suffix) as streams:
-        list_images(streams.inputs)  # a missing input is said before a model is looked for
+        listed = list_images(streams.inputs)  # a missing input is said before a model is looked for
         sampling = resolve_sampling(args, sampling_given)
-        jobs = plan_jobs(streams.inputs, streams.output, suffix, mark_of(sampling.upscale))
+        mark = mark_of(sampling.upscale)
+        jobs = plan_jobs(streams.inputs, streams.output, suffix, mark, listed=listed)
         remove_unfinished({job.output.parent for job in jobs})
         if args.compare:
             from clearsr.files.comparison import check_comparisons

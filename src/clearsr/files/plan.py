@@ -33,6 +33,7 @@ def plan_jobs(
     suffix: str = ".png",
     mark: str = "_x4",
     results: Sequence[Path] = (),
+    listed: list[ListedImage] | None = None,
 ) -> list[Job]:
     """One job per picture, each with an output of its own.
 
@@ -47,11 +48,12 @@ def plan_jobs(
         suffix: of the files to write, with its dot.
         mark: comes between stem and suffix where results lie beside their inputs.
         results: further folders of results, which are no inputs.
+        listed: what `list_images(inputs)` gave, if it was asked already.
 
     Raises:
         ClearSRError: an input is missing or unreadable, or an output is impossible or one of the inputs.
     """
-    listed = list_images(inputs)
+    listed = list_images(inputs) if listed is None else listed
     if output is not None and names_file(output):
         if len(inputs) > 1 or inputs[0].is_dir():
             what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"

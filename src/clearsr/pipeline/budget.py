@@ -7,13 +7,12 @@ accelerator it is the peak of what is allocated there; the rest of the process t
 import ctypes
 import functools
 import logging
-import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import psutil
 import torch
 
 from clearsr.config.sampling import SamplingConfig, TileConfig
@@ -40,7 +39,6 @@ LATENTS_AT_ONCE_ON_CPU, LATENTS_AT_ONCE = 2 * 4096, 16 * 4096
 BATCH_PIXELS = 2_000_000  # output pixels that are worked on at once, where there are several images
 LOCAL_MARGIN = 320  # pixels around a piece of the compact model's VAE, both sides together
 _SAMPLE_BYTES = 6  # RGB of 16 bits
-_FALLBACK = 4_000_000_000  # where the system does not say what is free
 
 
 class Workload(NamedTuple):
@@ -188,23 +186,13 @@ def free_bytes(max_memory: int | None, device: torch.device) -> int:
 
 
 def resident_bytes() -> int:
-    """Memory that this process has now; where the system does not say, the most that it ever had."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError, AttributeError):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Memory that this process has now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def available_bytes() -> int:
     """Memory that this process could still get without swapping, by the machine and by its control group."""
-    found = [_machine_bytes(), *_group_bytes()]
-    return min((number for number in found if number is not None), default=_FALLBACK)
+    return min([psutil.virtual_memory().available, *_group_bytes()])
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -242,19 +230,6 @@ def with_less_on_failure(work: Callable[[Workload], T], start: Workload, tile: i
 def as_text(count: int) -> str:
     """Bytes for a message: 1.5 GB, 640 MB."""
     return f"{count / 1e9:.3g} GB" if abs(count) >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def _machine_bytes() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text("ascii")
-        match = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
-        return int(match[1]) * 1024 if match else None
-    except OSError:
-        pass
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def _group_bytes() -> list[int]:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
@@ -82,27 +81,30 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
     return run / "export"
 
 
-@dataclass
 class _Trainer:
     """A run in this process: what it trains, what it has seen, and where it writes."""
 
-    config: TrainConfig
-    accelerator: Accelerator
-    stage: StageModule
-    network: ClearSRNetwork
-    stages: list[str]
-    checkpoint: Path | None
-    meter: list[Losses] = field(default_factory=list)
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        stage: StageModule,
+        network: ClearSRNetwork,
+        stages: list[str],
+        checkpoint: Path | None,
+    ) -> None:
+        """Load the checkpoint, open the data, and hand the stage to the processes.
 
-    def __post_init__(self) -> None:
-        """Load the checkpoint, open the data, and hand the stage to the processes."""
-        config, run = self.config, self.config.output
-        self.is_main = self.accelerator.is_main_process
-        self.state = TrainingState.of(self.stage, config)
-        self.scaler = make_scaler(config, self.accelerator.device)
-        self.dataset = open_data(config, self.accelerator, self.stage)
+        `stages` are those that the network will have been through.
+        """
+        self.config, self.accelerator, self.stage, self.network = config, accelerator, stage, network
+        self.stages, self.meter = stages, list[Losses]()
+        self.is_main = accelerator.is_main_process
+        self.state = TrainingState.of(stage, config)
+        self.scaler = make_scaler(config, accelerator.device)
+        self.dataset = open_data(config, accelerator, stage)
         self.fingerprint = self.dataset.photographs.fingerprint()
-        notes = self._restore()
+        notes = self._restore(checkpoint)
         self.first_step = int(notes.get("step", 0))
         if self.is_main:
             if self.first_step < config.steps:
@@ -111,13 +113,13 @@ class _Trainer:
                 t.numel() * t.element_size() for g in self.state.tensors().values() for t in g.values()
             )
             missing_moments = (
-                0 if self.checkpoint else 2 * sum(p.numel() * 4 for p in self.state.parameters.values())
+                0 if checkpoint else 2 * sum(p.numel() * 4 for p in self.state.parameters.values())
             )
-            require_space(run, size + missing_moments, config.keep_checkpoints)
-            record_config(config, run, self.first_step)
+            require_space(config.output, size + missing_moments, config.keep_checkpoints)
+            record_config(config, config.output, self.first_step)
         watches = config.validate_every and config.data.validation and self.is_main
         self.validation = Validation(config) if watches else None
-        self.best = best_score(run)
+        self.best = best_score(config.output)
 
     def train(self) -> int:
         """Run the remaining steps, unless a signal stops it; returns the steps done."""
@@ -146,11 +148,11 @@ class _Trainer:
                 write_folder(config.output / "export", self._export)
         return step
 
-    def _restore(self) -> dict[str, Any]:
+    def _restore(self, checkpoint: Path | None) -> dict[str, Any]:
         """Take over the checkpoint, if there is one; returns its notes."""
-        if self.checkpoint is None:
+        if checkpoint is None:
             return {}
-        notes = load_checkpoint(self.checkpoint, self.state)
+        notes = load_checkpoint(checkpoint, self.state)
         if self.is_main:
             require_same_data(notes.get("data"), self.fingerprint)
         if self.scaler.is_enabled() and notes.get("scaler"):
