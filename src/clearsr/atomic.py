@@ -83,7 +83,7 @@ def _is_dead(entry: os.DirEntry[str]) -> bool:
         return False  # or a later one of the same number; then the file goes another time
     file = os.open(entry.path, os.O_RDWR)
     try:
-        return _lock(file)
+        return lock(file) is True
     finally:
         os.close(file)
 
@@ -106,20 +106,25 @@ def _held(path: Path) -> Iterator[None]:
         return
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        _lock(file)
+        lock(file)
         yield
     finally:
         os.close(file)
 
 
-def _lock(file: int) -> bool:
-    """Whether the file could be locked; not every filesystem has locks."""
+def lock(file: int) -> bool | None:
+    """Keep others out of an open file until this process ends: True; False, another has it.
+
+    None: there are no such locks, on Windows and on some network filesystems.
+    """
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (ImportError, OSError):
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):
+        return None
     return True
 
 

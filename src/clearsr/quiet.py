@@ -35,11 +35,18 @@ def own_stderr() -> None:
 
 @contextmanager
 def dropped() -> Iterator[None]:
-    """Within the block descriptor 2 leads nowhere, if Python does not use it; threads share one change."""
-    global _inside, _saved
+    """Within the block descriptor 2 leads nowhere, if Python does not use it."""
     if _owned is None:
         yield
         return
+    with muted():
+        yield
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Within the block descriptor 2 leads nowhere, whoever writes there; threads share one change."""
+    global _inside, _saved
     with _lock:
         if _inside == 0:
             _saved = os.dup(_STDERR)

@@ -135,16 +135,16 @@ def test_parquet_holds_the_same_rows(tmp_path):
 def test_a_file_that_an_ending_run_replaced_is_opened_anew(tmp_path, monkeypatch):
     path = tmp_path / "manifest.jsonl"
     path.write_text("")
-    lock, calls = module._lock, []
+    lock, calls = module.lock, []
 
-    def replaced_before_the_lock(file, name):
+    def replaced_before_the_lock(file):
         if not calls:  # between opening and locking, the other run compacts and lets go
             (tmp_path / "new").write_text(ROWS[0].as_line() + "\n")
             os.replace(tmp_path / "new", path)
-        calls.append(name)
-        lock(file, name)
+        calls.append(file)
+        return lock(file)
 
-    monkeypatch.setattr(module, "_lock", replaced_before_the_lock)
+    monkeypatch.setattr(module, "lock", replaced_before_the_lock)
     book = Manifest(path)
     book.append([ROWS[1]])
     book.close()

@@ -83,7 +83,7 @@ def test_bad_files_do_not_stop_the_others(run, photo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--preset", "heavy"], "--preset: must be 'full', 'light', 'camera' or 'bicubic'"),
+        (["--preset", "heavy"], "--preset: must be 'full', 'light', 'camera', 'real' or 'bicubic'"),
         (["--upscale", "0"], "--upscale: must be from 1 to 64 (got 0)"),
         (
             ["--set", "first.blur.sigma=[3,1]"],

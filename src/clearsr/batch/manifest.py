@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from clearsr.atomic import written_aside
+from clearsr.atomic import lock, written_aside
 from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.storage import normalise, split, store
@@ -239,7 +239,14 @@ def _open_locked(path: Path) -> BinaryIO:
             name = display_name(path)
             raise ClearSRError(f"--manifest {name}: cannot be written: {error.strerror}") from None
         try:
-            _lock(file, path)
+            is_ours = lock(file.fileno())
+            if is_ours is False:
+                raise ClearSRError(
+                    f"--manifest {display_name(path)}: another run is writing it; wait for it, "
+                    "or name another one"
+                )
+            if is_ours is None:
+                logger.info("%s: cannot be locked", display_name(path))
             # A run that was just ending may have removed or replaced what was opened.
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
@@ -247,26 +254,6 @@ def _open_locked(path: Path) -> BinaryIO:
             file.close()
             raise
         file.close()
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    """Keep other runs out, where the system has such locks; they end with the process.
-
-    Raises:
-        ClearSRError: another run has it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ClearSRError(
-            f"--manifest {display_name(path)}: another run is writing it; wait for it, or name another one"
-        ) from None
-    except OSError as error:  # a network filesystem without locks
-        logger.info("%s: cannot be locked (%s)", display_name(path), error.strerror)
 
 
 def hash_of(text: str) -> int:

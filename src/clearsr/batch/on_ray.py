@@ -20,7 +20,7 @@ from clearsr.batch.spool import Spool
 from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError, first_line
-from clearsr.quiet import own_stderr
+from clearsr.quiet import muted, own_stderr
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,8 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
     if not is_verbose:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its C++ side warns of what Ray Data does
     try:
-        with _closed_stderr():
+        sys.stderr.flush()
+        with muted():  # its C++ side says there what its log level is
             ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         raise ClearSRError(
@@ -191,21 +192,6 @@ def ray_session(config: BatchConfig, share: Share) -> Iterator[tuple[int, int] |
             yield None if address == "local" else _size()
         finally:
             ray.shutdown()
-
-
-@contextmanager
-def _closed_stderr() -> Iterator[None]:
-    """Within the block nothing gets to stderr, not even from C++, which says there what its log level is."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
 
 
 def _size() -> tuple[int, int]:
