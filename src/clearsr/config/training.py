@@ -100,7 +100,9 @@ class PerceptualConfig(FrozenConfig):
     """clearsr: losses on the decoded picture that the sampler draws, in place of Eq. 1 (our own)."""
 
     sampling: SamplingConfig = Field(
-        SamplingConfig(steps=1, scheduler="dpm++", start_timestep=300, noise_scale=0, lsa=LSAConfig(preset="off")),
+        SamplingConfig(
+            steps=1, scheduler="dpm++", start_timestep=300, noise_scale=0, lsa=LSAConfig(preset="off")
+        ),
         description="the sampler whose pictures are judged: the one that the model will be used with",
     )
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")

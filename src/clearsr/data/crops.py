@@ -80,7 +80,9 @@ class CropDataset(Dataset[TrainingBatch]):
         return self.with_lr(batch) if self._data.degrade_on == "worker" else batch
 
     def with_lr(self, batch: TrainingBatch) -> TrainingBatch:
-        """The batch with LR images (and HR images as soft as these say), made on the device of its HR images unless it has or needs none.
+        """The batch with LR images (and HR images as soft as these say), unless it has or needs none.
+
+        They are made on the device of its HR images.
 
         Every draw depends on the seed and the sample's number alone: on a CPU the LR images are the same bit
         for bit whichever process makes them; an accelerator's arithmetic differs from it in the last bits.

@@ -84,8 +84,9 @@ class PatchEncoder(nn.Module):
 
 
 class PatchOverlap(nn.Module):
-    """Pixels -> pixels at half resolution, across the borders of the decoder's patches; starts as the identity.
+    """Pixels -> pixels, across the borders of the decoder's patches; starts as the identity.
 
+    Its convolutions are at half resolution.
     Latents of photographs decode without seams, predicted ones do not: what one patch says of its edge, its
     neighbour does not know.
     """
@@ -218,7 +219,8 @@ class PatchAutoencoderKL(nn.Module):
         self.config = config
         sizes = (3, config.latent_channels, config.patch_size)
         self.encoder = PatchEncoder(*sizes, config.encoder_channels, config.encoder_layers)
-        overlap = PatchOverlap(3, config.overlap_channels, config.overlap_layers) if config.overlap_channels else None
+        width = config.overlap_channels
+        overlap = PatchOverlap(3, width, config.overlap_layers) if width else None
         self.decoder = PatchDecoder(*sizes, config.decoder_channels, config.decoder_layers, overlap)
 
     def encode(self, pixels: torch.Tensor) -> Encoded:

@@ -19,8 +19,8 @@ from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0, training_target
-from clearsr.schedule import TRAIN_TIMESTEPS
 from clearsr.sampling import Conditioning, denoise
+from clearsr.schedule import TRAIN_TIMESTEPS
 from clearsr.seeds import make_generator
 from clearsr.training.adversary import Discriminator
 
@@ -306,7 +306,7 @@ def anchor_losses(network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Ten
 def shifted(
     images: Sequence[torch.Tensor], seed: int, sample_ids: list[int], most: int = 8
 ) -> list[torch.Tensor]:
-    """The same part of each of several batches, B×C×(H-most)×(W-most), each sample's at a place of its own."""
+    """The same part of several batches, B×C×(H-most)×(W-most) each, every sample's at a place of its own."""
     places = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
     height, width = (length - most for length in images[0].shape[-2:])
     return [
