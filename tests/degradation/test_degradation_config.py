@@ -42,7 +42,7 @@ def test_settings_survive_a_file(preset, tmp_path):
 
 
 def test_presets_all_differ():
-    assert len({preset_config(preset) for preset in get_args(PresetName)}) == 4
+    assert len({preset_config(preset) for preset in get_args(PresetName)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ class DegradationMix(FrozenConfig):
     """Several kinds of degradation side by side: each image draws the preset that makes its LR."""
 
     weights: dict[PresetName, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
-        default={"light": 0.4, "full": 0.2, "camera": 0.3, "bicubic": 0.1},
+        default={"real": 0.5, "light": 0.15, "full": 0.1, "camera": 0.1, "bicubic": 0.15},
         description="relative frequency of each preset; one left out is never drawn",
     )
 

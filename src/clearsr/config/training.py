@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.model import ModelConfig
-from clearsr.config.sampling import LSAConfig, SamplingConfig
+from clearsr.config.sampling import SamplingConfig
 
 Stage = Literal["autoencoder", "lr_encoder", "decoder", "prior", "clearsr"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -97,14 +97,8 @@ class LossConfig(FrozenConfig):
 
 
 class PerceptualConfig(FrozenConfig):
-    """clearsr: losses on the decoded picture that the sampler draws, in place of Eq. 1 (our own)."""
+    """clearsr: losses on the decoded picture that `validation.sampling` draws, in place of Eq. 1 (our own)."""
 
-    sampling: SamplingConfig = Field(
-        SamplingConfig(
-            steps=1, scheduler="dpm++", start_timestep=300, noise_scale=0, lsa=LSAConfig(preset="off")
-        ),
-        description="the sampler whose pictures are judged: the one that the model will be used with",
-    )
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
     features: Annotated[float, Field(ge=0)] = Field(
         0.5, description="distance to the HR crop in what a frozen classifier sees"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clearsr.checkpoint import set_scaling_factor
-from clearsr.config.training import LossConfig, PerceptualConfig, TrainConfig
+from clearsr.config.training import LossConfig, TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
 from clearsr.image import resize, to_signed, to_unit
@@ -54,7 +54,7 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
         "clearsr": ClearSRStage,
     }
     if config.perceptual is not None:
-        return PerceptualStage(network, config.loss, config.perceptual, config.batch_size)
+        return PerceptualStage(network, config)
     return stages[config.stage](network, config.loss)
 
 
@@ -217,17 +217,17 @@ class PerceptualStage(StageModule):
     decoder's patches always meet the same pixels: their beat would be learnt as a grid.
     """
 
-    def __init__(
-        self, network: ClearSRNetwork, loss: LossConfig, perceptual: PerceptualConfig, batch_size: int
-    ) -> None:
-        """`batch_size` counts all processes: with it a sample's number tells the step.
+    def __init__(self, network: ClearSRNetwork, config: TrainConfig) -> None:
+        """The sampler is `config.validation.sampling`: what is looked at is what is trained.
 
         Raises:
             ClearSRError: the classifier is not installed, or the overlap that is to be trained is not there.
         """
-        super().__init__(network, loss)
+        super().__init__(network, config.loss)
+        assert config.perceptual is not None, "build_stage looks at it"
         network.set_trainable()
-        self.perceptual, self._batch_size = perceptual, batch_size
+        self.perceptual = perceptual = config.perceptual
+        self._sampling, self._batch_size = config.validation.sampling, config.batch_size
         if perceptual.anchor:
             overlap = network.latents.decoder_overlap()
             if overlap is None:
@@ -246,7 +246,7 @@ class PerceptualStage(StageModule):
         if dropped is not None:
             prompt = torch.where(dropped[:, None, None], network.null_prompt, prompt)
         generators = [make_generator("noise", seed, i) for i in batch.sample_ids]
-        z_0 = denoise(network, Conditioning(embedding, prompt), weights.sampling, generators)
+        z_0 = denoise(network, Conditioning(embedding, prompt), self._sampling, generators)
         pixels = network.latents.decode(z_0).float()
         absolute = F.l1_loss(pixels, target)
         logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), target))}
@@ -279,6 +279,7 @@ class PerceptualStage(StageModule):
         total = weights.features * distance
         if self.discriminator is None:
             return total
+        # A sample's number tells the step.
         ramp = min(1.0, sample_ids[0] / self._batch_size / max(1, weights.adversarial_ramp))
         reward = self.discriminator.reward(drawn, beside)
         learned = self.discriminator.loss(drawn, real, beside)
