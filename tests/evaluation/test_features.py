@@ -57,7 +57,7 @@ def test_blur_and_noise_are_ranked_by_their_strength(measure, cat):
 
 
 def test_sharpening_does_not_stand_in_for_detail(measure, cat):
-    """Unsharp masking of an enlarged picture multiplies its Laplacian variance, and takes it further away here."""
+    """Unsharp masking of an enlarged picture multiplies its Laplacian variance; here that costs."""
     _, height, width = cat.shape
     soft = resize(resize(cat[None], (height // 4, width // 4)), (height, width))[0]
     sharpened = filtered(soft, lambda p: unsharp_mask(p, radius=2, amount=6, channel_axis=0))
