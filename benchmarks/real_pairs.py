@@ -66,7 +66,8 @@ def main() -> None:
         print(f"{name}: sigma {narrow:.2f} {wide:.2f}, gain {found[-1].gain:.2f}", flush=True)
     narrow, wide = (statistics.median(f.sigma[i] for f in found) for i in (0, 1))
     print(
-        f"medians of {len(found)}: sigma {narrow:.2f} {wide:.2f}, gain {np.median([f.gain for f in found]):.2f}"
+        f"medians of {len(found)}: sigma {narrow:.2f} {wide:.2f}, "
+        f"gain {np.median([f.gain for f in found]):.2f}"
     )
     for name in ("transfer", "coherence"):
         print(name, *(f"{value:.2f}" for value in np.median([getattr(f, name) for f in found], axis=0)))

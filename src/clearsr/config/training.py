@@ -97,7 +97,7 @@ class LossConfig(FrozenConfig):
 
 
 class PerceptualConfig(FrozenConfig):
-    """clearsr: losses on the decoded picture that `validation.sampling` draws, in place of Eq. 1 (our own)."""
+    """clearsr: losses on the picture that `validation.sampling` draws, in place of Eq. 1 (our own)."""
 
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
     features: Annotated[float, Field(ge=0)] = Field(
