@@ -169,15 +169,16 @@ class _Work:
     def embed(self) -> LatentLR:
         """Steps 1 and 2: x_lr, as two grids."""
         prepared, latents, fold = self._prepared, self._latents, self._fold
-        channels, pipeline = self._pipeline.network.unet.config.in_channels, self._pipeline
-        grids = (self._store.latents((1, channels, *self._grid)) for _ in range(2))
+        network, pipeline = self._pipeline.network, self._pipeline
+        channels, count = network.unet.config.in_channels, 3 if network.config.lr_encoder.draws else 2
+        grids = [self._store.latents((1, channels, *self._grid)) for _ in range(count)]
         embedding = LatentLR(*grids)
         if latents.encodes_locally:
             margin = -(-latents.encoder_margin() // fold) * fold
             for inner in pieces(prepared.height, prepared.width, self._piece):
                 outer = inner.grown(margin, prepared.height, prepared.width)
                 part = pipeline.embed(prepared.read(outer), max(outer.size))
-                for whole, values in zip(embedding, part, strict=True):
+                for whole, values in zip(grids, part, strict=False):
                     whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
                 self.advance()
             return embedding
@@ -185,7 +186,7 @@ class _Work:
         with pipeline.running("latents"):
             both = latents.embed_in_windows(pixels, self._piece, pipeline.device, new_map, self.advance)
         for window in pieces(*self._grid, self._piece // fold):
-            for whole, values in zip(embedding, window.of(both).chunk(2, dim=1), strict=True):
+            for whole, values in zip(grids, window.of(both).chunk(2, dim=1), strict=True):
                 whole[window.cells] = values
         return embedding
 

@@ -142,7 +142,7 @@ def _upscale(
     network = pipeline.network
     with mixed_precision(pipeline.device, pipeline.precision):
         embedding, prompt = network.latents.embed_lr(pixels), network.image_prompt(pixels)
-        conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
+        conditioning = Conditioning(embedding.map(torch.Tensor.float), prompt.float())
         generators = [make_generator("benchmark", index) for index in range(len(pixels))]
         return network.latents.decode(denoise(network, conditioning, config, generators, on_step)).cpu()
 

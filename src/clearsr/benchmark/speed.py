@@ -106,7 +106,7 @@ def _loops(pipeline: ClearSRPipeline, side: int) -> dict[str, Callable[[], objec
     signed = to_signed(make_picture(side, side).color[None].to(pipeline.device))
     with torch.no_grad(), mixed_precision(pipeline.device, pipeline.precision):
         embedding, prompt = network.latents.embed_lr(signed), network.image_prompt(signed)
-    conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
+    conditioning = Conditioning(embedding.map(torch.Tensor.float), prompt.float())
 
     def run(loop: Callable[..., Any]) -> torch.Tensor:
         with mixed_precision(pipeline.device, pipeline.precision):

@@ -172,8 +172,8 @@ class TrainConfig(FrozenConfig):
                 raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
         if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
-        if self.perceptual is not None and self.stage != "clearsr":
-            raise ValueError(f"perceptual belongs to stage clearsr, not to {self.stage}")
+        if self.perceptual is not None and self.stage not in ("lr_encoder", "clearsr"):
+            raise ValueError(f"perceptual belongs to stages lr_encoder and clearsr, not to {self.stage}")
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

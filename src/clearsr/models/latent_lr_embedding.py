@@ -21,14 +21,25 @@ PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images
 
 
 class LatentLR(NamedTuple):
-    """The latent LR embedding x_lr and how far the HR latent is expected to lie from it.
+    """The latent LR embedding x_lr, how far the HR latent is expected to lie from it, and what is drawn on it.
 
     `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it
     was trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
+    `drawn` is x_lr with what a photograph would have there, where E' draws (our own); None where it does not.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    drawn: torch.Tensor | None = None
+
+    @property
+    def start(self) -> torch.Tensor:
+        """Where a run starts, and what the network's output is read against: `drawn`, or else x_lr."""
+        return self.mean if self.drawn is None else self.drawn
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "LatentLR":
+        """The function of each of them."""
+        return LatentLR(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
 
 
 class LatentLREmbedding(nn.Module):
@@ -114,9 +125,10 @@ class LatentLREmbedding(nn.Module):
         """
         if self.encodes_locally:
             with lora_enabled(self.vae, True):
-                mean, log_variance = _in_pieces(self._e_prime, pixels, piece).chunk(2, dim=1)
-            std = torch.exp(0.5 * log_variance)
-            return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
+                moments = _in_pieces(self._e_prime, pixels, piece)
+            mean, log_variance, *drawn = moments.split(int(self.vae.config.latent_channels), dim=1)
+            found = LatentLR(mean, torch.exp(0.5 * log_variance), *drawn)
+            return found.map(lambda part: part * self.scaling_factor)
         if _is_done_whole(pixels, piece):
             with lora_enabled(self.vae, True):
                 posterior = self.vae.encode(pixels).latent_dist
