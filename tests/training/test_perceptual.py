@@ -1,5 +1,7 @@
 """Losses on the picture that the sampler draws: what they are, what they train, and that they work."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,18 +37,19 @@ def batch(make_picture):
 
 @pytest.fixture
 def make_stage(make_run, make_network):
-    """`make_stage(features=0)`: the stage on a network with random weights everywhere."""
+    """`make_stage("clearsr", draws=False, features=0)`: a stage on random weights everywhere."""
 
-    def make(**perceptual):
+    def make(stage="clearsr", draws=False, **perceptual):
         values = {"blocks": BLOCKS, "pixel": 0.0, "features": 0.0, **perceptual}
+        model = {**OVERLAP, "lr_encoder": {"draws": draws}}
         config = make_run(
-            "clearsr",
-            model=OVERLAP,
+            stage,
+            model=model,
             perceptual=values,
             loss={"prompt_dropout": 0.0},
             validation={"sampling": SAMPLING},
         )
-        return build_stage(config, make_network(**OVERLAP))
+        return build_stage(config, make_network(**model))
 
     return make
 
@@ -78,7 +81,7 @@ def test_more_steps_are_differentiable_too(batch, make_run, make_network):
 
 def test_the_loss_is_the_weighted_sum_of_its_terms(batch, make_stage):
     weights = {"pixel": 0.7, "features": 0.3, "adversarial": 0.2, "adversarial_ramp": 0, "anchor": 0.4}
-    stage = make_stage(**weights)
+    stage = make_stage(**weights, decoder="overlap")
     terms = stage(batch, 0)
     anchor = terms["anchor_hr"] + terms["anchor_lr"]
     expected = 0.7 * terms["l1"] + 0.3 * terms["features"] - 0.2 * terms["reward"] + 0.4 * anchor
@@ -94,19 +97,52 @@ def test_the_reward_rises_with_the_steps(batch, make_stage):
         torch.testing.assert_close(terms["loss"].detach(), expected)
 
 
-@pytest.mark.parametrize("anchor", [0.0, 0.5])
-def test_it_trains_the_network_the_heads_and_with_an_anchor_the_overlap(anchor, batch, make_stage):
-    stage = make_stage(features=1.0, adversarial=0.1, adversarial_ramp=0, anchor=anchor)
+def trained(name, decoder, draws, stage):
+    """Whether a parameter is to be trained."""
+    if name.startswith("discriminator."):
+        return True
+    if name.startswith("network.latents.lr_encoder."):
+        return draws
+    if name.startswith("network.latents.vae.decoder."):
+        return decoder == "full" or (decoder == "overlap" and "overlap" in name)
+    if name.startswith(("network.latents.", "classifier.")):
+        return False
+    return stage == "clearsr"
+
+
+@pytest.mark.parametrize("decoder", ["frozen", "overlap", "full"])
+@pytest.mark.parametrize(
+    ("stage_name", "draws"), [("clearsr", False), ("clearsr", True), ("lr_encoder", True)]
+)
+def test_it_trains_what_it_should(decoder, stage_name, draws, batch, make_stage):
+    stage = make_stage(stage_name, draws, features=1.0, adversarial=0.1, adversarial_ramp=0, decoder=decoder)
     stage(batch, 0)["loss"].backward()
     with_gradient = {n for n, p in stage.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     asked = {n for n, p in stage.named_parameters() if p.requires_grad}
-    assert any(n.startswith("discriminator.") for n in asked)
-    assert any("overlap" in n for n in asked) == (anchor > 0)
-    assert not any(n.startswith(("classifier.", "network.latents.lr_encoder.")) for n in asked)
+    assert asked == {n for n, _ in stage.named_parameters() if trained(n, decoder, draws, stage_name)}
+    assert not with_gradient - asked
     # U-Net input: without noise the sampler starts at x_lr itself, and the first layer sees zeros.
     # Last biases: where no score lies beyond the hinge, what real asks for drawn takes back.
     silent = {n for n in asked - with_gradient if not n.endswith(("conv_in.weight", "layers.5.bias"))}
     assert not silent
+
+
+def test_x_lr_of_an_encoder_that_draws_learns_as_in_its_own_stage(batch, make_stage, make_run, make_network):
+    """Where the drawn picture counts nothing, loss and gradient are those of stage lr_encoder."""
+    stage = make_stage("lr_encoder", True)  # its own weights are all 0
+    plain = build_stage(
+        make_run("lr_encoder", model=stage.network.config.model_dump()), copy.deepcopy(stage.network)
+    )
+    ours, theirs = stage(batch, 0), plain(batch, 0)
+    torch.testing.assert_close(ours["loss"], theirs["loss"])
+    ours["loss"].backward()
+    theirs["loss"].backward()
+    for (name, a), (_, b) in zip(
+        stage.network.latents.lr_encoder.named_parameters(),
+        plain.network.latents.lr_encoder.named_parameters(),
+        strict=True,
+    ):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
 def test_the_heads_and_the_network_do_not_learn_from_each_others_loss(normal):
@@ -208,13 +244,15 @@ def test_the_anchor_is_on_latents_of_photographs_and_on_predicted_ones(batch, ma
 
 
 def test_what_cannot_be_trained_is_refused(make_run, make_network):
-    run = make_run("clearsr", perceptual={"anchor": 1.0, "blocks": BLOCKS})
+    with pytest.raises(ClearSRError, match=r"lr_encoder\.draws"):
+        build_stage(make_run("lr_encoder", perceptual={"blocks": BLOCKS}), make_network())
+    run = make_run("clearsr", perceptual={"decoder": "overlap", "blocks": BLOCKS})
     with pytest.raises(ClearSRError, match="overlap_channels"):
         build_stage(run, make_network())
     with pytest.raises(ClearSRError, match="overlap_channels"):
         build_stage(make_run("decoder"), make_network())
     with pytest.raises(ClearSRError, match="perceptual"):
-        make_run("lr_encoder", perceptual={})
+        make_run("decoder", perceptual={})
     with pytest.raises(ClearSRError, match="blocks"):
         Classifier("lite1", [99])
     assert PerceptualConfig().classifier != "lite0"

@@ -32,10 +32,10 @@ def naive_denoise(
     Args:
         generators: one CPU generator per image.
     """
-    z_lr = conditioning.embedding.mean
-    scheduler = make_scheduler(config, z_lr.device)
-    noise = config.noise_scale * draw_noise(z_lr, generators)
-    z_t = scheduler.add_noise(z_lr, noise, scheduler.timesteps[:1].expand(len(z_lr)))
+    start = conditioning.embedding.start
+    scheduler = make_scheduler(config, start.device)
+    noise = config.noise_scale * draw_noise(start, generators)
+    z_t = scheduler.add_noise(start, noise, scheduler.timesteps[:1].expand(len(start)))
     drawing = generator_argument(scheduler, generators)
     with stock_attention(network):
         for t in scheduler.timesteps:
@@ -61,7 +61,7 @@ def naive_z_0(
     prompts = [prompt]
     if config.guidance_scale != 1:
         prompts.append(network.null_prompt.expand(batch, -1, -1))
-    outputs = _branches(network, latent, timestep, embedding.mean, prompts)
+    outputs = _branches(network, latent, timestep, embedding.start, prompts)
     output = outputs[-1] + config.guidance_scale * (outputs[0] - outputs[-1])
     return predicted_z_0(network.config.prediction, output.to(z_t.dtype), z_t, alpha_bar, embedding)
 

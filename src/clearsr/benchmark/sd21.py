@@ -22,7 +22,6 @@ from clearsr.image import resize, to_signed
 from clearsr.macs import count_macs
 from clearsr.models.build import meta_network
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.sd21 import PAPER_SAMPLING
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.sampling import Conditioning, StepCallback, denoise

@@ -22,7 +22,6 @@ from clearsr.config.benchmark import BenchmarkConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.hardware import mixed_precision
 from clearsr.image import resize, to_signed
-from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.realesrgan import load_realesrgan, published_weights
 from clearsr.models.rrdbnet import RRDBNet
 from clearsr.pipeline import ClearSRPipeline

@@ -109,8 +109,11 @@ class PerceptualConfig(FrozenConfig):
     adversarial_ramp: NonNegativeInt = Field(
         2000, description="steps in which the weight of that reward rises from 0"
     )
+    decoder: Literal["frozen", "overlap", "full"] = Field(
+        "frozen", description="what of a decoder of our own is trained along"
+    )
     anchor: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="L1 of decoded z_hr and x_lr; above 0 the decoder's overlap is trained along"
+        1.0, description="L1 of decoded z_hr and x_lr, where the decoder is trained along"
     )
     classifier: Literal["lite1", "lite2"] = Field(
         "lite1", description="EfficientNet-Lite that looks at the pictures; Lite0 judges, and never trains"

@@ -21,7 +21,7 @@ PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images
 
 
 class LatentLR(NamedTuple):
-    """The latent LR embedding x_lr, how far the HR latent is expected to lie from it, and what is drawn on it.
+    """The latent LR embedding x_lr, how far the HR latent is expected to lie from it, what is drawn on it.
 
     `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it
     was trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
@@ -246,7 +246,8 @@ class LatentLREmbedding(nn.Module):
             raise ClearSRError("loss.linear_pixel: only the compact model's VAE has a linear path; set 0")
         with torch.autocast(difference.device.type, enabled=False):
             unscaled = difference.float() / self.scaling_factor
-            return F.conv_transpose2d(unscaled, linear.weight, stride=linear.stride)
+            # The weight is a yardstick here: trained by what it measures it would only shrink.
+            return F.conv_transpose2d(unscaled, linear.weight.detach(), stride=linear.stride)
 
 
 def _in_pieces(network: Any, grid: torch.Tensor, size: int) -> torch.Tensor:

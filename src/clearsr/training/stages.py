@@ -195,8 +195,8 @@ class ClearSRStage(StageModule):
 class PerceptualStage(StageModule):
     """The U-Net with DPM and SPM, and an E' that draws, by the picture drawn: L1, features, an adversary.
 
-    In stage `clearsr` the sampler draws the picture, in stage `lr_encoder` E' alone. What E' says of x_lr goes
-    on learning as it did: it stays the truest picture that the model knows.
+    In stage `clearsr` the sampler draws the picture, in stage `lr_encoder` E' alone. What E' says of x_lr
+    goes on learning as it did: it stays the truest picture that the model knows.
 
     Each sample is judged on a part whose place is drawn, so that neither the classifier's strides nor the
     decoder's patches always meet the same pixels: their beat would be learnt as a grid.
@@ -219,10 +219,12 @@ class PerceptualStage(StageModule):
             network.latents.own_lr_encoder().requires_grad_(True)
         elif self._by_encoder:
             raise ClearSRError("perceptual: in stage lr_encoder it needs model.lr_encoder.draws")
-        if perceptual.anchor:
+        if perceptual.decoder == "full":
+            network.latents.vae.decoder.requires_grad_(True)
+        elif perceptual.decoder == "overlap":
             overlap = network.latents.decoder_overlap()
             if overlap is None:
-                raise ClearSRError("perceptual.anchor: needs model.autoencoder.overlap_channels above 0")
+                raise ClearSRError("perceptual.decoder: overlap needs model.autoencoder.overlap_channels")
             overlap.requires_grad_(True)
         self.classifier = Classifier(perceptual.classifier, perceptual.blocks)
         self.discriminator = Discriminator(self.classifier.channels) if perceptual.adversarial else None
@@ -244,7 +246,7 @@ class PerceptualStage(StageModule):
             logs |= {f"x_lr_{name}": value for name, value in found.items()}
         if weights.features or self.discriminator is not None:
             total = total + self._judged(pixels, target, lr_image, batch.sample_ids, seed, logs)
-        if weights.anchor:
+        if weights.decoder != "frozen":
             anchor = anchor_losses(network, target, embedding.mean.detach())
             total = total + weights.anchor * anchor["loss"]
             logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
