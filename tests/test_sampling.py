@@ -117,9 +117,7 @@ def test_a_batch_of_two_is_two_singles_in_any_order(network, conditioning, sched
 
 
 def _rows(given, rows):
-    return Conditioning(
-        LatentLR(*(part[rows] for part in given.embedding)), given.prompt[rows], given.negative
-    )
+    return Conditioning(given.embedding.map(lambda part: part[rows]), given.prompt[rows], given.negative)
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++", "unipc", "euler"])
@@ -294,7 +292,7 @@ def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, 
     monkeypatch.setattr(sampling, "BAND_ROWS", 4)
     monkeypatch.setattr(sampling, "guided_z_0", lambda network, tile, z_t, *_: z_t)
     given = conditioning(batch=2, height=8)
-    given = given._replace(embedding=LatentLR(*(torch.zeros_like(part) for part in given.embedding)))
+    given = given._replace(embedding=given.embedding.map(torch.zeros_like))
     config = _config(steps=1, scheduler="ddim", start="noise")
     noise = denoise(network, given, config, _generators(3, 3))
     assert torch.equal(noise[0], noise[1])
@@ -324,7 +322,7 @@ def test_latents_on_disk_come_out_as_in_memory_and_none_stays_there(
     config = _config(scheduler=scheduler, steps=4, lsa=lsa, tile={"size": 32, "overlap": 8})
     expected = denoise(network, given, config, _generators(5))
     whole = DiskTensor(given.embedding.mean.shape, tmp_path, CPU)
-    on_disk = given._replace(embedding=LatentLR(*(whole.holding(part) for part in given.embedding)))
+    on_disk = given._replace(embedding=given.embedding.map(whole.holding))
     tiles = []
     monkeypatch.setattr(sampling.Band, "step", watched)
     result = denoise(network, on_disk, config, _generators(5), on_tile=lambda: tiles.append(1))
@@ -342,12 +340,11 @@ def exact_network(make_network):
 
 def _exactly(given, folder=None):
     """The same in double precision; with a folder, x_lr on disk."""
-    parts = [part.double() for part in given.embedding]
+    embedding = given.embedding.map(torch.Tensor.double)
     if folder is not None:
-        whole = DiskTensor(parts[0].shape, folder, CPU, torch.float64)
-        parts = [whole.holding(part) for part in parts]
+        embedding = embedding.map(DiskTensor(embedding.mean.shape, folder, CPU, torch.float64).holding)
     negative = None if given.negative is None else given.negative.double()
-    return Conditioning(LatentLR(*parts), given.prompt.double(), negative)
+    return Conditioning(embedding, given.prompt.double(), negative)
 
 
 @pytest.mark.parametrize(
