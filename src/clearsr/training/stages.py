@@ -240,6 +240,10 @@ class PerceptualStage(StageModule):
         absolute = F.l1_loss(pixels, target)
         logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), target))}
         total = weights.pixel * absolute
+        if weights.grid:
+            pattern = patch_pattern(pixels - target, network.latents.pixels_per_latent()).abs().mean()
+            total = total + weights.grid * pattern
+            logs["grid"] = pattern.detach()
         if draws:
             found = embedding_losses(network, self.loss, target, embedding)
             total = total + found.pop("loss")
@@ -331,6 +335,12 @@ def anchor_losses(network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Ten
     errors = (network.latents.decode(torch.cat([z_hr, z_lr[half:]])).float() - target).abs()
     hr, lr = errors[:half].mean(), errors[half:].mean() if half < len(target) else errors.new_zeros(())
     return {"loss": hr + lr, "hr": hr.detach(), "lr": lr.detach()}
+
+
+def patch_pattern(error: torch.Tensor, side: int) -> torch.Tensor:
+    """What all patches of B×C×(side·h)×(side·w) have in common: their mean less its own, B×C×side×side."""
+    mean = error.unflatten(3, (-1, side)).unflatten(2, (-1, side)).mean((2, 4))
+    return mean - mean.mean((2, 3), keepdim=True)
 
 
 def shifted(
