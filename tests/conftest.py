@@ -7,12 +7,13 @@ projections, LoRA B): what such a layer hides at initialisation then shows up in
 import copy
 import functools
 import struct
+from typing import get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from clearsr.config.base import build_config, merge
+from clearsr.config.base import FrozenConfig, build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.models.build import build_network, own_components
 from clearsr.models.clearsr import ClearSRNetwork
@@ -150,11 +151,16 @@ def lora_encoder():
     return LORA_ENCODER
 
 
+def is_section(kind):
+    return isinstance(kind, type) and issubclass(kind, FrozenConfig)
+
+
 def _setting_names(schema, prefix=""):
     for name, field in schema.model_fields.items():
-        if hasattr(field.annotation, "model_fields"):
-            yield from _setting_names(field.annotation, f"{prefix}{name}.")
-        else:
+        sections = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]
+        for section in sections:
+            yield from _setting_names(section, f"{prefix}{name}.")
+        if not sections:
             yield prefix + name
 
 

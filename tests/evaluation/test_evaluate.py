@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from clearsr.evaluation.consistency import lr_consistency
 from PIL import Image
 from scipy import stats
 from skimage.data import astronaut
@@ -21,7 +22,7 @@ from clearsr.evaluation.evaluate import Evaluation, Row, evaluate_method, evalua
 from clearsr.evaluation.measures import MEASURES, Scorer
 from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_of
 from clearsr.evaluation.metrics import psnr, ssim, to_luma
-from clearsr.evaluation.pairs import match_folders, read_8_bit, to_8_bit
+from clearsr.evaluation.pairs import ImagePair, match_folders, read_8_bit, to_8_bit
 from clearsr.evaluation.results import as_document, from_document, read_results, to_csv, to_json
 from clearsr.evaluation.table import paired_notes
 from clearsr.image import ImageData, resize, write_image
@@ -121,6 +122,18 @@ def test_other_conventions_are_taken_when_asked_for(scorer, pairs):
         "ssim_rgb": ssim(sr, hr, 2, rgb=True).item(),
     }
     assert len(set(values.values())) == 4
+
+
+def test_the_lr_image_is_compared_with_where_there_is_one(pairs, tmp_path):
+    scorer = Scorer(EvaluationConfig(measures=("lr_consistency",)))
+    made = evaluate_method(baseline("bicubic"), pairs, scorer, keep=tmp_path)
+    for pair, row in zip(pairs, made.rows, strict=True):
+        expected = lr_consistency(read_8_bit(tmp_path / f"{pair.name}.png"), read_8_bit(pair.lr)).item()
+        assert row.values == {"lr_consistency": expected}
+    again = match_folders({"sr": tmp_path, "lr": pairs[0].lr.parent})
+    assert evaluate_outputs("again", again, scorer).means() == made.means()
+    swapped = [ImagePair("a", sr=again[0].sr, lr=again[0].lr), ImagePair("b", sr=again[0].sr, lr=again[1].lr)]
+    assert evaluate_outputs("swapped", swapped, scorer).rows[1].values["lr_consistency"] < 25
 
 
 def test_originals_that_the_factor_does_not_divide_are_cut(scorer, tmp_path, caplog):
@@ -235,6 +248,7 @@ def test_results_survive_their_file_and_are_plain_json(scorer, pairs, tmp_path):
     text = (tmp_path / "r.json").read_text()
     document = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert document["mean"] == pytest.approx(runs[0].means())
+    assert document["median"] == pytest.approx(runs[0].medians())
     assert document["images"][0] == {"image": "a", "seed": 0, **runs[0].rows[0].values}
     assert document["interval"]["psnr"] == pytest.approx(list(runs[0].over_images("psnr")[1:]))
     assert document["others"][0]["mean"]["psnr"] == math.inf
@@ -270,6 +284,6 @@ def test_documents_need_what_they_describe():
 
 def test_every_measure_says_which_way_is_better():
     assert {name: measure.better for name, measure in MEASURES.items() if measure.better != "high"} == {
-        **dict.fromkeys(("lpips", "dists", "fid", "niqe", "niqe_pyiqa"), "low"),
-        "sharpness": "one",
+        **dict.fromkeys(("lpips", "dists", "features", "features_vgg", "fid", "niqe", "niqe_pyiqa"), "low"),
+        **dict.fromkeys(("sharpness", "grid_8", "grid_4", "grid_8_3"), "one"),
     }

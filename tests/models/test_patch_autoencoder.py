@@ -13,8 +13,10 @@ from clearsr.models.patch_autoencoder import (
     PatchAutoencoderKL,
     PatchDecoder,
     PatchEncoder,
+    PatchOverlap,
     dct_basis,
 )
+from clearsr.tiling import map_exactly
 
 LUMA = np.array([1, 1, 1]) / math.sqrt(3)
 
@@ -80,6 +82,23 @@ def test_sizes_follow_from_patch_and_levels(patch, widths, make_picture):
 
 
 @torch.no_grad()
+def test_overlap_starts_as_the_identity_and_joins_patches_then(randomise, normal):
+    plain = PatchDecoder(3, 2, 4, (4, 4), (1, 1))
+    overlap = PatchOverlap(3, 8, 1)
+    joined = PatchDecoder(3, 2, 4, (4, 4), (1, 1), overlap)
+    joined.load_state_dict(plain.state_dict(), strict=False)
+    latents = normal(1, 2, 3, 5)
+    assert torch.equal(joined(latents), plain(latents))
+    randomise(overlap, spread=0.3)
+    pixels = normal(1, 3, 16, 24, seed=1)
+    changed = pixels.clone()
+    changed[..., 16:] += 1  # the third patch of each row
+    difference = (overlap(changed) - overlap(pixels)).abs().sum((0, 1, 2))
+    reached = difference.nonzero().flatten()
+    assert 16 - overlap.reach <= int(reached[0]) < 14, "its neighbour's pixels depend on it"
+
+
+@torch.no_grad()
 def test_log_variance_is_kept_within_bounds(untrained, make_picture, randomise):
     encoder = randomise(PatchEncoder(3, 4, 4, (8, 8), (1, 1)), spread=2)
     _, log_variance = encoder(100 * make_picture(64, 64)[None]).chunk(2, dim=1)
@@ -87,6 +106,19 @@ def test_log_variance_is_kept_within_bounds(untrained, make_picture, randomise):
     posterior = untrained.encode(make_picture(64, 64)[None]).latent_dist
     assert posterior.std.min() >= math.exp(MIN_LOG_VARIANCE / 2)
     torch.testing.assert_close(posterior.mode(), untrained.encoder(make_picture(64, 64)[None])[:, :32])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_pieces_of_a_decoder_with_overlap_are_the_whole(layers, randomise, normal):
+    decoder = PatchDecoder(3, 2, 4, (4, 4), (1, 1), PatchOverlap(3, 4, layers))
+    randomise(decoder, spread=0.2)
+    latents = normal(1, 2, 20, 40)
+    whole = decoder(latents)
+    torch.testing.assert_close(map_exactly(decoder, latents, 5, decoder.margin), whole, atol=1e-5, rtol=0)
+    with pytest.raises(AssertionError):
+        less = map_exactly(decoder, latents, 5, decoder.margin - 2)
+        torch.testing.assert_close(less, whole, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,14 @@ def test_an_e_prime_that_is_the_vaes_own_encoder(lora_network, make_picture):
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
+def test_an_e_prime_that_draws(make_network, make_picture, latents):
+    config = SamplingConfig(steps=2, upscale=4.0, scheduler="ddim", tile={"size": 32, "overlap": 8})
+    network = make_network(lr_encoder={"draws": True})
+    pipeline = ClearSRPipeline(network, config, device="cpu", precision="fp32")
+    whole, in_blocks = _both(pipeline, ImageData(make_picture(71, 90)))
+    torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
+
+
 def test_transparency_grey_depth_and_metadata_are_kept(pipeline, make_picture):
     alpha = torch.zeros(1, 60, 70)
     alpha[:, 10:50, 5:40] = 1

@@ -119,9 +119,7 @@ def test_a_batch_of_two_is_two_singles_in_any_order(network, conditioning, sched
 
 
 def _rows(given, rows):
-    return Conditioning(
-        LatentLR(*(part[rows] for part in given.embedding)), given.prompt[rows], given.negative
-    )
+    return Conditioning(given.embedding.map(lambda part: part[rows]), given.prompt[rows], given.negative)
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++", "unipc", "euler"])
@@ -192,6 +190,25 @@ def test_pull_brings_the_result_nearer_to_x_lr_and_push_away(network, conditioni
         result = denoise(network, given, _config(steps=6, lsa=lsa), _generators(0, 1))
         distances.append(float((result - given.embedding.mean).abs().mean()))
     assert distances == sorted(distances) and distances[0] < distances[2]
+
+
+def test_a_run_starts_from_what_is_drawn_and_is_adjusted_towards_x_lr(make_network, conditioning, normal):
+    """With a network that says nothing (f = 0) one step without noise is what is drawn; ELA goes to x_lr."""
+    network = make_network(prediction="lr_anchored")
+    for parameter in network.unet.conv_out.parameters():
+        parameter.zero_()
+    given = conditioning(batch=1)
+    drawn = normal(*given.embedding.mean.shape, seed=9)
+    given = given._replace(embedding=given.embedding._replace(drawn=drawn))
+    config = {"steps": 1, "scheduler": "ddim", "start_timestep": 300, "noise_scale": 0}
+    torch.testing.assert_close(denoise(network, given, _config(**config), _generators(0)), drawn)
+    share = 1 - (1 - 0.05) ** 10  # a fifth of 50 steps
+    pulled = _config(**config, lsa={"alpha": 0.05, "beta": 0})
+    expected = (1 - share) * drawn + share * given.embedding.mean
+    torch.testing.assert_close(denoise(network, given, pulled, _generators(0)), expected)
+    torch.testing.assert_close(
+        denoise(network, given, _config(steps=0), _generators(0)), given.embedding.mean
+    )
 
 
 def test_noise_scale_zero_leaves_nothing_to_the_seed(network, conditioning):
@@ -277,7 +294,7 @@ def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, 
     monkeypatch.setattr("clearsr.sampling.noise.BAND_ROWS", 4)
     monkeypatch.setattr(guidance, "guided_z_0", lambda network, tile, z_t, *_: z_t)
     given = conditioning(batch=2, height=8)
-    given = given._replace(embedding=LatentLR(*(torch.zeros_like(part) for part in given.embedding)))
+    given = given._replace(embedding=given.embedding.map(torch.zeros_like))
     config = _config(steps=1, scheduler="ddim", start="noise")
     noise = denoise(network, given, config, _generators(3, 3))
     assert torch.equal(noise[0], noise[1])
@@ -306,7 +323,7 @@ def test_latents_on_disk_come_out_as_in_memory_and_none_stays_there(
     config = _config(scheduler=scheduler, steps=4, lsa=lsa, tile={"size": 32, "overlap": 8})
     expected = denoise(network, given, config, _generators(5))
     whole = DiskTensor(given.embedding.mean.shape, tmp_path, CPU)
-    on_disk = given._replace(embedding=LatentLR(*(whole.holding(part) for part in given.embedding)))
+    on_disk = given._replace(embedding=given.embedding.map(whole.holding))
     tiles = []
     monkeypatch.setattr(Bands, "map", watched)
     result = denoise(network, on_disk, config, _generators(5), on_tile=lambda: tiles.append(1))
@@ -324,12 +341,11 @@ def exact_network(make_network):
 
 def _exactly(given, folder=None):
     """The same in double precision; with a folder, x_lr on disk."""
-    parts = [part.double() for part in given.embedding]
+    embedding = given.embedding.map(torch.Tensor.double)
     if folder is not None:
-        whole = DiskTensor(parts[0].shape, folder, CPU, torch.float64)
-        parts = [whole.holding(part) for part in parts]
+        embedding = embedding.map(DiskTensor(embedding.mean.shape, folder, CPU, torch.float64).holding)
     negative = None if given.negative is None else given.negative.double()
-    return Conditioning(LatentLR(*parts), given.prompt.double(), negative)
+    return Conditioning(embedding, given.prompt.double(), negative)
 
 
 @pytest.mark.parametrize(

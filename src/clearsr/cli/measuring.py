@@ -83,7 +83,7 @@ def find_pairs(args: Namespace, sr: Path | None = None) -> "list[ImagePair]":
     lr, hr = args.lr, args.hr
     if args.testset is not None:
         lr, hr = find_testset(args.testset)
-    pairs = match_folders({"lr": None if sr is not None else lr, "sr": sr, "hr": hr})
+    pairs = match_folders({"lr": lr, "sr": sr, "hr": hr})
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: must be 1 or more")
     return pairs[: args.limit]

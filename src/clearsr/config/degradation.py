@@ -1,9 +1,9 @@
 """Settings of the second-order degradation (Real-ESRGAN, Wang et al. 2021), and the named sets for it.
 
 `full` is Real-ESRGAN's own x4plus set, which SeeSR and OSEDiff use too; `light` is StableSR's milder one;
-`camera` is ours: the slightly soft, nearly clean picture of a real camera; `real` is ours too: the blur,
-noise and softness of the originals of pairs that cameras took (docs/training.md says how it was fitted);
-`bicubic` only shrinks.
+`camera` is ours: the slightly soft, nearly clean picture of a real camera; `real` is ours too, fitted to
+pairs that cameras took (docs/training.md): their blur, their sharpening, their noise, and how soft the
+originals are; `bicubic` only shrinks.
 A preset is no more than the values that the other fields start from. Ranges are (low, high), drawn per image.
 """
 
@@ -150,8 +150,8 @@ class DegradationConfig(FrozenConfig):
     )
     original: BlurConfig = Field(
         default=BlurConfig(probability=0.0),
-        description="blur of the HR image itself, in pairs to learn from: photographs are softer than "
-        "pictures that were shrunk until sharp",
+        description="blur of the HR image itself, in pairs to learn from: photographs are softer than what "
+        "was shrunk until sharp",
     )
     first: StageConfig = StageConfig()
     second: StageConfig = StageConfig()
@@ -171,7 +171,7 @@ class DegradationMix(FrozenConfig):
     """Several kinds of degradation side by side: each image draws the preset that makes its LR."""
 
     weights: dict[PresetName, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
-        default={"light": 0.4, "full": 0.2, "camera": 0.3, "bicubic": 0.1},
+        default={"real": 0.5, "light": 0.15, "full": 0.1, "camera": 0.1, "bicubic": 0.15},
         description="relative frequency of each preset; one left out is never drawn",
     )
 

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.model import ModelConfig
-from clearsr.config.sampling import LSAConfig, SamplingConfig
+from clearsr.config.sampling import SamplingConfig
 
 Stage = Literal["autoencoder", "lr_encoder", "decoder", "prior", "clearsr"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -97,14 +97,8 @@ class LossConfig(FrozenConfig):
 
 
 class PerceptualConfig(FrozenConfig):
-    """clearsr: losses on the decoded picture that the sampler draws, in place of Eq. 1 (our own)."""
+    """clearsr: losses on the picture that `validation.sampling` draws, in place of Eq. 1 (our own)."""
 
-    sampling: SamplingConfig = Field(
-        SamplingConfig(
-            steps=1, scheduler="dpm++", start_timestep=300, noise_scale=0, lsa=LSAConfig(preset="off")
-        ),
-        description="the sampler whose pictures are judged: the one that the model will be used with",
-    )
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
     features: Annotated[float, Field(ge=0)] = Field(
         0.5, description="distance to the HR crop in what a frozen classifier sees"
@@ -115,8 +109,14 @@ class PerceptualConfig(FrozenConfig):
     adversarial_ramp: NonNegativeInt = Field(
         2000, description="steps in which the weight of that reward rises from 0"
     )
+    grid: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="L1 of the mean error at each place of the VAE's patches, which a grid raises"
+    )
+    decoder: Literal["frozen", "overlap", "full"] = Field(
+        "frozen", description="what of a decoder of our own is trained along"
+    )
     anchor: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="L1 of decoded z_hr and x_lr; above 0 the decoder's overlap is trained along"
+        1.0, description="L1 of decoded z_hr and x_lr, where the decoder is trained along"
     )
     classifier: Literal["lite1", "lite2"] = Field(
         "lite1", description="EfficientNet-Lite that looks at the pictures; Lite0 judges, and never trains"
@@ -178,8 +178,8 @@ class TrainConfig(FrozenConfig):
                 raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
         if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
-        if self.perceptual is not None and self.stage != "clearsr":
-            raise ValueError(f"perceptual belongs to stage clearsr, not to {self.stage}")
+        if self.perceptual is not None and self.stage not in ("lr_encoder", "clearsr"):
+            raise ValueError(f"perceptual belongs to stages lr_encoder and clearsr, not to {self.stage}")
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -126,6 +127,14 @@ class Evaluation:
         over_images = {name: self.over_images(name) for name in self.names}
         return {name: math.nan if found is None else found.mean for name, found in over_images.items()}
 
+    def medians(self) -> Mean:
+        """Median of each measure over the pictures, each the mean over its seeds (NaN: defined for none)."""
+        found = {}
+        for name in self.names:
+            means = [_mean(values) for values in self._grouped(name, lambda row: row.image).values()]
+            found[name] = median([m for m in means if not math.isnan(m)] or [math.nan])
+        return found
+
     def over_images(self, name: str) -> Interval | None:
         """Mean and confidence interval over the pictures, each the mean over its seeds."""
         if all(name not in row.values for row in self.rows):
@@ -174,7 +183,7 @@ def evaluate_outputs(
     on_image: OnImage | None = None,
     upscale: float = 4,
 ) -> Evaluation:
-    """Score pictures that are there already (`sr` of every pair) against their originals.
+    """Score pictures that are there already (`sr` of every pair) against their originals and LR images.
 
     Args:
         upscale: the factor; an original may have so many rows and columns more, less one, that are cut off.

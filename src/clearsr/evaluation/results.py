@@ -1,4 +1,4 @@
-"""Evaluations as files: JSON with means, intervals and per-image rows; CSV with the rows alone."""
+"""Evaluations as files: JSON with means, medians, intervals and per-image rows; CSV with the rows alone."""
 
 import csv
 import io
@@ -88,6 +88,7 @@ def _described(evaluation: Evaluation) -> dict[str, Any]:
         "dataset": evaluation.dataset,
         "count": len(evaluation.images),
         "mean": evaluation.means(),
+        "median": evaluation.medians(),
         "interval": {name: _bounds(found) for name, found in over_images.items()},
         "seeds": [seed for seed in evaluation.seeds if seed is not None],
         "over_seeds": {n: {"mean": f.mean, "interval": _bounds(f)} for n, f in over_seeds.items() if f},

@@ -190,17 +190,19 @@ def _html(table: Table, heads: list[str], body: list[list[str]], ranks: list[lis
 
 
 def summary_table(evaluations: Sequence[Evaluation], count: int, config: EvaluationConfig) -> Table:
-    """Means of every method; ± is half the confidence interval over the images, and below it, over seeds."""
+    """Means of every method, ± half the confidence interval over the images; below, over seeds; medians."""
     names = evaluations[0].names
     rows = []
     for evaluation in evaluations:
         rows.append(summary_row(evaluation, (evaluation.method,)))
         if len(evaluation.seeds) > 1:
             rows.append(_seeds_row(evaluation, names))
+        if len(evaluation.images) > 2:  # of fewer it is the mean
+            rows.append(TableRow((f"{evaluation.method}, median",), evaluation.medians(), group=None))
     level = f"{100 * config.confidence:g} %"
     notes = [
-        f"{count} images; ± is half the {level} confidence interval (Student's t) over the images; best "
-        "bold, second best in italics.",
+        f"{count} images; ± is half the {level} confidence interval (Student's t) over the images, which "
+        "medians are over as well; best bold, second best in italics.",
         f"PSNR and SSIM: BT.601 luma, {config.crop_border} pixels left out per side; SSIM has the luma in "
         "whole levels, as pyiqa, SSIM (exact) as it is.",
     ]

@@ -61,7 +61,12 @@ def own_components(config: ModelConfig) -> Components:
     own_encoder = None
     if lr_encoder.kind == "separate":
         own_encoder = PatchEncoder(
-            3, autoencoder.latent_channels, autoencoder.patch_size, lr_encoder.channels, lr_encoder.layers
+            3,
+            autoencoder.latent_channels,
+            autoencoder.patch_size,
+            lr_encoder.channels,
+            lr_encoder.layers,
+            lr_encoder.draws,
         )
     denoiser = UNet(
         UNetShape(

@@ -22,14 +22,25 @@ PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images
 
 
 class LatentLR(NamedTuple):
-    """The latent LR embedding x_lr and how far the HR latent is expected to lie from it.
+    """The latent LR embedding x_lr, how far the HR latent is expected to lie from it, what is drawn on it.
 
     `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it
     was trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
+    `drawn` is x_lr with what a photograph would have there, where E' draws (our own); None where it does not.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
+    drawn: torch.Tensor | None = None
+
+    @property
+    def start(self) -> torch.Tensor:
+        """Where a run starts, and what the network's output is read against: `drawn`, or else x_lr."""
+        return self.mean if self.drawn is None else self.drawn
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "LatentLR":
+        """The function of each of them."""
+        return LatentLR(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
 
 
 class LatentLREmbedding(nn.Module):
@@ -87,8 +98,8 @@ class LatentLREmbedding(nn.Module):
             new_map: where feature maps of such images lie, if E' is not local; unset: with the image.
         """
         with lora_enabled(self.vae, True):
-            mean, std = self.adapter.posterior(pixels, piece, new_map)
-        return LatentLR(mean * self.scaling_factor, std * self.scaling_factor)
+            found = LatentLR(*self.adapter.posterior(pixels, piece, new_map))
+        return found.map(lambda part: part * self.scaling_factor)
 
     def embed_in_windows(
         self,
@@ -171,4 +182,5 @@ class LatentLREmbedding(nn.Module):
             raise ClearSRError("loss.linear_pixel: only the compact model's VAE has a linear path; set 0")
         with torch.autocast(difference.device.type, enabled=False):
             unscaled = difference.float() / self.scaling_factor
-            return F.conv_transpose2d(unscaled, linear.weight, stride=linear.stride)
+            # The weight is a yardstick here: trained by what it measures it would only shrink.
+            return F.conv_transpose2d(unscaled, linear.weight.detach(), stride=linear.stride)

@@ -38,6 +38,8 @@ class ResidualBlock(nn.Module):
 class PatchEncoder(nn.Module):
     """Pixels B×3×H×W in [-1, 1] -> moments (mean, log variance) B×2C×h×w.
 
+    One that draws (E' alone) gives a second mean behind them, B×3C×h×w: the first and what is drawn on it.
+
     Attributes:
         side: pixels along the side of a latent's patch; H and W must be multiples of it.
         margin: pixels around a patch that its moments depend on.
@@ -50,9 +52,10 @@ class PatchEncoder(nn.Module):
         patch_size: int,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
+        draws: bool = False,
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size, self._latent_channels = patch_size, latent_channels
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, block_out_channels[0], 3, padding=1)
         blocks: list[nn.Module] = []
         previous = block_out_channels[0]
@@ -62,30 +65,34 @@ class PatchEncoder(nn.Module):
             blocks.extend(ResidualBlock(width) for _ in range(layers))
             previous = width
         self.blocks = nn.Sequential(*blocks)
-        self.conv_out = nn.Conv2d(previous, 2 * latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(previous, (3 if draws else 2) * latent_channels, 3, padding=1)
         self.side = patch_size * 2 ** (len(block_out_channels) - 1)
         self.margin = self.side * _reach(layers_per_block)
         self.linear = nn.Conv2d(in_channels, latent_channels, self.side, stride=self.side)
         _set_to_zero(self.linear)
         basis, gains = dct_basis(latent_channels, self.side)
-        moments = torch.tensor([0.0, INITIAL_LOG_VARIANCE]).repeat_interleave(latent_channels)
+        starts = torch.tensor([0.0, INITIAL_LOG_VARIANCE, 0.0][: 3 if draws else 2])
+        moments = starts.repeat_interleave(latent_channels)
         self.conv_out.bias = nn.Parameter(moments)
         with torch.no_grad():
             self.conv_out.weight.mul_(0.1)
+            self.conv_out.weight[2 * latent_channels :].zero_()
             self.linear.weight.copy_(basis * gains)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         moments = self.conv_out(F.silu(self.blocks(hidden)))
-        mean, log_variance = moments.chunk(2, dim=1)
+        mean, log_variance, *detail = moments.split(self._latent_channels, dim=1)
         with _full_precision(pixels.device):  # 8 bits of mantissa would show as banding
             mean = mean.float() + self.linear(pixels.float())
-        return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0)], dim=1)
+        drawn = [mean + part.float() for part in detail]
+        return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0), *drawn], dim=1)
 
 
 class PatchOverlap(nn.Module):
-    """Pixels -> pixels at half resolution, across the borders of the decoder's patches; starts as identity.
+    """Pixels -> pixels, across the borders of the decoder's patches; starts as the identity.
 
+    Its convolutions are at half resolution.
     Latents of photographs decode without seams, predicted ones do not: what one patch says of its edge, its
     neighbour does not know.
     """
@@ -218,11 +225,8 @@ class PatchAutoencoderKL(nn.Module):
         self.config = config
         sizes = (3, config.latent_channels, config.patch_size)
         self.encoder = PatchEncoder(*sizes, config.encoder_channels, config.encoder_layers)
-        overlap = (
-            PatchOverlap(3, config.overlap_channels, config.overlap_layers)
-            if config.overlap_channels
-            else None
-        )
+        width = config.overlap_channels
+        overlap = PatchOverlap(3, width, config.overlap_layers) if width else None
         self.decoder = PatchDecoder(*sizes, config.decoder_channels, config.decoder_layers, overlap)
 
     def encode(self, pixels: torch.Tensor) -> Encoded:

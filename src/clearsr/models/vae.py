@@ -24,7 +24,7 @@ from clearsr.models.windowed_layers import (
 )
 from clearsr.tiling import Grid, ReadGrid, map_exactly
 
-Moments = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation, B×C×h×w each
+Moments = tuple[torch.Tensor, ...]  # mean, standard deviation, and what is drawn by one that draws
 
 
 class VaeAdapter(Protocol):
@@ -61,7 +61,7 @@ class VaeAdapter(Protocol):
         ...
 
     def posterior(self, pixels: torch.Tensor, piece: int, new_map: NewMap | None) -> Moments:
-        """Of E', for pixels B×3×H×W in [-1, 1], `piece` pixels a side at once."""
+        """Of E', B×C×h×w each, for pixels B×3×H×W in [-1, 1], `piece` pixels a side at once."""
         ...
 
     def decode(self, z: torch.Tensor, piece: int, new_map: NewMap | None) -> torch.Tensor:
@@ -120,8 +120,8 @@ class OwnVae(NamedTuple):
         """See `VaeAdapter`; pieces give the untiled result."""
         e_prime = self.e_prime
         moments = map_exactly(e_prime, pixels, piece, e_prime.margin, e_prime.side)
-        mean, log_variance = moments.chunk(2, dim=1)
-        return mean, torch.exp(0.5 * log_variance)
+        mean, log_variance, *drawn = moments.split(int(self.vae.config.latent_channels), dim=1)
+        return mean, torch.exp(0.5 * log_variance), *drawn
 
     def decode(self, z: torch.Tensor, piece: int, new_map: NewMap | None) -> torch.Tensor:
         """See `VaeAdapter`; pieces give the untiled result."""

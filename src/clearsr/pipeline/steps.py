@@ -124,7 +124,7 @@ class PipelineSteps:
         signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
         with self.running("latents"):
             embedding = self.network.latents.embed_lr(signed, piece, new_map)
-        return LatentLR(*(part.float() for part in embedding))
+        return embedding.map(torch.Tensor.float)
 
     def prompt_of(self, resized: torch.Tensor) -> torch.Tensor:
         """p of an image that has the size which the image encoder sees, B×3×side×side in [-1, 1]."""

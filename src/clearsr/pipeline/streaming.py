@@ -172,15 +172,16 @@ class _Work:
     def embed(self) -> LatentLR:
         """Steps 1 and 2: x_lr, as two grids."""
         prepared, latents, fold = self._prepared, self._latents, self._fold
-        channels, steps = self._steps.network.unet.config.in_channels, self._steps
-        grids = (self._store.latents((1, channels, *self._grid)) for _ in range(2))
+        steps, network = self._steps, self._steps.network
+        channels, count = network.unet.config.in_channels, 3 if network.config.lr_encoder.draws else 2
+        grids = [self._store.latents((1, channels, *self._grid)) for _ in range(count)]
         embedding = LatentLR(*grids)
         if (margin := self._margins[0]) is not None:
             margin = -(-margin // fold) * fold
             for inner in pieces(prepared.height, prepared.width, self._piece):
                 outer = inner.grown(margin, prepared.height, prepared.width)
                 part = steps.embed(prepared.read(outer), max(outer.size))
-                for whole, values in zip(embedding, part, strict=True):
+                for whole, values in zip(grids, (v for v in part if v is not None), strict=True):
                     whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
                 self.advance()
             return embedding
@@ -188,7 +189,7 @@ class _Work:
         with steps.running("latents"):
             both = latents.embed_in_windows(pixels, self._piece, steps.device, new_map, self.advance)
         for window in pieces(*self._grid, self._piece // fold):
-            for whole, values in zip(embedding, window.of(both).chunk(2, dim=1), strict=True):
+            for whole, values in zip(grids, window.of(both).chunk(2, dim=1), strict=True):
                 whole[window.cells] = values
         return embedding
 

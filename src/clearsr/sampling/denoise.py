@@ -47,9 +47,9 @@ def denoise(
     predict = Predictor(network, conditioning, config, solver, tiles_at_once, on_tile)
     steps = len(solver.timesteps)
 
-    def start(own: Generators, z_lr: torch.Tensor) -> list[torch.Tensor]:
-        noise = config.noise_scale * draw_noise(z_lr, own)
-        return [solver.start(noise, z_lr if config.start == "lr" else None)]  # LRE: the start carries x_lr
+    def start(own: Generators, begin: torch.Tensor) -> list[torch.Tensor]:
+        noise = config.noise_scale * draw_noise(begin, own)
+        return [solver.start(noise, begin if config.start == "lr" else None)]  # LRE: the start carries x_lr
 
     def step(
         i: int, own: Generators, z_0: torch.Tensor, z_t: torch.Tensor, z_lr: torch.Tensor, *past: torch.Tensor
@@ -57,7 +57,7 @@ def denoise(
         z_t, *past_now = solver.step(z_0, z_t, i, past, own)
         return [adjust(z_t, z_lr, i, steps, lsa) if lsa.target == "step" else z_t, *past_now]
 
-    z_t, *past = bands.map(start, z_lr)
+    z_t, *past = bands.map(start, conditioning.embedding.start)
     for i in range(steps):
         z_0 = predict(z_t, i)
         z_t, *past = bands.map(partial(step, i), z_0, z_t, z_lr, *past)

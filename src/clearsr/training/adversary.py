@@ -15,7 +15,7 @@ _WIDTH, _GROUPS = 64, 8
 
 
 class Head(nn.Module):
-    """Features B×C×h×w of one scale and the LR image -> how like a photograph each place is, B×1×h×w."""
+    """Features B×C×h×w of one scale and the LR image -> how photographic each place looks, B×1×h×w."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

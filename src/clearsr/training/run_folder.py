@@ -223,6 +223,7 @@ FIXED_SETTINGS = (
     "optimizer.kind",
     "seed",
 )
+SAMPLER = "validation.sampling"  # fixed where its pictures are what the loss is on
 
 
 def find_checkpoint(run: Path, resume: str | None) -> Path | None:
@@ -263,7 +264,8 @@ def require_same_run(config: TrainConfig, checkpoint: Path) -> None:
     saved = flat(build_config(TrainConfig, read_yaml(path)).model_dump(mode="json"))
     now = flat(config.model_dump(mode="json"))
     changed = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
-    refused = [name for name in changed if _is_fixed(name)]
+    fixed = FIXED_SETTINGS if config.perceptual is None else (*FIXED_SETTINGS, SAMPLER)
+    refused = [name for name in changed if _is_one_of(name, fixed)]
     if bool(saved.get("ema_decay")) != bool(now.get("ema_decay")):
         refused.append("ema_decay")
     if refused:
@@ -301,5 +303,5 @@ def record_config(config: TrainConfig, run: Path, first_step: int) -> None:
         raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
-def _is_fixed(name: str) -> bool:
-    return any(name == fixed or name.startswith(f"{fixed}.") for fixed in FIXED_SETTINGS)
+def _is_one_of(name: str, settings: tuple[str, ...]) -> bool:
+    return any(name == fixed or name.startswith(f"{fixed}.") for fixed in settings)

@@ -15,7 +15,14 @@ from clearsr.config.training import Stage, TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.hardware import store_in
 from clearsr.models.build import build_network, own_components
-from clearsr.models.checkpoint import locate, read_description, read_tensors, save_network, start_from
+from clearsr.models.checkpoint import (
+    locate,
+    read_description,
+    read_tensors,
+    save_network,
+    stages_of,
+    start_from,
+)
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.seeds import derive_seed
 from clearsr.training.stages import StageModule, build_stage
@@ -68,7 +75,11 @@ def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[st
         stages += brought
         if "autoencoder" not in brought:
             continue
-        own = {name: v.clone() for name, v in network.latents.vae.state_dict().items() if "lora_" not in name}
+        own = {
+            name: value.clone()
+            for name, value in network.latents.vae.state_dict().items()
+            if "lora_" not in name and "autoencoder" in stages_of(f"latents.vae.{name}")
+        }
         if before is not None and any(not torch.equal(before[name], value) for name, value in own.items()):
             logger.warning(
                 "init_from: %s and %s bring different VAEs; that of the latter is taken, and what else the "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clearsr.config.training import LossConfig, PerceptualConfig, TrainConfig
+from clearsr.config.training import LossConfig, TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
 from clearsr.image import resize, to_signed, to_unit
@@ -53,7 +53,7 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
         "clearsr": ClearSRStage,
     }
     if config.perceptual is not None:
-        return PerceptualStage(network, config.loss, config.perceptual, config.batch_size)
+        return PerceptualStage(network, config)
     return stages[config.stage](network, config.loss)
 
 
@@ -98,27 +98,9 @@ class LREncoderStage(StageModule):
         network.latents.own_lr_encoder().requires_grad_(True)
 
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
-        assert batch.lr is not None, "the loader prepares LR images for this stage"
-        latents = self.network.latents
-        target = to_signed(batch.hr)
-        with torch.no_grad():
-            z_hr = latents.encode_hr(target).float()
-        embedding = latents.embed_lr(to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1]))))
-        mean, std = embedding.mean.float(), embedding.std.float()
-        latent_error = F.l1_loss(mean, z_hr)
-        # Gaussian likelihood of the residual; the mean is detached so that only the variance learns from it.
-        likelihood = (torch.log(std) + 0.5 * ((z_hr - mean.detach()) / std) ** 2).mean()
-        total = self.loss.latent * latent_error + self.loss.variance * likelihood
-        logs = {"latent": latent_error.detach(), "likelihood": likelihood.detach()}
-        if self.loss.linear_pixel:
-            error = latents.decode_linearly(mean - z_hr).abs().mean()
-            total = total + self.loss.linear_pixel * error
-            logs["linear_pixel"] = error.detach()
-        if self.loss.pixel:  # decoding costs as much as encoding
-            pixels = latents.decode(mean).float()
-            total = total + self.loss.pixel * F.l1_loss(pixels, target)
-            logs["psnr"] = psnr_of(F.mse_loss(pixels.detach(), target))
-        return {"loss": total, **logs}
+        target, lr_image = signed_pair(batch)
+        embedding = self.network.latents.embed_lr(lr_image)
+        return embedding_losses(self.network, self.loss, target, embedding)
 
 
 class DecoderStage(StageModule):
@@ -186,7 +168,7 @@ class ClearSRStage(StageModule):
         with torch.no_grad():
             z_0 = network.latents.encode_hr(target).float()
         with torch.set_grad_enabled(self.trains_lr_encoder and torch.is_grad_enabled()):
-            embedding = LatentLR(*(part.float() for part in network.latents.embed_lr(lr_image)))
+            embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
         noise = sample_noise(z_0.shape, seed, batch.sample_ids).to(z_0)
         timestep, dropped = step_draws(seed, batch.sample_ids, self.loss, z_0.device)
         alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
@@ -210,27 +192,38 @@ class ClearSRStage(StageModule):
 
 
 class PerceptualStage(StageModule):
-    """DPM, SPM and the U-Net by the picture that the sampler draws: L1, features and an adversary.
+    """The U-Net with DPM and SPM, and an E' that draws, by the picture drawn: L1, features, an adversary.
+
+    In stage `clearsr` the sampler draws the picture, in stage `lr_encoder` E' alone. What E' says of x_lr
+    goes on learning as it did: it stays the truest picture that the model knows.
 
     Each sample is judged on a part whose place is drawn, so that neither the classifier's strides nor the
     decoder's patches always meet the same pixels: their beat would be learnt as a grid.
     """
 
-    def __init__(
-        self, network: ClearSRNetwork, loss: LossConfig, perceptual: PerceptualConfig, batch_size: int
-    ) -> None:
-        """`batch_size` counts all processes: with it a sample's number tells the step.
+    def __init__(self, network: ClearSRNetwork, config: TrainConfig) -> None:
+        """The sampler is `config.validation.sampling`: what is looked at is what is trained.
 
         Raises:
             ClearSRError: the classifier is not installed, or the overlap that is to be trained is not there.
         """
-        super().__init__(network, loss)
-        network.set_trainable()
-        self.perceptual, self._batch_size = perceptual, batch_size
-        if perceptual.anchor:
+        super().__init__(network, config.loss)
+        assert config.perceptual is not None, "build_stage looks at it"
+        self.perceptual = perceptual = config.perceptual
+        self._sampling, self._batch_size = config.validation.sampling, config.batch_size
+        self._by_encoder = config.stage == "lr_encoder"
+        if not self._by_encoder:
+            network.set_trainable()
+        if network.config.lr_encoder.draws:
+            network.latents.own_lr_encoder().requires_grad_(True)
+        elif self._by_encoder:
+            raise ClearSRError("perceptual: in stage lr_encoder it needs model.lr_encoder.draws")
+        if perceptual.decoder == "full":
+            network.latents.vae.decoder.requires_grad_(True)
+        elif perceptual.decoder == "overlap":
             overlap = network.latents.decoder_overlap()
             if overlap is None:
-                raise ClearSRError("perceptual.anchor: needs model.autoencoder.overlap_channels above 0")
+                raise ClearSRError("perceptual.decoder: overlap needs model.autoencoder.overlap_channels")
             overlap.requires_grad_(True)
         self.classifier = Classifier(perceptual.classifier, perceptual.blocks)
         self.discriminator = Discriminator(self.classifier.channels) if perceptual.adversarial else None
@@ -238,25 +231,41 @@ class PerceptualStage(StageModule):
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
         network, weights = self.network, self.perceptual
         target, lr_image = signed_pair(batch)
-        with torch.no_grad():
-            embedding = LatentLR(*(part.float() for part in network.latents.embed_lr(lr_image)))
-        _, dropped = step_draws(seed, batch.sample_ids, self.loss, target.device)
+        draws = network.config.lr_encoder.draws
+        with torch.set_grad_enabled(draws and torch.is_grad_enabled()):
+            embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
+        drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
+        pixels = network.latents.decode(drawn).float()
+        absolute = F.l1_loss(pixels, target)
+        logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), target))}
+        total = weights.pixel * absolute
+        if weights.grid:
+            pattern = patch_pattern(pixels - target, network.latents.pixels_per_latent()).abs().mean()
+            total = total + weights.grid * pattern
+            logs["grid"] = pattern.detach()
+        if draws:
+            found = embedding_losses(network, self.loss, target, embedding)
+            total = total + found.pop("loss")
+            logs |= {f"x_lr_{name}": value for name, value in found.items()}
+        if weights.features or self.discriminator is not None:
+            total = total + self._judged(pixels, target, lr_image, batch.sample_ids, seed, logs)
+        if weights.decoder != "frozen":
+            anchor = anchor_losses(network, target, embedding.mean.detach())
+            total = total + weights.anchor * anchor["loss"]
+            logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
+        return {"loss": total, **logs}
+
+    def _sampled(
+        self, embedding: LatentLR, lr_image: torch.Tensor, batch: TrainingBatch, seed: int
+    ) -> torch.Tensor:
+        """z_0 as the sampler draws it, some of the prompts dropped."""
+        network = self.network
+        _, dropped = step_draws(seed, batch.sample_ids, self.loss, lr_image.device)
         prompt = network.image_prompt(lr_image).float()
         if dropped is not None:
             prompt = torch.where(dropped[:, None, None], network.null_prompt, prompt)
         generators = [make_generator("noise", seed, i) for i in batch.sample_ids]
-        z_0 = denoise(network, Conditioning(embedding, prompt), weights.sampling, generators)
-        pixels = network.latents.decode(z_0).float()
-        absolute = F.l1_loss(pixels, target)
-        logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), target))}
-        total = weights.pixel * absolute
-        if weights.features or self.discriminator is not None:
-            total = total + self._judged(pixels, target, lr_image, batch.sample_ids, seed, logs)
-        if weights.anchor:
-            anchor = anchor_losses(network, target, embedding.mean)
-            total = total + weights.anchor * anchor["loss"]
-            logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
-        return {"loss": total, **logs}
+        return denoise(network, Conditioning(embedding, prompt), self._sampling, generators)
 
     def _judged(
         self,
@@ -278,11 +287,36 @@ class PerceptualStage(StageModule):
         total = weights.features * distance
         if self.discriminator is None:
             return total
+        # A sample's number tells the step.
         ramp = min(1.0, sample_ids[0] / self._batch_size / max(1, weights.adversarial_ramp))
         reward = self.discriminator.reward(drawn, beside)
         learned = self.discriminator.loss(drawn, real, beside)
         logs |= {"reward": reward.detach(), "discriminator": learned.detach()}
         return total - ramp * weights.adversarial * reward + learned
+
+
+def embedding_losses(
+    network: ClearSRNetwork, loss: LossConfig, target: torch.Tensor, embedding: LatentLR
+) -> Losses:
+    """What x_lr and its standard deviation learn from: L1 of latents and pictures, and a likelihood."""
+    latents = network.latents
+    with torch.no_grad():
+        z_hr = latents.encode_hr(target).float()
+    mean, std = embedding.mean.float(), embedding.std.float()
+    latent_error = F.l1_loss(mean, z_hr)
+    # Gaussian likelihood of the residual; the mean is detached so that only the variance learns from it.
+    likelihood = (torch.log(std) + 0.5 * ((z_hr - mean.detach()) / std) ** 2).mean()
+    total = loss.latent * latent_error + loss.variance * likelihood
+    logs = {"latent": latent_error.detach(), "likelihood": likelihood.detach()}
+    if loss.linear_pixel:
+        error = latents.decode_linearly(mean - z_hr).abs().mean()
+        total = total + loss.linear_pixel * error
+        logs["linear_pixel"] = error.detach()
+    if loss.pixel:  # decoding costs as much as encoding
+        pixels = latents.decode(mean).float()
+        total = total + loss.pixel * F.l1_loss(pixels, target)
+        logs["psnr"] = psnr_of(F.mse_loss(pixels.detach(), target))
+    return {"loss": total, **logs}
 
 
 def signed_pair(batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -302,10 +336,16 @@ def anchor_losses(network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Ten
     return {"loss": hr + lr, "hr": hr.detach(), "lr": lr.detach()}
 
 
+def patch_pattern(error: torch.Tensor, side: int) -> torch.Tensor:
+    """What all patches of B×C×(side·h)×(side·w) have in common: their mean less its own, B×C×side×side."""
+    mean = error.unflatten(3, (-1, side)).unflatten(2, (-1, side)).mean((2, 4))
+    return mean - mean.mean((2, 3), keepdim=True)
+
+
 def shifted(
     images: Sequence[torch.Tensor], seed: int, sample_ids: list[int], most: int = 8
 ) -> list[torch.Tensor]:
-    """The same part of each of several batches, B×C×(H-most)×(W-most), for each sample another."""
+    """The same part of several batches, B×C×(H-most)×(W-most) each, every sample's at a place of its own."""
     places = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
     height, width = (length - most for length in images[0].shape[-2:])
     return [

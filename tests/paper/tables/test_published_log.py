@@ -13,7 +13,7 @@ from clearsr.paper.tables.published_log import compare, read_log
 FORMATS = {
     "osediff": "24-10-23 17:36:18 - INFO: results_x/{}.png | PSNR: {:.6f}; SSIM: {:.6f} | Runtime: 1 sec",
     "swinir": "Testing 3 {:20s} - PSNR: {:.2f} dB; SSIM: {:.4f}",
-    "equals": "/home/me/out/{}.jpg psnr={:.6f} ssim={:.6f}",
+    "equals": "/home/me/out/{}.jpg psnr={:.6f} ssim={:.6f} lr=0.0001",
 }
 
 

@@ -18,7 +18,6 @@ from clearsr.hardware import choose_device, choose_precision, mixed_precision, s
 from clearsr.image import resize, to_signed
 from clearsr.models.build import meta_network
 from clearsr.models.clearsr import ClearSRNetwork, compile_network
-from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import alpha_bars
 from clearsr.models.sd21 import PAPER_SAMPLING
 from clearsr.paper.complexity.child import peak_bytes, reset_peak
@@ -142,7 +141,7 @@ def _upscale(
     network = pipeline.network
     with mixed_precision(pipeline.device, pipeline.precision):
         embedding, prompt = network.latents.embed_lr(pixels), network.image_prompt(pixels)
-        conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
+        conditioning = Conditioning(embedding.map(torch.Tensor.float), prompt.float())
         generators = [make_generator("benchmark", index) for index in range(len(pixels))]
         return network.latents.decode(denoise(network, conditioning, config, generators, on_step)).cpu()
 

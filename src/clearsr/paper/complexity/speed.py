@@ -13,7 +13,6 @@ from clearsr.config.evaluation import BenchmarkConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.hardware import mixed_precision
 from clearsr.image import resize, to_signed
-from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.realesrgan import RRDBNet, load_realesrgan, published_weights
 from clearsr.paper.complexity.naive import naive_denoise
 from clearsr.paper.complexity.timing import (
@@ -107,7 +106,7 @@ def _loops(pipeline: ClearSRPipeline, side: int) -> dict[str, Callable[[], objec
     signed = to_signed(make_picture(side, side).color[None].to(pipeline.device))
     with torch.no_grad(), mixed_precision(pipeline.device, pipeline.precision):
         embedding, prompt = network.latents.embed_lr(signed), network.image_prompt(signed)
-    conditioning = Conditioning(LatentLR(*(part.float() for part in embedding)), prompt.float())
+    conditioning = Conditioning(embedding.map(torch.Tensor.float), prompt.float())
 
     def run(loop: Callable[..., Any]) -> torch.Tensor:
         with mixed_precision(pipeline.device, pipeline.precision):
