@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_CBWR"] = "COMPATIBLE"  # else a sum may depend on where in memory its numbers lie
 
 import numpy as np
 import tifffile

@@ -41,7 +41,7 @@ def test_in_blocks_it_is_the_same_picture(upscale, photo, tmp_path, read, reques
 
 
 def test_what_cannot_be_written_in_pieces_says_so(upscale, photo, tmp_path, large, monkeypatch):
-    monkeypatch.setattr(upscale, "WHOLE_FILE_BYTES", 10**9)
+    monkeypatch.setattr("clearsr.files.upscale.WHOLE_FILE_BYTES", 10**9)
     outcome = upscale(photo("a.png", 40, 60), "-o", tmp_path / "a.jpg")
     assert outcome.code == 1
     assert "a.jpg: 240x160 needs" in outcome.errors[0] and "use --format tiff or png" in outcome.errors[0]
@@ -64,7 +64,7 @@ def test_what_cannot_be_decoded_whole_is_refused_before(upscale, photo, tmp_path
     """One byte less than decoding takes; as a TIFF it would take none."""
     given, as_tiff = photo(name, 40, 60), photo("a.tif", 40, 60)
     needed = read_header(given)[1].in_parts
-    monkeypatch.setattr(upscale, "free_bytes", lambda *_: needed - 1)
+    monkeypatch.setattr("clearsr.files.upscale.free_bytes", lambda *_: needed - 1)
     monkeypatch.setattr(reading, "decode", lambda *_: pytest.fail("was decoded"))
     outcome = upscale(given, "-o", tmp_path / "out.tif")
     assert outcome.code == 1 and len(outcome.errors) == 1

@@ -18,7 +18,7 @@ from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
-from clearsr.image.writing import is_streamed
+from clearsr.image.writing import Target
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed
 
@@ -123,9 +123,9 @@ def upscale_to_file(
         if workload.is_in_blocks:
             return _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
         image = read_image(job.input)
-        _open_folder(job, size)
+        target = _open_folder(job, size)
         (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
-        write_image(result, job.output, output)
+        write_image(result, target, output)
         return result.height, result.width
 
     return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
@@ -148,9 +148,9 @@ def _upscale_in_blocks(
 
     with closing(open_source(job.input)) as source:
         size = result_size(source.height, source.width, sampling)
-        _open_folder(job, size)
+        target = _open_folder(job, size)
         free = free_bytes(sampling.max_memory, torch.device("cpu"))
-        if not is_streamed(job.output) and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
+        if not target.is_streamed and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
             raise ClearSRError(
                 f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
                 "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
@@ -158,7 +158,7 @@ def _upscale_in_blocks(
         blocks = pipeline.upscale_in_blocks(
             source, workload.applied_to(sampling), size, workload, job.output.parent, on_part
         )
-        write_blocks(job.output, size, workload.piece, blocks, output)
+        write_blocks(target, size, workload.piece, blocks, output)
     return size
 
 
@@ -177,14 +177,14 @@ def _check_room(path: Path, size: tuple[int, int], needed: int, max_memory: int 
         )
 
 
-def _open_folder(job: Job, size: tuple[int, int]) -> None:
-    """Make the folder of the output, once the input is known to be a picture, and check what it is to take.
+def _open_folder(job: Job, size: tuple[int, int]) -> Target:
+    """The output, checked for what it is to take; its folder is made, as the input is known to be a picture.
 
     Raises:
         ClearSRError: the output cannot be written there or hold a picture of that size.
     """
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    check_output(job.output, size)
+    return check_output(job.output, size)
 
 
 def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:

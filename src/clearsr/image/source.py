@@ -1,7 +1,8 @@
 """Pictures that are read part by part, so that a large one is never in memory as floating-point numbers.
 
 A TIFF of the plain kind is decoded strip by strip or tile by tile as it is read; every other file is decoded
-whole and kept as the bytes that it holds.
+whole and kept as the bytes that it holds. Written by hand, for Pillow decodes pictures whole, and tifffile
+gives strips and tiles but no windows of pixels with a bound on memory.
 """
 
 import dataclasses

@@ -64,14 +64,26 @@ _FORMATS = {
 }
 
 
+class Target(NamedTuple):
+    """A file that can be written, as `check_output` found."""
+
+    path: Path
+    format: Format
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether it is written in pieces, without the whole picture in memory."""
+        return self.format in (TIFF, PNG)
+
+
 def output_suffixes() -> tuple[str, ...]:
     """Suffixes that `write_image` accepts with the installed Pillow."""
     absent = {name for name, module in (("WEBP", "webp"), ("AVIF", "avif")) if not features.check(module)}
     return tuple(suffix for suffix, format in _FORMATS.items() if format.name not in absent)
 
 
-def check_output(path: Path, size: tuple[int, int] | None = None) -> Format:
-    """The format that a file of this name is written in; to be called before the work whose result it takes.
+def check_output(path: Path, size: tuple[int, int] | None = None) -> Target:
+    """The file with the format that its name says; to be called before the work whose result it takes.
 
     Args:
         path: the file to write.
@@ -101,11 +113,11 @@ def check_output(path: Path, size: tuple[int, int] | None = None) -> Format:
             f"{name}: {size[1]}×{size[0]} is too large for {format.name} (at most {format.max_side} a side); "
             "use .png or .tif"
         )
-    return format
+    return Target(path, format)
 
 
-def write_image(image: ImageData, path: Path, config: OutputConfig | None = None) -> None:
-    """Write `image` to `path`, replacing a file of that name in one step.
+def write_image(image: ImageData, path: Path | Target, config: OutputConfig | None = None) -> None:
+    """Write `image` to `path`, checked already or not, replacing a file of that name in one step.
 
     Transparency is laid onto white where the format is JPEG, and 16 bits become 8 where it has no more.
 
@@ -113,7 +125,7 @@ def write_image(image: ImageData, path: Path, config: OutputConfig | None = None
         ClearSRError: see `check_output`; or the disk is full, the folder is read-only, and the like.
     """
     config = config or OutputConfig()
-    format = check_output(path, (image.height, image.width))
+    path, format = path if isinstance(path, Target) else check_output(path, (image.height, image.width))
     image, depth = as_format_holds(image, path, format, config)
     samples = to_samples(image, depth)
     try:
@@ -251,18 +263,17 @@ def _reason(error: Exception) -> str:
 Blocks = Iterator[tuple[Window, ImageData]]
 
 
-def is_streamed(path: Path) -> bool:
-    """Whether a file of this name is written in pieces, without the whole picture in memory."""
-    return check_output(path) in (TIFF, PNG)
-
-
 def write_blocks(
-    path: Path, size: tuple[int, int], side: int, blocks: Blocks, config: OutputConfig | None = None
+    path: Path | Target,
+    size: tuple[int, int],
+    side: int,
+    blocks: Blocks,
+    config: OutputConfig | None = None,
 ) -> None:
     """Write a picture of which parts of side `side` come row by row; as `write_image` in all else.
 
     Args:
-        path: the file to write; see `check_output`.
+        path: the file to write, checked for that size already or not.
         size: height and width.
         side: of a block, a multiple of 16.
         blocks: where each block lies, and the block; every one brings the metadata of the whole.
@@ -271,7 +282,7 @@ def write_blocks(
         ClearSRError: as `write_image`.
     """
     config = config or OutputConfig()
-    format = check_output(path, size)
+    path, format = path if isinstance(path, Target) else check_output(path, size)
 
     def write(file: BinaryIO) -> None:
         window, first = next(blocks)
