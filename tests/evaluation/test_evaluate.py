@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from clearsr.evaluation.consistency import lr_consistency
 from PIL import Image
 from scipy import stats
 from skimage.data import astronaut
@@ -19,7 +18,7 @@ from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.evaluate import Evaluation, Row, evaluate_method, evaluate_outputs
-from clearsr.evaluation.measures import MEASURES, Scorer
+from clearsr.evaluation.measures import MEASURES, Scorer, lr_consistency
 from clearsr.evaluation.methods import Method, baseline, clearsr_method, factor_of
 from clearsr.evaluation.metrics import psnr, ssim, to_luma
 from clearsr.evaluation.pairs import ImagePair, match_folders, read_8_bit, to_8_bit

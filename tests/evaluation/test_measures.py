@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from clearsr.evaluation.patch_grid import grid_power
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
@@ -17,6 +16,7 @@ from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
 from clearsr.evaluation.features import distance
 from clearsr.evaluation.measures import MEASURES, Scorer
 from clearsr.evaluation.methods import baseline
+from clearsr.evaluation.metrics import grid_power
 from clearsr.evaluation.pairs import match_folders
 from clearsr.image import ImageData, write_image
 from clearsr.models.classifier import Classifier

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from clearsr.evaluation.patch_grid import PERIODS, grid_power
 
-from clearsr.evaluation.metrics import to_luma
+from clearsr.evaluation.metrics import PERIODS, grid_power, to_luma
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from clearsr.evaluation.consistency import lr_consistency
 from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio
 
+from clearsr.evaluation.measures import lr_consistency
 from clearsr.image import resize
 
 
