@@ -57,6 +57,7 @@ class Page:
     guidance_scale: Any
     negative_prompt: Any
     color: Any
+    gray: Any
     tile: Any
     bit_depth: Any
     keep_metadata: Any
