@@ -1,9 +1,20 @@
-"""The package's own error, and what it quotes: something that the user can put right, said in one line.
+"""What is said to the user: the package's own error, what it quotes, and notices of what is lost.
 
-The command line prints it without a traceback and exits non-zero; all else that escapes is our bug.
+An error is something that the user can put right, said in one line: the command line prints it without a
+traceback and exits non-zero; all else that escapes is our bug. A notice says what a result does not have as
+the input had it: who does a picture collects them as the `warnings` of its result, which every front end
+shows. Where nobody collects, they are log lines.
 """
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
+
+logger = logging.getLogger(__name__)
 
 _LONGEST = 2000  # characters: what a file holds may be quoted, and may be anything
 
@@ -37,3 +48,60 @@ def display_name(path: Path) -> str:
     """The path for a one-line message: names with line breaks or control characters are quoted."""
     name = str(path)
     return name if name.isprintable() else repr(name)
+
+
+NoticeKind = Literal["frames", "transparency", "bit_depth", "profile", "metadata"]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One thing that the result does not have as the input had it.
+
+    Attributes:
+        kind: what it concerns, for programs.
+        text: one line for people; it does not name the file, so that it is the same wherever the file lies.
+    """
+
+    kind: NoticeKind
+    text: str
+
+    @classmethod
+    def from_values(cls, values: Any) -> "Notice":
+        """The record of what `dataclasses.asdict` made of it.
+
+        Raises:
+            ValueError: it is none.
+        """
+        if not isinstance(values, dict) or values.keys() != {"kind", "text"}:
+            raise ValueError("a warning must have kind and text")
+        if values["kind"] not in get_args(NoticeKind) or not isinstance(values["text"], str):
+            raise ValueError(f"{values['kind']!r}: no warning is of this kind")
+        return cls(**values)
+
+
+_collecting: ContextVar[list[Notice] | None] = ContextVar("collecting", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[list[Notice]]:
+    """Within the block notices go to the list that it yields, each once, and not to the log.
+
+    A block within a block has a list of its own. Threads and tasks do not see each other's.
+    """
+    found: list[Notice] = []
+    token = _collecting.set(found)
+    try:
+        yield found
+    finally:
+        _collecting.reset(token)
+
+
+def notify(kind: NoticeKind, source: str, text: str) -> None:
+    """Add a notice about the file `source`, once for a picture that is tried again or comes in blocks."""
+    found = _collecting.get()
+    if found is None:
+        logger.warning("%s: %s", source, text)
+        return
+    notice = Notice(kind, text)
+    if notice not in found:
+        found.append(notice)

@@ -8,11 +8,18 @@ import pytest
 
 from clearsr.batch import manifest as module
 from clearsr.batch.manifest import Known, Manifest, Row, check_parquet, read_rows, write_parquet
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, Notice
 
 ROWS = [
     Row("/in/a.png", "/out/a.png", "ok", None, 1.5, 64, 48, "ab" * 32, 2**62 + 1, "10-1", "host:1"),
-    Row("/in/b.png", "/out/b.png", "failed", "b.png: is empty (0 bytes)", version="0-1"),
+    Row(
+        "/in/b.png",
+        "/out/b.png",
+        "failed",
+        "b.png: is empty (0 bytes)",
+        version="0-1",
+        warnings=(Notice("frames", "holds 2 \u00fc"),),
+    ),  # fmt: skip
     Row("/in/\u00fc\u4e2d.png", "/out/\u00fc\u4e2d.png", "skipped", "was there", version="12-1"),
 ]
 
@@ -28,6 +35,18 @@ def test_rows_are_json_lines_and_come_back(tmp_path):
     write(path, ROWS)
     assert [json.loads(line) for line in path.read_text().splitlines()] == [r.as_dict() for r in ROWS]
     assert list(read_rows(path)) == ROWS
+
+
+@pytest.mark.parametrize("warnings", [3, [3], [{}], [{"kind": "x", "text": "y"}], [{"kind": [], "text": ""}]])
+def test_warnings_that_are_none_make_no_row(warnings):
+    with pytest.raises(ValueError, match="."):
+        Row.from_line(json.dumps({**ROWS[0].as_dict(), "warnings": warnings}))
+
+
+def test_a_row_of_a_time_before_there_were_warnings():
+    values = ROWS[0].as_dict()
+    del values["warnings"]
+    assert Row.from_line(json.dumps(values)) == ROWS[0]
 
 
 def test_lookup_tells_status_and_whether_the_input_is_the_same(tmp_path):

@@ -172,7 +172,9 @@ def test_json_is_one_object_per_file(upscale, photo, tmp_path):
     outcome = upscale(tmp_path / "in", "-o", tmp_path / "out", "--json")
     records = [json.loads(line) for line in outcome.out.splitlines()]
     good, bad = records
-    assert set(good) == set(bad) == {"input", "output", "status", "seconds", "width", "height", "error"}
+    names = {"input", "output", "status", "seconds", "width", "height", "error", "warnings"}
+    assert set(good) == set(bad) == names
+    assert good["warnings"] == bad["warnings"] == []
     assert (good["status"], good["width"], good["height"], good["error"]) == ("upscaled", 64, 48, None)
     assert good["output"] == str(tmp_path / "out/a.png")
     assert good["seconds"] > 0
@@ -260,3 +262,13 @@ def test_a_file_that_is_read_twice_is_warned_of_once(upscale, tmp_path, pixels):
     outcome = upscale(tmp_path / "moving.gif", "--compare")
     assert outcome.code == 0 and (tmp_path / "moving_x4_comparison.png").is_file()
     assert outcome.err.count("holds 2 frames or pages; only the first is used") == 1
+
+
+def test_warnings_are_on_the_terminal_and_in_the_record(upscale, tmp_path, pixels):
+    frames = [Image.fromarray(pixels()), Image.fromarray(pixels()[::-1])]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    outcome = upscale(tmp_path / "moving.gif", "--json")
+    text = "holds 2 frames or pages; only the first is used"
+    assert json.loads(outcome.out)["warnings"] == [{"kind": "frames", "text": text}]
+    assert outcome.err == f"clearsr: warning: {tmp_path / 'moving.gif'}: {text}\n"
+    assert upscale(tmp_path / "moving.gif", "--quiet", "--overwrite").err == ""

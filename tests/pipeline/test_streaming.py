@@ -3,8 +3,10 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from clearsr.config.sampling import SamplingConfig
 from clearsr.image import ImageData
@@ -52,6 +54,37 @@ def test_blocks_give_what_the_whole_gives(pipeline, make_picture, latents, overr
     whole, in_blocks = _both(pipeline, ImageData(make_picture(71, 90)), **overrides)
     assert whole.color.shape == in_blocks.color.shape
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("load", [WHOLE, IN_BLOCKS])
+@pytest.mark.parametrize("color", ["wavelet", "none"])
+def test_grey_that_is_stored_as_rgb_stays_grey(pipeline, make_picture, load, color):
+    """By the farthest that two channels of a pixel are apart, in levels of 255."""
+
+    def spread(levels, **overrides):
+        config = pipeline.configure(color=color, **overrides)
+        result = pipeline.upscale_with([ImageData(levels / 255)], config, load)[0].color * 255
+        return float((result.amax(0) - result.amin(0)).max())
+
+    exact = (make_picture(50, 60).mean(0, keepdim=True) * 250).round().expand(3, -1, -1).contiguous()
+    noise = torch.randint(0, 3, exact.shape, generator=torch.Generator().manual_seed(0))
+    near = exact + noise
+    assert spread(exact) == spread(exact, gray="exact") == spread(near) == 0
+    assert spread(exact, gray="off") > 3 and spread(near, gray="exact") > 3
+    patch = near.clone()
+    patch[0, 20:28, 30:38] += 6  # a small thing that is red is enough for the picture to be one in colour
+    assert spread(patch) > 3
+
+
+@pytest.mark.parametrize("load", [WHOLE, IN_BLOCKS])
+def test_grey_is_as_bright_as_the_colours_that_it_replaces(pipeline, make_picture, load):
+    image = ImageData(make_picture(50, 60).mean(0, keepdim=True).expand(3, -1, -1).contiguous())
+    gray, free = (
+        pipeline.upscale_with([image], pipeline.configure(gray=rule), load)[0].color
+        for rule in ("near", "off")
+    )
+    luma = np.asarray(Image.fromarray((free * 255).round().byte().permute(1, 2, 0).numpy()).convert("L"))
+    assert np.abs(gray[0].numpy() * 255 - luma).max() < 1.5
 
 
 @pytest.mark.parametrize("load", [WHOLE, IN_BLOCKS])

@@ -21,7 +21,7 @@ import numpy as np
 
 from clearsr.atomic import lock, written_aside
 from clearsr.config.parsing import parse_json
-from clearsr.errors import ClearSRError, display_name
+from clearsr.errors import ClearSRError, Notice, display_name
 from clearsr.files.storage import normalise, split, store
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Row:
         seed: what `ClearSRPipeline` takes as `seed` to draw the same noise.
         version: of the input when it was planned; it changes when the input does.
         worker: machine and process that did it.
+        warnings: what the output does not have as the input had it.
     """
 
     input: str
@@ -61,10 +62,12 @@ class Row:
     seed: int | None = None
     version: str = ""
     worker: str | None = None
+    warnings: tuple[Notice, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The record in JSON's types."""
-        return dataclasses.asdict(self)
+        record = dataclasses.asdict(self)
+        return {**record, "warnings": list(record["warnings"])}
 
     def as_line(self) -> str:
         """The record as one line of JSON, without its end."""
@@ -81,7 +84,8 @@ class Row:
         if not isinstance(values, dict) or values.get("status") not in _STATUSES:
             raise ValueError("no row of a manifest")
         try:
-            row = cls(**values)
+            notices = tuple(map(Notice.from_values, values.get("warnings", ())))
+            row = cls(**{**values, "warnings": notices})
             hash_of(row.input), hash_of(row.version)
         except (TypeError, AttributeError) as error:
             raise ValueError(str(error)) from None
@@ -295,6 +299,7 @@ def write_parquet(manifest: Path, target: str) -> None:
     pa, parquet = _import_pyarrow()
     text, number = pa.string(), pa.int32()
     kinds = {"seconds": pa.float64(), "width": number, "height": number, "seed": pa.int64()}
+    kinds["warnings"] = pa.list_(pa.struct([("kind", text), ("text", text)]))
     schema = pa.schema([(field.name, kinds.get(field.name, text)) for field in dataclasses.fields(Row)])
     target = normalise(target)
     with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:

@@ -1,5 +1,6 @@
 """One worker: it holds a pipeline and turns items into rows. Ray actors, processes and a lone run use it."""
 
+import dataclasses
 import logging
 import os
 import socket
@@ -94,7 +95,8 @@ class Worker:
         )
         if result.error is not None:
             reason = result.error.replace(str(source), item.input).replace(str(target), item.output)
-            return failed_row(item, reason, time.monotonic() - start, self.name)
+            row = failed_row(item, reason, time.monotonic() - start, self.name)
+            return dataclasses.replace(row, warnings=result.warnings)
         digest = sha256_of(target)
         if is_url(item.output):
             store(target, item.output)
@@ -102,6 +104,7 @@ class Worker:
             item.input, item.output, "ok", seconds=round(time.monotonic() - start, 3),
             width=result.width, height=result.height, sha256=digest,
             seed=file_seed(work.sampling.seed, source.name), version=item.version, worker=self.name,
+            warnings=result.warnings,
         )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """What the user is told of a run over files: a progress bar, a line per result, the failures at the end."""
 
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from clearsr.files.upscale import Job, Result, skipped
 
 if TYPE_CHECKING:
     from clearsr.batch.manifest import Row
+
+logger = logging.getLogger(__name__)
 
 _MAX_ERROR_LINES = 1000  # at the end; a batch's manifest has them all
 _MAX_SKIP_LINES = 10  # with more, the summary alone says how many
@@ -109,6 +112,8 @@ class Reporter:
 
     def _add(self, result: "Result | Row") -> None:
         self._counts[result.status] += 1
+        for notice in result.warnings:
+            logger.warning("%s: %s", result.input, notice.text)
         if result.status == "failed" and result.error is not None and len(self._errors) < _MAX_ERROR_LINES:
             self._errors.append(result.error)
         if self._as_json:

@@ -11,6 +11,7 @@ SchedulerName = Literal["ddpm", "ddim", "dpm++", "unipc", "euler"]
 Spacing = Literal["linspace", "leading", "trailing", "quadratic"]
 LSAName = Literal["clearsr", "fidelity", "off"]
 ColorMethod = Literal["wavelet", "adain", "none"]
+GrayRule = Literal["near", "exact", "off"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 
@@ -97,7 +98,16 @@ class SamplingConfig(FrozenConfig):
         None, description="peak memory, such as 1.5GB; unset: what is free"
     )
     color: ColorMethod = Field("wavelet", description="match the colours to the input's")
+    gray: GrayRule = Field(
+        "near", description="keep a grey RGB picture grey; near: to 2 levels of 255; exact: R = G = B; off"
+    )
     seed: int = Field(0, description="seed of the noise; a file's name goes into it too")
+
+    @field_validator("gray", mode="before")
+    @classmethod
+    def _read_yaml_off(cls, value: object) -> object:
+        """YAML 1.1 reads a bare `off` as false."""
+        return "off" if value is False else value
 
     @model_validator(mode="after")
     def _start_fits(self) -> "SamplingConfig":
@@ -137,6 +147,7 @@ SAMPLING_FLAGS = {
     "--guidance-scale": "guidance_scale",
     "--negative-prompt": "negative_prompt",
     "--color": "color",
+    "--gray": "gray",
     "--scheduler": "scheduler",
     "--start": "start",
     "--start-timestep": "start_timestep",

@@ -16,7 +16,7 @@ import torch
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError, display_name
+from clearsr.errors import ClearSRError, Notice, collected, display_name
 from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
 from clearsr.image.writing import Target
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
@@ -55,6 +55,7 @@ class Result:
         width: of the output; None if none was written.
         height: of the output; None if none was written.
         error: one line, if it failed.
+        warnings: what the output does not have as the input had it.
     """
 
     input: Path
@@ -64,10 +65,12 @@ class Result:
     width: int | None = None
     height: int | None = None
     error: str | None = None
+    warnings: tuple[Notice, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The record in JSON's types."""
         record = dataclasses.asdict(self)
+        record["warnings"] = list(record["warnings"])
         return {**record, "input": str(self.input), "output": str(self.output)}
 
 
@@ -190,9 +193,14 @@ def _open_folder(job: Job, size: tuple[int, int]) -> Target:
 def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:
     """Do the work and say what became of it; `work` returns height and width of what it wrote."""
     start = time.monotonic()
+    with collected() as notices:
+        result = _outcome(job, done, work)
+    return dataclasses.replace(result, seconds=time.monotonic() - start, warnings=tuple(notices))
 
+
+def _outcome(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:
     def failed(reason: str) -> Result:
-        return Result(job.input, job.output, "failed", time.monotonic() - start, error=reason)
+        return Result(job.input, job.output, "failed", error=reason)
 
     try:
         height, width = work()
@@ -207,4 +215,4 @@ def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Re
             torch.cuda.empty_cache()
         name = display_name(job.input)
         return failed(f"{name}: not enough memory; try a smaller --tile, a smaller --upscale or --device cpu")
-    return Result(job.input, job.output, done, time.monotonic() - start, width, height)
+    return Result(job.input, job.output, done, width=width, height=height)

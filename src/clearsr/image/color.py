@@ -1,4 +1,4 @@
-"""Give a result the colours of its input: wavelet and AdaIN matching.
+"""Give a result the colours of its input: wavelet and AdaIN matching, and none where it has none.
 
 Diffusion shifts colours over large areas; the low-resolution image knows them. Both methods keep the detail
 of the result and take the coarse colour from the reference. (The wavelet form is StableSR's, Wang et al.)
@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clearsr.config.sampling import ColorMethod
+from clearsr.config.sampling import ColorMethod, GrayRule
 from clearsr.errors import ClearSRError
 
 WAVELET_LEVELS = 5
 COLOR_REACH = 2**WAVELET_LEVELS - 1  # pixels to each side that wavelet matching looks at
 _VARIANCE_FLOOR = 1e-5
+# How far apart the channels of a pixel may be in a picture that counts as grey; a little more, for rounding.
+_GRAY_SPREAD: dict[GrayRule, float] = {"near": 2.01 / 255, "exact": 1e-6, "off": -1.0}
+_LUMA = (0.299, 0.587, 0.114)
 
 
 class ChannelStatistics:
@@ -41,6 +44,23 @@ class ChannelStatistics:
         variance = (self._sum_of_squares - self._count * mean**2) / max(self._count - 1, 1)
         spread = (variance.clamp_min(0) + _VARIANCE_FLOOR).sqrt()
         return mean.float().view(1, 3, 1, 1), spread.float().view(1, 3, 1, 1)
+
+
+def channel_spread(color: Tensor, alpha: Tensor | None = None) -> float:
+    """How far apart the channels of a pixel of 3×H×W that can be seen are at most: 0 where all is grey."""
+    spread = color.amax(0) - color.amin(0)
+    return float((spread if alpha is None else spread * (alpha[0] > 0)).max())
+
+
+def counts_as_gray(spread: float, rule: GrayRule) -> bool:
+    """Whether a picture with that `channel_spread` is one that is to stay grey."""
+    return spread <= _GRAY_SPREAD[rule]
+
+
+def as_gray(image: Tensor) -> Tensor:
+    """The luma of …×3×H×W three times: exactly grey, as bright as it was."""
+    weights = torch.tensor(_LUMA, dtype=image.dtype, device=image.device).view(3, 1, 1)
+    return (image * weights).sum(-3, keepdim=True).expand_as(image).contiguous()
 
 
 def match_color(

@@ -4,13 +4,12 @@ Sizes are checked against the header before anything is decoded, and truncated f
 shown half. Decoders raise what they like: `reading.py` calls all of this under its guard.
 """
 
-import logging
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, notify
 from clearsr.image.checksums import check_sums
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
@@ -18,8 +17,6 @@ from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
 from clearsr.image.png import check_png_size
 from clearsr.tiling import Window
-
-logger = logging.getLogger(__name__)
 
 # Never EPS: Pillow hands it to Ghostscript, which runs it as a program.
 _FORMATS = frozenset(
@@ -167,4 +164,4 @@ def _warn_of_frames(image: Image.Image, source: str) -> None:
 
 
 def _warn_first_of(count: int, source: str) -> None:
-    logger.warning("%s: holds %d frames or pages; only the first is used", source, count)
+    notify("frames", source, f"holds {count} frames or pages; only the first is used")

@@ -3,7 +3,6 @@
 Metadata never decides whether an image can be read: what is broken is left out with a warning.
 """
 
-import logging
 import math
 import re
 from collections.abc import Mapping
@@ -11,10 +10,8 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 
-from clearsr.errors import one_line
+from clearsr.errors import notify, one_line
 from clearsr.image.data import ImageMetadata
-
-logger = logging.getLogger(__name__)
 
 _ORIENTATION = int(ExifTags.Base.Orientation)
 # What describes the picture. The rest of IFD0 describes how one file stored it, and is wrong in another.
@@ -133,7 +130,7 @@ def _descriptive_part(found: Image.Exif, source: str) -> bytes | None:
 
 
 def _warn_damaged(error: Exception, source: str) -> None:
-    logger.warning("%s: its EXIF data is damaged and is left out (%s)", source, one_line(error))
+    notify("metadata", source, f"its EXIF data is damaged and is left out ({one_line(error)})")
 
 
 def _usable_dpi(dpi: object) -> tuple[float, float] | None:

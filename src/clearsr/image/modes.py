@@ -5,16 +5,13 @@ file, and becomes 8 bits in `to_pil`.
 """
 
 import io
-import logging
 
 import numpy as np
 from PIL import Image, ImageCms
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, notify, one_line
 from clearsr.image.data import ImageData, Raster, from_raster, to_samples
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
-
-logger = logging.getLogger(__name__)
 
 _GRAY = ("1", "L", "LA", "La")
 _GRAY16 = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -92,7 +89,8 @@ def to_srgb(image: Image.Image, source: str) -> Image.Image:
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
         if image.mode == "LAB":
             raise ClearSRError(f"{source}: its Lab colours cannot be converted; save it as RGB") from error
-        logger.warning("%s: its ICC profile cannot be used (%s); converted without it", source, error)
+        text = f"its ICC profile cannot be used ({one_line(error)}); converted without it"
+        notify("profile", source, text)
         return image.convert("RGB")
     assert converted is not None, "profileToProfile returns an image unless told to work in place"
     return converted

@@ -2,7 +2,6 @@
 packed data would unpack to.
 """
 
-import logging
 import lzma
 import math
 import struct
@@ -14,10 +13,8 @@ import numpy as np
 import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, notify
 from clearsr.image.data import ImageMetadata
-
-logger = logging.getLogger(__name__)
 
 _XMP, _INCH, _LONG = 700, 2, 4
 # tifffile leaves these two out, so each is written under the unused code below it and renamed afterwards.
@@ -71,7 +68,7 @@ def write_tiff(
     is_big = math.prod(samples.shape) * samples.dtype.itemsize >= _BIG
     directories = _directories(exif)
     if directories and is_big:
-        logger.warning("the image is too large to carry its camera data in TIFF; it is left out")
+        notify("metadata", "TIFF", "is too large to carry its camera data, which is left out")
         directories = {}
     tags: list[tuple[int, str, int, bytes | int, bool]] = [
         (tag, "s", 0, value, True) for tag, value in _texts(exif).items()
@@ -116,7 +113,7 @@ def _directories(exif: Image.Exif | None) -> dict[int, dict[int, Any]]:
         for tag, entries in found.items()
     }
     if good != found:
-        logger.warning("some camera data makes no sense and is left out")
+        notify("metadata", "TIFF", "some camera data makes no sense and is left out")
     return {tag: entries for tag, entries in good.items() if entries}
 
 

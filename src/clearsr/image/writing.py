@@ -1,12 +1,11 @@
 """An image as a file whose format follows from its name's suffix, whole (`write_image`) or by blocks.
 
 The file is written under a temporary name in the same folder and then renamed, so nobody sees half of it and
-an interrupted run leaves nothing behind. What a format cannot hold is converted, and a log line says so.
+an interrupted run leaves nothing behind. What a format cannot hold is converted, and a notice says so.
 """
 
 import dataclasses
 import errno
-import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,15 +16,13 @@ from PIL import Image, PngImagePlugin, features
 
 from clearsr.atomic import written_aside
 from clearsr.config.output import OutputConfig
-from clearsr.errors import ClearSRError, display_name
+from clearsr.errors import ClearSRError, display_name, notify
 from clearsr.image.data import ImageData, ImageMetadata, to_samples
 from clearsr.image.metadata import exif_for_size, fitting_profile
 from clearsr.image.modes import to_srgb
 from clearsr.image.png import PngWriter
 from clearsr.image.tiff import Tiles, write_tiff
 from clearsr.tiling import Window
-
-logger = logging.getLogger(__name__)
 
 _MAX_JPEG_SEGMENT = 65_533
 
@@ -144,11 +141,11 @@ def as_format_holds(
     name = display_name(path)
     if image.alpha is not None and not format.has_alpha:
         if bool((image.alpha < 1).any()):
-            logger.warning("%s: %s holds no transparency; it was laid onto white", name, format.name)
+            notify("transparency", name, f"{format.name} holds no transparency; it was laid onto white")
         image = on_white(image)
     depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
     if depth not in format.bit_depths:
-        logger.info("%s: %s holds 8 bits per sample; 16-bit values were rounded", name, format.name)
+        notify("bit_depth", name, f"{format.name} holds 8 bits per sample; 16-bit values were rounded")
         depth = 8
     metadata = image.metadata if config.keep_metadata else ImageMetadata()
     profile = fitting_profile(image.metadata.icc_profile, image.is_gray)
@@ -210,7 +207,7 @@ def _drop_oversized(options: dict[str, Any], source: str) -> None:
     for key, overhead in (("exif", 6), ("xmp", 29)):
         if len(options.get(key, b"")) + overhead > _MAX_JPEG_SEGMENT:
             del options[key]
-            logger.warning("%s: its %s is too large for JPEG and is left out", source, key.upper())
+            notify("metadata", source, f"its {key.upper()} is too large for JPEG and is left out")
 
 
 def _gray_as_rgb(

@@ -23,7 +23,7 @@ from clearsr.hardware import (
     on_device,
     vae_precision,
 )
-from clearsr.image.color import match_color
+from clearsr.image.color import as_gray, channel_spread, counts_as_gray, match_color
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import (
     crop,
@@ -161,9 +161,11 @@ class PipelineSteps:
     def finish(
         self, picture: torch.Tensor, reference: torch.Tensor, image: ImageData, config: SamplingConfig
     ) -> ImageData:
-        """5. Crop, match colours to the bicubic-upsampled input, put transparency back."""
+        """5. Crop, match colours to the bicubic-upsampled input, grey if it is, put transparency back."""
         size = output_size(image, config)
         matched = match_color(picture[None], reference[None], config.color)[0]
+        if counts_as_gray(channel_spread(image.color, image.alpha), config.gray):
+            matched = as_gray(matched)
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         return dataclasses.replace(image, color=crop(matched, *size).contiguous(), alpha=alpha)
 

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from clearsr.config.sampling import SamplingConfig
-from clearsr.image.color import COLOR_REACH, ChannelStatistics, match_color
+from clearsr.image.color import (
+    COLOR_REACH,
+    ChannelStatistics,
+    as_gray,
+    channel_spread,
+    counts_as_gray,
+    match_color,
+)
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import fill_transparent, mirrored, resize_axis, resize_share, to_signed, to_unit
 from clearsr.image.source import ImageSource
@@ -36,6 +43,7 @@ class PreparedSource:
     def __init__(self, source: ImageSource, size: tuple[int, int], multiple: int) -> None:
         """`size` is the output's; what is added reaches up to the next multiple of `multiple`."""
         self.source, self.size = source, size
+        self.spread = 0.0  # `channel_spread` of what was read so far; the survey reads all
         self.height, self.width = (-(-side // multiple) * multiple for side in size)
 
     def read(self, window: Window) -> torch.Tensor:
@@ -60,6 +68,7 @@ class PreparedSource:
         )
         found = source.read(wanted)
         color = found.color
+        self.spread = max(self.spread, channel_spread(found.color, found.alpha))
         if found.alpha is not None and bool((found.alpha == 0).any()):
             wide = source.read(around)
             color = wanted.seen_from(around).of(fill_transparent(wide.color, wide.alpha))
@@ -118,6 +127,8 @@ def upscale_in_blocks(
         outer = window.grown(reach, prepared.height, prepared.width)
         picture = match_color(decode(outer), prepared.read(outer), config.color, statistics)
         color = window.seen_from(outer).of(picture)[0]
+        if counts_as_gray(prepared.spread, config.gray):
+            color = as_gray(color)
         work.advance()
         yield window, dataclasses.replace(prepared.part(window), color=color.contiguous())
 

@@ -5,6 +5,8 @@ waits.
 """
 
 import asyncio
+import dataclasses
+import json
 import re
 import shutil
 import time
@@ -19,6 +21,7 @@ from starlette.background import BackgroundTask
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from clearsr.errors import Notice
 from clearsr.files.plan import mark_of
 from clearsr.files.upscale import Job
 from clearsr.web.errors import RequestError, internal_error
@@ -85,7 +88,7 @@ async def _upscale(request: Request, service: Service) -> Response:
         await asyncio.to_thread(service.upscaler.check, source, sampling.upscale)
         job = Job(source, Path(source.name), folder / f"{source.stem}{mark_of(sampling.upscale)}{suffix}")
         service.queue.start(ticket, lambda t: service.upscaler.upscale(t, job, sampling, output))
-        await _finish(ticket, request)
+        notices = await _finish(ticket, request)
     except BaseException:
         ticket.cancel()
         if folder is not None:
@@ -97,7 +100,11 @@ async def _upscale(request: Request, service: Service) -> Response:
     return FileResponse(
         job.output,
         media_type=MEDIA_TYPES[suffix],
-        headers={"Content-Disposition": disposition, "Cache-Control": "no-store"},
+        headers={
+            "Content-Disposition": disposition,
+            "Cache-Control": "no-store",
+            "X-ClearSR-Warnings": json.dumps([dataclasses.asdict(notice) for notice in notices]),
+        },
         background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
     )
 
@@ -139,8 +146,8 @@ class _closing:  # noqa: N801  (named as contextlib's)
         await self._form.close()
 
 
-async def _finish(ticket: Ticket, request: Request) -> None:
-    """Wait for the job; end it if the client has gone.
+async def _finish(ticket: Ticket, request: Request) -> tuple[Notice, ...]:
+    """Wait for the job, and end it if the client has gone; returns its warnings.
 
     Raises:
         RequestError: what became of it, if there is no result.
@@ -151,7 +158,8 @@ async def _finish(ticket: Ticket, request: Request) -> None:
         if not waiting.done() and await request.is_disconnected():
             ticket.cancel()
             await asyncio.wait({waiting})
-    waiting.result()
+    notices: tuple[Notice, ...] = waiting.result()
+    return notices
 
 
 def safe_name(name: str) -> str:

@@ -1,5 +1,6 @@
 """How the page looks: colours, style sheet and the small pieces of HTML that Gradio has no component for."""
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -81,7 +82,8 @@ def progress(done: int, steps: int, text: str) -> str:
     )
 
 
-def summary(what: str, command: str) -> str:
-    """What was done, and the command line that does the same."""
+def summary(what: str, command: str, warnings: Sequence[str] = ()) -> str:
+    """What was done, what was lost by it, and the command line that does the same."""
+    lost = "".join(f'<span class="bad">{escape(line)}</span><br>' for line in warnings)
     same = f"The same on the command line: <code>{escape(command)}</code>"
-    return f'<div class="note"><b>{escape(what)}</b><br>{same}</div>'
+    return f'<div class="note"><b>{escape(what)}</b><br>{lost}{same}</div>'

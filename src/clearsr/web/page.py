@@ -7,7 +7,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import ColorMethod, SchedulerName
+from clearsr.config.sampling import ColorMethod, GrayRule, SchedulerName
 from clearsr.evaluation.demo import write_examples
 from clearsr.image import IMAGE_SUFFIXES
 from clearsr.web.api import Service
@@ -155,6 +155,9 @@ def _sampling_inputs(service: Service) -> dict[str, Any]:
     with gr.Row():
         parts["color"] = gr.Dropdown(
             list(get_args(ColorMethod)), value=defaults.color, label="Colour match", min_width=120
+        )
+        parts["gray"] = gr.Dropdown(
+            list(get_args(GrayRule)), value=defaults.gray, label="Keep grey pictures grey", min_width=120
         )
         parts["tile"] = gr.Slider(
             32, limits.max_tile, defaults.tile.size, step=16, label="Tile, in latents", min_width=140

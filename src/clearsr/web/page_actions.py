@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from clearsr.config.sampling import SamplingConfig
+from clearsr.errors import Notice, collected
 from clearsr.files.plan import mark_of
 from clearsr.files.upscale import Job
 from clearsr.web.api import Service, safe_name
@@ -191,13 +192,17 @@ class Actions:
             before = folder / "before.jpg"
             expected = upscaler.estimate((height, width), sampling)
 
+            notices: list[Notice] = []
+
             def work(ticket: Ticket) -> None:
-                with failures_told(source):
+                with failures_told(source), collected():  # said once, by what follows
                     before_picture(source, before, size)
-                upscaler.upscale(ticket, job, sampling, output, with_preview=bool(run.session))
+                found = upscaler.upscale(ticket, job, sampling, output, with_preview=bool(run.session))
+                notices.extend(found)
                 if copy is not None:
-                    with failures_told(job.output):
+                    with failures_told(job.output), collected() as more:
                         copy_of(job.output, copy, copied)
+                    notices.extend(notice for notice in more if notice not in found)
 
             shown: Path | None = None
             async for step in run.queued(work):
@@ -216,6 +221,7 @@ class Actions:
             str(copy) if copy else None,
             said,
             command_line(source.name, sampling, upscaler.pipeline.defaults, output),
+            tuple(notice.text for notice in notices),
         )
         finished.append(result)
         yield dict(zip((page.slider, page.png, page.copy, page.summary), self._shown(result), strict=True))
@@ -251,7 +257,7 @@ class Actions:
             (result.before, result.result),
             gr.update(value=result.result, interactive=True),
             gr.update(label=f"Download {kind}", value=result.copy, interactive=result.copy is not None),
-            summary(result.caption, result.command),
+            summary(result.caption, result.command, result.warnings),
         )
 
     @contextmanager

@@ -57,6 +57,7 @@ class Page:
     guidance_scale: Any
     negative_prompt: Any
     color: Any
+    gray: Any
     tile: Any
     bit_depth: Any
     keep_metadata: Any
@@ -101,6 +102,7 @@ class Finished(NamedTuple):
         copy: the same in another format, if it was asked for and can hold it.
         caption: what was done.
         command: the command line that does it.
+        warnings: what the result does not have as the picture had it, a line each.
     """
 
     before: str
@@ -108,6 +110,7 @@ class Finished(NamedTuple):
     copy: str | None
     caption: str
     command: str
+    warnings: tuple[str, ...] = ()
 
 
 def told(step: Progress, place: str, seconds: float) -> str:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, Notice, collected
 from clearsr.files.comparison import side_by_side
 from clearsr.files.upscale import Job, upscale_to_file
 from clearsr.image import check_output, from_pil, read_image, read_size, resize, to_pil, write_image
@@ -91,8 +91,8 @@ class Upscaler:
         sampling: SamplingConfig,
         output: OutputConfig,
         with_preview: bool = False,
-    ) -> tuple[int, int]:
-        """Upscale one file; returns height and width of the result.
+    ) -> tuple[Notice, ...]:
+        """Upscale one file; returns what the result does not have as the picture had it.
 
         Raises:
             RequestError: why there is no result.
@@ -114,11 +114,11 @@ class Upscaler:
 
         start = time.monotonic()
         ticket.report(0, max(1, sampling.steps), job.input.name)
-        with failures_told(job.input), checked(self.pipeline.network, on_layer):
+        with failures_told(job.input), checked(self.pipeline.network, on_layer), collected() as notices:
             height, width = upscale_to_file(self.pipeline, job, sampling, output, on_step)
         seconds = time.monotonic() - start
         self.estimator.learn(height * width / 1e6, sampling.steps, seconds, watch.peak)
-        return height, width
+        return tuple(notices)
 
     def preview(self, z_0: torch.Tensor) -> ImageData:
         """An early look at the first picture of a batch: its latents, shrunk before they are decoded."""
