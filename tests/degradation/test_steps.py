@@ -17,6 +17,7 @@ from clearsr.degradation.steps import (
     gaussian_kernel,
     resize,
     round_to_8_bit,
+    sharpen,
     sinc_kernel,
 )
 
@@ -163,3 +164,12 @@ def test_rounding_gives_the_nearest_of_256_levels():
     image = torch.tensor([-0.2, 0.0, 0.4 / 255, 0.6 / 255, 200.49 / 255, 1.0, 1.7])
     levels = torch.tensor([0, 0, 0, 1, 200, 255, 255])
     torch.testing.assert_close(round_to_8_bit(image) * 255, levels.float())
+
+
+def test_sharpening_is_unsharp_masking():
+    image = torch.rand(3, 24, 30, generator=torch.Generator().manual_seed(3)) * 0.5 + 0.25
+    blurred = scipy.ndimage.gaussian_filter(
+        image.double().numpy(), (0, 1.1, 1.1), mode="mirror", radius=(0, 4, 4)
+    )
+    expected = (image.numpy() + 0.8 * (image.numpy() - blurred)).clip(0, 1)
+    np.testing.assert_allclose(sharpen(image, 0.8, 1.1).numpy(), expected, atol=1e-5)

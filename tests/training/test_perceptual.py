@@ -271,3 +271,12 @@ def test_what_cannot_be_trained_is_refused(make_run, make_network):
     with pytest.raises(ClearSRError, match="blocks"):
         Classifier("lite1", [99])
     assert PerceptualConfig().classifier != "lite0"
+
+
+def test_the_linear_yardstick_is_not_trained_by_what_it_measures(make_network, normal):
+    latents = make_network(**OVERLAP).latents
+    latents.vae.decoder.requires_grad_(True)
+    difference = normal(1, 8, 2, 2).requires_grad_()
+    latents.decode_linearly(difference).abs().mean().backward()
+    assert difference.grad.abs().sum() > 0
+    assert all(p.grad is None for p in latents.vae.decoder.parameters())
