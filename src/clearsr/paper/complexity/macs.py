@@ -131,6 +131,7 @@ def count_macs(
     from clearsr.paper.complexity.naive import naive_z_0, stock_attention
 
     network = meta_network(config).requires_grad_(False).eval()
+    network.alpha_bars = network.alpha_bars.to("meta")  # some of torch's shape functions refuse a mixture
     if merged:
         network.merge_adapters()
     multiple = network.pixel_multiple()
