@@ -14,6 +14,7 @@ Stage = Literal["autoencoder", "lr_encoder", "decoder", "prior", "clearsr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class DataConfig(FrozenConfig):
@@ -96,6 +97,25 @@ class LossConfig(FrozenConfig):
     )
 
 
+class TeacherConfig(FrozenConfig):
+    """Pictures that another network makes of the LR images of the first samples, learnt from again and again.
+
+    What it makes of an LR image is one picture, what was there one of many: L1 to the first blurs less.
+    """
+
+    network: Literal["realesrgan"] | Path = Field(
+        "realesrgan", description="`realesrgan`, or a weights file that spandrel reads"
+    )
+    labels: Path = Field(description="folder where its pictures are kept; made once, shared by runs")
+    samples: PositiveInt = Field(
+        8192, description="samples that have such a picture; later rounds show them turned and mirrored"
+    )
+    share: tuple[Probability, Probability] = Field(
+        (1.0, 1.0),
+        description="its part in the picture to be drawn, beside the original; first and last step",
+    )
+
+
 class PerceptualConfig(FrozenConfig):
     """clearsr: losses on the picture that `validation.sampling` draws, in place of Eq. 1 (our own)."""
 
@@ -123,6 +143,9 @@ class PerceptualConfig(FrozenConfig):
     )
     blocks: tuple[NonNegativeInt, ...] = Field(
         (0, 3, 6, 13), min_length=1, description="the classifier's blocks whose outputs are compared"
+    )
+    teacher: TeacherConfig | None = Field(
+        None, description="a network whose pictures are to be drawn at first; null draws the originals"
     )
 
 
@@ -182,6 +205,10 @@ class TrainConfig(FrozenConfig):
             raise ValueError(f"perceptual belongs to stages lr_encoder and clearsr, not to {self.stage}")
         if self.perceptual is not None and self.perceptual.decoder != "frozen" and self.model.base_model:
             raise ValueError("perceptual.decoder: a base's decoder stays frozen, and no checkpoint stores it")
+        if self.perceptual is not None and self.perceptual.teacher and self.data.degrade_on == "device":
+            raise ValueError(
+                "perceptual.teacher: its LR images are made by workers; set data.degrade_on to worker"
+            )
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.training import DataConfig
+from clearsr.data.labels import Labels
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
 from clearsr.errors import ClearSRError
@@ -31,6 +32,7 @@ class TrainingBatch(NamedTuple):
     lr: torch.Tensor | None  # B×3×(H/upscale)×(W/upscale), RGB, in [0, 1]; None: not wanted, or not yet made
     sample_ids: list[int]  # the global number of each sample, from which its noise is seeded
     unreadable: tuple[str, ...] = ()  # one line for each image that was replaced
+    teacher: torch.Tensor | None = None  # what a teacher makes of `lr`, as `hr`; None: there is none
 
 
 class CropDataset(Dataset[TrainingBatch]):
@@ -43,10 +45,13 @@ class CropDataset(Dataset[TrainingBatch]):
         batch_size: int,
         seed: int,
         shard: tuple[int, int] = (0, 1),
+        labels: Labels | None = None,
     ) -> None:
         """`batch_size` counts all processes; `shard` is (rank, world size) and divides it evenly.
 
         Without `degradation` no LR images are made; with `data.degrade_on` "device" they wait for `with_lr`.
+        With `labels` the run goes through the samples that have some again and again, each time turned
+        or mirrored in another way.
 
         Raises:
             ClearSRError: a source in `data.train` is missing or holds no image.
@@ -54,6 +59,7 @@ class CropDataset(Dataset[TrainingBatch]):
         self.photographs = Photographs(data.train, data.cache_megabytes)
         self._data, self._degradation, self._seed = data, degradation, seed
         self._batch_size, (self._rank, self._world) = batch_size, shard
+        self._labels = labels
 
     def __getitem__(self, step: int) -> TrainingBatch:
         """Raises ClearSRError as `batch` does."""
@@ -77,7 +83,9 @@ class CropDataset(Dataset[TrainingBatch]):
             )
         hr = torch.stack([crop for crop in crops if crop is not None]).float() / 255
         batch = TrainingBatch(hr, None, sample_ids, tuple(unreadable))
-        return self.with_lr(batch) if self._data.degrade_on == "worker" else batch
+        if self._data.degrade_on == "worker":
+            batch = self.with_lr(batch)
+        return batch if self._labels is None else self._labelled(batch, self._labels)
 
     def with_lr(self, batch: TrainingBatch) -> TrainingBatch:
         """The batch with LR images, and HR images as soft as these say.
@@ -92,7 +100,7 @@ class CropDataset(Dataset[TrainingBatch]):
         mix, upscale = self._degradation, self._data.upscale
         pairs = []
         for hr, sample_id in zip(batch.hr, batch.sample_ids, strict=True):
-            generator = make_generator("sample", self._seed, sample_id)
+            generator = make_generator("sample", self._seed, self._number(sample_id))
             draw_place(generator)  # what comes next follows the draws of the crop
             pairs.append(degrade_mixed(hr.contiguous(), mix, generator, upscale))
         hr_images, lr_images = zip(*pairs, strict=True)
@@ -105,8 +113,23 @@ class CropDataset(Dataset[TrainingBatch]):
     def _index_of(self, sample_id: int, skipped: int = 0) -> int:
         """The image that a sample is taken from: the next of the epoch's order, `skipped` places on."""
         count = len(self.photographs)
-        epoch, position = divmod(sample_id, count)
+        epoch, position = divmod(self._number(sample_id), count)
         return int(_order(self._seed, epoch, count)[(position + skipped) % count])
+
+    def _number(self, sample_id: int) -> int:
+        """What a sample is drawn from: its own number, or that of the labelled one which comes again."""
+        return sample_id if self._labels is None else sample_id % self._labels.count
+
+    def _labelled(self, batch: TrainingBatch, labels: Labels) -> TrainingBatch:
+        """The batch with the teacher's pictures, all images of a sample turned in the way of its round."""
+        pictures = torch.stack([labels.picture(self._number(i)) for i in batch.sample_ids]).float() / 255
+        views = [i // labels.count % 8 for i in batch.sample_ids]
+
+        def turned(images: torch.Tensor) -> torch.Tensor:
+            return torch.stack([_turn(x, v, self._data.rotate) for x, v in zip(images, views, strict=True)])
+
+        assert batch.lr is not None, "the configuration sees to it"
+        return batch._replace(hr=turned(batch.hr), lr=turned(batch.lr), teacher=turned(pictures))
 
     def _crop(self, sample_id: int, unreadable: list[str]) -> torch.Tensor | None:
         """The HR crop of a sample, uint8, of its image or of the one that replaces it.
@@ -116,7 +139,7 @@ class CropDataset(Dataset[TrainingBatch]):
         Raises:
             ClearSRError: no image at all can be read.
         """
-        place = draw_place(make_generator("sample", self._seed, sample_id))
+        place = draw_place(make_generator("sample", self._seed, self._number(sample_id)))
         for skipped in range(len(self.photographs)):
             index = self._index_of(sample_id, skipped)
             try:
@@ -167,6 +190,12 @@ class Place(NamedTuple):
         if self.turned and rotate:
             crop = crop.transpose(1, 2).flip(1)
         return crop.contiguous()
+
+
+def _turn(image: torch.Tensor, view: int, rotate: bool) -> torch.Tensor:
+    """View 0 to 7 of an image C×H×H: mirrored where it is odd and, if allowed, turned by quarters."""
+    mirrored = image.flip(2) if view % 2 else image
+    return mirrored.rot90(view // 2, (1, 2)) if rotate else mirrored
 
 
 def draw_place(generator: torch.Generator) -> Place:

@@ -223,6 +223,7 @@ FIXED_SETTINGS = (
     "optimizer.kind",
     "seed",
 )
+MOVABLE = "perceptual.teacher.labels"  # every file in it says what it was made by
 SAMPLER = "validation.sampling"  # fixed where its pictures are what the loss is on
 
 
@@ -265,7 +266,7 @@ def require_same_run(config: TrainConfig, checkpoint: Path) -> None:
     now = flat(config.model_dump(mode="json"))
     changed = [name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)]
     fixed = FIXED_SETTINGS if config.perceptual is None else (*FIXED_SETTINGS, SAMPLER)
-    refused = [name for name in changed if _is_one_of(name, fixed)]
+    refused = [name for name in changed if _is_one_of(name, fixed) and name != MOVABLE]
     if bool(saved.get("ema_decay")) != bool(now.get("ema_decay")):
         refused.append("ema_decay")
     if refused:

@@ -210,6 +210,7 @@ class PerceptualStage(StageModule):
         assert config.perceptual is not None, "build_stage looks at it"
         self.perceptual = perceptual = config.perceptual
         self._sampling, self._batch_size = config.validation.sampling, config.batch_size
+        self._steps = config.steps
         self._by_encoder = config.stage == "lr_encoder"
         if not self._by_encoder:
             network.set_trainable()
@@ -236,11 +237,12 @@ class PerceptualStage(StageModule):
             embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
         drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
         pixels = network.latents.decode(drawn).float()
-        absolute = F.l1_loss(pixels, target)
-        logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), target))}
+        wanted = self._wanted(batch, target)
+        absolute = F.l1_loss(pixels, wanted)
+        logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), wanted))}
         total = weights.pixel * absolute
         if weights.grid:
-            pattern = patch_pattern(pixels - target, network.latents.pixels_per_latent()).abs().mean()
+            pattern = patch_pattern(pixels - wanted, network.latents.pixels_per_latent()).abs().mean()
             total = total + weights.grid * pattern
             logs["grid"] = pattern.detach()
         if draws:
@@ -248,12 +250,25 @@ class PerceptualStage(StageModule):
             total = total + found.pop("loss")
             logs |= {f"x_lr_{name}": value for name, value in found.items()}
         if weights.features or self.discriminator is not None:
-            total = total + self._judged(pixels, target, lr_image, batch.sample_ids, seed, logs)
+            total = total + self._judged(pixels, wanted, lr_image, batch.sample_ids, seed, logs)
         if weights.decoder != "frozen":
             anchor = anchor_losses(network, target, embedding.mean.detach(), batch.sample_ids)
             total = total + weights.anchor * anchor["loss"]
             logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
         return {"loss": total, **logs}
+
+    def _wanted(self, batch: TrainingBatch, target: torch.Tensor) -> torch.Tensor:
+        """The picture to be drawn, in [-1, 1]: the original, or the teacher's, or between them."""
+        teacher = self.perceptual.teacher
+        if teacher is None or batch.teacher is None:
+            return target
+        first, last = teacher.share
+        share = first + (last - first) * min(1.0, self._step_of(batch.sample_ids) / max(1, self._steps - 1))
+        return target + share * (to_signed(batch.teacher) - target)
+
+    def _step_of(self, sample_ids: list[int]) -> int:
+        """A sample's number tells the step."""
+        return sample_ids[0] // self._batch_size
 
     def _sampled(
         self, embedding: LatentLR, lr_image: torch.Tensor, batch: TrainingBatch, seed: int
@@ -287,8 +302,7 @@ class PerceptualStage(StageModule):
         total = weights.features * distance
         if self.discriminator is None:
             return total
-        # A sample's number tells the step.
-        ramp = min(1.0, sample_ids[0] // self._batch_size / max(1, weights.adversarial_ramp))
+        ramp = min(1.0, self._step_of(sample_ids) / max(1, weights.adversarial_ramp))
         reward = self.discriminator.reward(drawn, beside)
         learned = self.discriminator.loss(drawn, real, beside)
         logs |= {"reward": reward.detach(), "discriminator": learned.detach()}
