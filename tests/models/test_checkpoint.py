@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from clearsr.errors import ClearSRError
-from clearsr.models.build import build_network, own_components
+from clearsr.models.build import own_components
 from clearsr.models.checkpoint import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -109,19 +109,6 @@ def test_unwritable_folder(network, tmp_path):
     with pytest.raises(ClearSRError, match="file: the model cannot be written") as error:
         save_network(network, tmp_path / "file", STAGES)
     assert "\n" not in str(error.value)
-
-
-def test_a_trunk_begins_where_the_last_convolution_drew(make_network, tmp_path, make_picture):
-    """x_lr and its spread are taken over, what was drawn is not."""
-    trained = make_network(seed=1, lr_encoder={"draws": True})
-    network = build_network(make_network(lr_encoder={"draws": True, "drawing_blocks": 1}).config)
-    save_network(trained, tmp_path / "model", STAGES)
-    start_from(network, tmp_path / "model")
-    pixels = 2 * make_picture(16, 16)[None] - 1
-    with torch.no_grad():
-        before, after = (n.latents.embed_lr(pixels) for n in (trained, network))
-    torch.testing.assert_close((after.mean, after.std), (before.mean, before.std))
-    assert torch.equal(after.drawn, after.mean)
 
 
 def test_an_encoder_that_draws_begins_with_one_that_does_not(make_network, tmp_path, make_picture):

@@ -10,7 +10,6 @@ import torch
 from clearsr.config.model import AutoencoderConfig
 from clearsr.models.patch_autoencoder import (
     MIN_LOG_VARIANCE,
-    DrawingTrunk,
     PatchAutoencoderKL,
     PatchDecoder,
     PatchEncoder,
@@ -144,45 +143,3 @@ def test_margin_covers_the_receptive_field_and_no_more(widths, layers, randomise
     decoder(latents)[..., middle * side : (middle + 1) * side].sum().backward()
     columns = latents.grad.abs().sum((0, 1, 2)).nonzero().flatten()
     assert middle - int(columns[0]) == int(columns[-1]) - middle == decoder.margin
-
-
-@pytest.fixture
-def with_trunk(randomise):
-    """An E' that draws by a trunk of one block, random weights everywhere."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        encoder = PatchEncoder(3, 4, 4, (8, 8), (1, 1), True, DrawingTrunk(3, 4, 4, blocks=1))
-    return randomise(encoder, spread=0.03)
-
-
-def test_a_trunk_draws_nothing_at_first(normal):
-    encoder = PatchEncoder(3, 4, 4, (8, 8), (1, 1), True, DrawingTrunk(3, 4, 4, blocks=1))
-    mean, _, drawn = encoder(normal(1, 3, 32, 32)).chunk(3, dim=1)
-    assert torch.equal(mean, drawn)
-
-
-def test_what_a_trunk_learns_does_not_move_x_lr(with_trunk, normal):
-    mean, _, drawn = with_trunk(normal(1, 3, 32, 32)).chunk(3, dim=1)
-    assert not torch.allclose(drawn, mean, atol=1e-2)
-    drawn.square().sum().backward()
-    moved = {name for name, p in with_trunk.named_parameters() if p.grad is not None and p.grad.abs().sum()}
-    assert moved == {name for name, _ in with_trunk.named_parameters() if name.startswith("drawing.")}
-
-
-def test_the_margin_covers_what_a_trunk_sees(with_trunk, normal):
-    """One block: 4 pixels times (15 + 2) convolutions, and 8 times 7 behind them: 124, in whole patches."""
-    assert with_trunk.margin == 128
-    pixels = normal(1, 3, 8, 8 * 41).requires_grad_()
-    with_trunk(pixels)[:, :, :, 20].sum().backward()
-    seen = pixels.grad.abs().sum((0, 1, 2)).nonzero().flatten()
-    assert (160 - seen.min(), seen.max() - 167) == (124, 124)
-
-
-def test_pieces_of_an_encoder_with_a_trunk_are_the_whole(with_trunk, normal):
-    pixels = normal(1, 3, 16, 8 * 60)
-    with torch.no_grad():
-        whole = with_trunk(pixels)
-        exact = map_exactly(with_trunk, pixels, 64, with_trunk.margin, 8)
-        near = map_exactly(with_trunk, pixels, 64, with_trunk.margin - 112, 8)
-    torch.testing.assert_close(exact, whole, atol=1e-5, rtol=1e-5)
-    assert (near - whole).abs().max() > 1e-4

@@ -145,21 +145,6 @@ def test_x_lr_of_an_encoder_that_draws_learns_as_in_its_own_stage(batch, make_st
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
-@pytest.mark.parametrize("x_lr", [False, True])
-def test_a_trunk_learns_alone_where_x_lr_has_no_loss(x_lr, batch, make_run, make_network):
-    loss = {} if x_lr else {"latent": 0.0, "pixel": 0.0, "variance": 0.0}
-    model = {"lr_encoder": {"draws": True, "drawing_blocks": 1}}
-    config = make_run("lr_encoder", model=model, loss=loss, perceptual={"features": 0.0, "blocks": BLOCKS})
-    stage = build_stage(config, make_network(**model))
-    terms = stage(batch, 0)
-    terms["loss"].backward()
-    learned = {n for n, p in stage.network.named_parameters() if p.grad is not None and p.grad.abs().sum()}
-    trunk = {n for n in learned if n.startswith("latents.lr_encoder.drawing.")}
-    others = learned - trunk
-    assert trunk and ("x_lr_latent" in terms) == x_lr
-    assert (others != set()) == x_lr and all(n.startswith("latents.lr_encoder.") for n in others)
-
-
 def test_the_heads_and_the_network_do_not_learn_from_each_others_loss(normal):
     discriminator = Discriminator([4, 6])
     drawn = [normal(2, 4, 8, 8).requires_grad_(), normal(2, 6, 4, 4, seed=1).requires_grad_()]

@@ -2,14 +2,8 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from clearsr.config.base import build_config
-from clearsr.config.model import ModelConfig
-from clearsr.errors import ClearSRError
-from clearsr.image import resize
 from clearsr.models.checkpoint import save_network
-from clearsr.models.realesrgan import RRDBNet
 from clearsr.training.setup import prepare_network
 
 LORA = {"lr_encoder": {"kind": "lora", "lora_rank": 2}}
@@ -47,39 +41,3 @@ def test_a_lora_on_the_vae_is_no_part_of_it(make_run, save, caplog):
     ]
     prepare_network(make_run(model=LORA, init_from=models))
     assert "different VAEs" not in caplog.text
-
-
-@pytest.fixture
-def make_taught(make_run):
-    def make(trunk, *blocks):
-        model = {"autoencoder": {"patch_size": 4}, "lr_encoder": {"draws": True, "drawing_blocks": trunk}}
-        return make_run(
-            "lr_encoder", model=model, perceptual={"teacher": {"labels": "labels", "blocks": blocks}}
-        )
-
-    return make
-
-
-def test_a_trunk_starts_from_the_teachers_blocks(make_taught, monkeypatch, randomise, make_picture):
-    teacher = randomise(RRDBNet(blocks=5), spread=0.02)
-    monkeypatch.setattr("clearsr.training.setup.load_realesrgan", lambda: teacher)
-    network, _ = prepare_network(make_taught(2, 1, 4))
-    trunk = network.latents.lr_encoder.drawing
-    for ours, number in zip(trunk.body, (1, 4), strict=True):
-        theirs = teacher.body[number].state_dict()
-        assert all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
-    picture = make_picture(40, 40)[None]
-    enlarged = 2 * resize(picture, (160, 160)) - 1
-    with torch.no_grad():
-        ours, theirs = trunk.conv_in(F.pixel_unshuffle(enlarged, 4)), teacher.first(picture)
-    inner = (..., slice(2, -2), slice(2, -2))  # the enlarged one's border is another
-    torch.testing.assert_close(ours[inner], theirs[inner], atol=0.02 * float(theirs.std()), rtol=0)
-
-
-def test_a_trunk_needs_as_many_blocks_as_it_has(make_taught):
-    with pytest.raises(ClearSRError, match=r"teacher.blocks: names 1 for 2 model.lr_encoder.drawing_blocks"):
-        make_taught(2, 1)
-    with pytest.raises(ClearSRError, match=r"teacher.blocks: 23; the last one is 22"):
-        make_taught(1, 23)
-    with pytest.raises(ClearSRError, match="drawing_blocks belong to an encoder that draws"):
-        build_config(ModelConfig, {"preset": "compact", "lr_encoder": {"drawing_blocks": 2}})

@@ -53,16 +53,11 @@ class LREncoderConfig(FrozenConfig):
     draws: bool = Field(
         False, description="separate: E' also says what a photograph would show, which runs then start from"
     )
-    drawing_blocks: NonNegativeInt = Field(
-        0, description="draws: residual dense blocks of a trunk of its own; 0 draws by the last convolution"
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "LREncoderConfig":
         if len(self.channels) != len(self.layers):
             raise ValueError("channels and layers must have the same length")
-        if self.drawing_blocks and not self.draws:
-            raise ValueError("drawing_blocks belong to an encoder that draws: set draws")
         return self
 
 

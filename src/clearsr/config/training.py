@@ -110,9 +110,6 @@ class TeacherConfig(FrozenConfig):
     samples: PositiveInt = Field(
         8192, description="samples that have such a picture; later rounds show them turned and mirrored"
     )
-    blocks: tuple[NonNegativeInt, ...] = Field(
-        (), description="blocks of Real-ESRGAN (0 to 22) that the trunk of E' starts from; (): as it is"
-    )
     share: tuple[Probability, Probability] = Field(
         (1.0, 1.0),
         description="its part in the picture to be drawn, beside the original; first and last step",
@@ -212,15 +209,6 @@ class TrainConfig(FrozenConfig):
             raise ValueError(
                 "perceptual.teacher: its LR images are made by workers; set data.degrade_on to worker"
             )
-        teacher = None if self.perceptual is None else self.perceptual.teacher
-        if teacher is not None and teacher.blocks:
-            if len(teacher.blocks) != self.model.lr_encoder.drawing_blocks:
-                raise ValueError(
-                    f"perceptual.teacher.blocks: names {len(teacher.blocks)} for "
-                    f"{self.model.lr_encoder.drawing_blocks} model.lr_encoder.drawing_blocks"
-                )
-            if max(teacher.blocks) > 22:
-                raise ValueError(f"perceptual.teacher.blocks: {max(teacher.blocks)}; the last one is 22")
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

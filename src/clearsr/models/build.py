@@ -24,7 +24,7 @@ from clearsr.models.base_model import (
 )
 from clearsr.models.clearsr import ClearSRNetwork, Components
 from clearsr.models.image_prompt import VisionShape, VisionTower
-from clearsr.models.patch_autoencoder import DrawingTrunk, PatchAutoencoderKL, PatchEncoder
+from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
 from clearsr.models.unet import UNet, UNetShape
 from clearsr.seeds import derive_seed
 
@@ -60,9 +60,14 @@ def own_components(config: ModelConfig) -> Components:
     vae = PatchAutoencoderKL(autoencoder)
     own_encoder = None
     if lr_encoder.kind == "separate":
-        sizes = (3, autoencoder.latent_channels, autoencoder.patch_size)
-        drawing = DrawingTrunk(*sizes, lr_encoder.drawing_blocks) if lr_encoder.drawing_blocks else None
-        own_encoder = PatchEncoder(*sizes, lr_encoder.channels, lr_encoder.layers, lr_encoder.draws, drawing)
+        own_encoder = PatchEncoder(
+            3,
+            autoencoder.latent_channels,
+            autoencoder.patch_size,
+            lr_encoder.channels,
+            lr_encoder.layers,
+            lr_encoder.draws,
+        )
     denoiser = UNet(
         UNetShape(
             in_channels=autoencoder.latent_channels,

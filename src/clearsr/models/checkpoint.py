@@ -174,20 +174,13 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
 
 
 def _with_drawing(tensors: dict[str, torch.Tensor], network: ClearSRNetwork) -> dict[str, torch.Tensor]:
-    """The tensors, for a network whose E' draws in another way than theirs, or theirs does not draw yet.
-
-    What it then draws is x_lr: the last convolution has rows of zeros more, or a trunk is as it was built.
-    """
+    """The tensors, with an E' that does not draw yet where the network's does: what it draws is x_lr."""
     state = network.state_dict()
-    added: dict[str, torch.Tensor] = {}
+    added = {}
     for name in ("latents.lr_encoder.conv_out.weight", "latents.lr_encoder.conv_out.bias"):
         if name in tensors and network.config.lr_encoder.draws:
-            rows, wanted = tensors[name], len(state[name])
-            zeros = torch.zeros(max(0, wanted - len(rows)), *rows.shape[1:])
-            added[name] = torch.cat([rows[:wanted], zeros])
-    trunk = "latents.lr_encoder.drawing."
-    if "latents.lr_encoder.conv_out.weight" in tensors:
-        added |= {n: v for n, v in state.items() if n.startswith(trunk) and n not in tensors}
+            missing = len(state[name]) - len(tensors[name])
+            added[name] = torch.cat([tensors[name], torch.zeros(max(0, missing), *tensors[name].shape[1:])])
     return tensors | added
 
 

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from clearsr.config.model import AutoencoderConfig
-from clearsr.models.realesrgan import CONVOLUTIONS_OF_A_BLOCK, ResidualOfDense
 
 MIN_LOG_VARIANCE = -12.0  # keeps the posterior's standard deviation above 0.0025
 INITIAL_LOG_VARIANCE = -6.0
@@ -36,40 +35,10 @@ class ResidualBlock(nn.Module):
         return hidden + self.conv2(F.silu(self.conv1(F.silu(hidden))))
 
 
-class DrawingTrunk(nn.Module):
-    """Pixels B×3×H×W in [-1, 1] -> what a photograph would show beyond x_lr, B×C×h×w; starts at nothing.
-
-    Up to `after_body` it is Real-ESRGAN's trunk with fewer blocks, at a quarter of the pixels' resolution,
-    so that it can start from that network's weights.
-    """
-
-    def __init__(self, in_channels: int, latent_channels: int, patch_size: int, blocks: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        width, growth, behind, layers = 64, 32, 160, 3
-        self.widest = width + 4 * growth  # channels that the last convolution of a dense block reads
-        self.conv_in = nn.Conv2d(in_channels * patch_size**2, width, 3, padding=1)
-        self.body = nn.Sequential(*(ResidualOfDense(width, growth) for _ in range(blocks)))
-        self.after_body = nn.Conv2d(width, width, 3, padding=1)
-        self.down = nn.Conv2d(width, behind, 2, stride=2)
-        self.blocks = nn.Sequential(*(ResidualBlock(behind) for _ in range(layers)))
-        self.conv_out = nn.Conv2d(behind, latent_channels, 3, padding=1)
-        _set_to_zero(self.conv_out)
-        side = 2 * patch_size
-        reach = patch_size * (2 + CONVOLUTIONS_OF_A_BLOCK * blocks) + side * (1 + 2 * layers)
-        self.margin = -(-reach // side) * side  # pixels around a patch that it depends on
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
-        hidden = hidden + self.after_body(self.body(hidden))
-        return self.conv_out(F.silu(self.blocks(self.down(hidden))))
-
-
 class PatchEncoder(nn.Module):
     """Pixels B×3×H×W in [-1, 1] -> moments (mean, log variance) B×2C×h×w.
 
-    One that draws (E' alone) gives a second mean behind them, B×3C×h×w: the first and what is drawn on it,
-    by its last convolution or by a trunk of its own. What that learns does not move the first.
+    One that draws (E' alone) gives a second mean behind them, B×3C×h×w: the first and what is drawn on it.
 
     Attributes:
         side: pixels along the side of a latent's patch; H and W must be multiples of it.
@@ -84,11 +53,9 @@ class PatchEncoder(nn.Module):
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
         draws: bool = False,
-        drawing: DrawingTrunk | None = None,
     ) -> None:
         super().__init__()
-        self.patch_size, self._latent_channels, self.drawing = patch_size, latent_channels, drawing
-        count = 3 if draws and drawing is None else 2
+        self.patch_size, self._latent_channels = patch_size, latent_channels
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, block_out_channels[0], 3, padding=1)
         blocks: list[nn.Module] = []
         previous = block_out_channels[0]
@@ -98,13 +65,13 @@ class PatchEncoder(nn.Module):
             blocks.extend(ResidualBlock(width) for _ in range(layers))
             previous = width
         self.blocks = nn.Sequential(*blocks)
-        self.conv_out = nn.Conv2d(previous, count * latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(previous, (3 if draws else 2) * latent_channels, 3, padding=1)
         self.side = patch_size * 2 ** (len(block_out_channels) - 1)
-        self.margin = max(self.side * _reach(layers_per_block), 0 if drawing is None else drawing.margin)
+        self.margin = self.side * _reach(layers_per_block)
         self.linear = nn.Conv2d(in_channels, latent_channels, self.side, stride=self.side)
         _set_to_zero(self.linear)
         basis, gains = dct_basis(latent_channels, self.side)
-        starts = torch.tensor([0.0, INITIAL_LOG_VARIANCE, 0.0][:count])
+        starts = torch.tensor([0.0, INITIAL_LOG_VARIANCE, 0.0][: 3 if draws else 2])
         moments = starts.repeat_interleave(latent_channels)
         self.conv_out.bias = nn.Parameter(moments)
         with torch.no_grad():
@@ -118,10 +85,7 @@ class PatchEncoder(nn.Module):
         mean, log_variance, *detail = moments.split(self._latent_channels, dim=1)
         with _full_precision(pixels.device):  # 8 bits of mantissa would show as banding
             mean = mean.float() + self.linear(pixels.float())
-        if self.drawing is not None:
-            drawn = [mean.detach() + self.drawing(pixels).float()]
-        else:
-            drawn = [mean + part.float() for part in detail]
+        drawn = [mean + part.float() for part in detail]
         return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0), *drawn], dim=1)
 
 

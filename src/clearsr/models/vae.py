@@ -103,8 +103,6 @@ class OwnVae(NamedTuple):
         widths = [config.encoder_channels[0], config.decoder_channels[0]]
         if self.lr_encoder is not None:
             widths.append(int(self.lr_encoder.conv_in.out_channels))
-            if self.lr_encoder.drawing is not None:
-                widths.append(int(self.lr_encoder.drawing.widest))
         return 4.0 * max(max(widths) / config.patch_size**2, config.overlap_channels / 4)
 
     @property

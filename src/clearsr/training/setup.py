@@ -1,6 +1,5 @@
 """The network that a stage starts from: fresh parts, a base, what earlier stages left."""
 
-import copy
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from clearsr.config.base import build_config, merge
@@ -16,7 +14,6 @@ from clearsr.config.model import ModelConfig
 from clearsr.config.training import Stage, TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.hardware import store_in
-from clearsr.image import resize, to_signed
 from clearsr.models.build import build_network, own_components
 from clearsr.models.checkpoint import (
     locate,
@@ -27,9 +24,7 @@ from clearsr.models.checkpoint import (
     start_from,
 )
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.models.patch_autoencoder import DrawingTrunk
-from clearsr.models.realesrgan import RRDBNet, load_realesrgan
-from clearsr.seeds import derive_seed, make_generator
+from clearsr.seeds import derive_seed
 from clearsr.training.stages import StageModule, build_stage
 
 logger = logging.getLogger(__name__)
@@ -68,36 +63,7 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
         # E' starts where the VAE encoder's linear path is, so that its first output is the bicubic picture.
         linear = network.latents.own_lr_encoder().get_submodule("linear")
         linear.load_state_dict(network.latents.vae.encoder.linear.state_dict())
-    teacher = None if config.perceptual is None else config.perceptual.teacher
-    if teacher is not None and teacher.blocks:
-        trunk = network.latents.own_lr_encoder().get_submodule("drawing")
-        assert isinstance(trunk, DrawingTrunk), "the configuration counts its blocks"
-        start_trunk(trunk, load_realesrgan(), teacher.blocks)
     return network, stages
-
-
-@torch.no_grad()
-def start_trunk(trunk: DrawingTrunk, teacher: RRDBNet, blocks: Sequence[int]) -> None:
-    """Have the trunk of E' see what the teacher's first convolution sees, and go on with its blocks.
-
-    The teacher looks at the LR image in [0, 1], the trunk at its bicubic enlargement in [-1, 1], folded: the
-    convolution that comes nearest to the teacher's is found by least squares, on noise.
-    """
-    side, count = 40, 4
-    lr = torch.rand(count, 3, side, side, generator=make_generator("trunk"), dtype=torch.float64)
-    factor = trunk.patch_size
-    folded = F.pixel_unshuffle(to_signed(resize(lr, (factor * side, factor * side))), factor)
-    rows = F.unfold(folded, 3).transpose(1, 2).flatten(0, 1)
-    rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], dim=1)
-    inner = (..., slice(1, -1), slice(1, -1))
-    wanted = copy.deepcopy(teacher.first).double()(lr)[inner].flatten(2).transpose(1, 2).flatten(0, 1)
-    found = torch.linalg.lstsq(rows, wanted, driver="gelsd").solution  # columns depend on each other
-    trunk.conv_in.weight.copy_(found[:-1].T.reshape(trunk.conv_in.weight.shape))
-    assert trunk.conv_in.bias is not None
-    trunk.conv_in.bias.copy_(found[-1])
-    for ours, number in zip(trunk.body, blocks, strict=True):
-        ours.load_state_dict(teacher.body[number].state_dict())
-    trunk.after_body.load_state_dict(teacher.after_body.state_dict())
 
 
 def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[str]:

@@ -214,11 +214,8 @@ class PerceptualStage(StageModule):
         self._by_encoder = config.stage == "lr_encoder"
         if not self._by_encoder:
             network.set_trainable()
-        self._learns_x_lr = any((config.loss.latent, config.loss.linear_pixel, config.loss.pixel))
         if network.config.lr_encoder.draws:
-            encoder = network.latents.own_lr_encoder()
-            trunk = encoder.get_submodule("drawing") if network.config.lr_encoder.drawing_blocks else None
-            (encoder if trunk is None or self._learns_x_lr else trunk).requires_grad_(True)
+            network.latents.own_lr_encoder().requires_grad_(True)
         elif self._by_encoder:
             raise ClearSRError("perceptual: in stage lr_encoder it needs model.lr_encoder.draws")
         self._trains_encoder = any(p.requires_grad for p in network.latents.parameters())  # its LoRA, too
@@ -235,6 +232,7 @@ class PerceptualStage(StageModule):
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
         network, weights = self.network, self.perceptual
         target, lr_image = signed_pair(batch)
+        draws = network.config.lr_encoder.draws
         with torch.set_grad_enabled(self._trains_encoder and torch.is_grad_enabled()):
             embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
         drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
@@ -247,7 +245,7 @@ class PerceptualStage(StageModule):
             pattern = patch_pattern(pixels - wanted, network.latents.pixels_per_latent()).abs().mean()
             total = total + weights.grid * pattern
             logs["grid"] = pattern.detach()
-        if self._learns_x_lr and network.config.lr_encoder.draws:
+        if draws:
             found = embedding_losses(network, self.loss, target, embedding)
             total = total + found.pop("loss")
             logs |= {f"x_lr_{name}": value for name, value in found.items()}
