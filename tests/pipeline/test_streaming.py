@@ -116,6 +116,43 @@ def test_an_e_prime_that_draws(make_network, make_picture, latents):
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
+@pytest.fixture(scope="module")
+def with_painter(make_network):
+    network = make_network(painter={"blocks": 1})
+    for name, parameter in network.painter.named_parameters():
+        if not name.startswith("conv_out"):  # as large as everywhere else, rounding would be large
+            parameter.mul_(0.3)
+    config = SamplingConfig(steps=1, upscale=4.0, tile={"size": 32, "overlap": 8})
+    return ClearSRPipeline(network, config, device="cpu", precision="fp32")
+
+
+@pytest.mark.parametrize("overrides", [{}, {"color": "adain", "upscale": 3.3}, {"steps": 0}], ids=str)
+def test_a_painters_part_in_it(with_painter, make_picture, latents, overrides):
+    whole, in_blocks = _both(with_painter, ImageData(make_picture(71, 90)), **overrides)
+    torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
+
+
+def test_latent_space_adjustment_says_how_much_of_the_painting_there_is(with_painter, make_picture):
+    image = ImageData(make_picture(24, 32))
+    steps = with_painter.steps
+
+    def picture(alpha, beta, **overrides):
+        lsa = {"alpha": alpha, "beta": beta, "ela_end": 1.0, "lla_start": 0.0}
+        config = with_painter.configure(color="none", lsa=lsa, **overrides)
+        return with_painter.upscale([image], config)[0].color, config
+
+    drawn, config = picture(0.0, 0.0)
+    painted = steps.paint(steps.prepare(image, config)[None])[0].clamp(0, 1)[:, :96, :128]
+    torch.testing.assert_close(drawn, painted, atol=1e-5, rtol=0)
+    truest, _ = picture(1.0, 0.0)
+    without, _ = picture(0.0, 0.0, steps=0)
+    torch.testing.assert_close(truest, without, atol=1e-4, rtol=0)
+    half, config = picture(1 - 0.5 ** (1 / 50), 0.0)
+    assert steps.painting(config) == pytest.approx(0.5)
+    assert (painted - without).abs().max() > 0.1
+    assert (half - without).abs().mean() < (painted - without).abs().mean()
+
+
 def test_transparency_grey_depth_and_metadata_are_kept(pipeline, make_picture):
     alpha = torch.zeros(1, 60, 70)
     alpha[:, 10:50, 5:40] = 1

@@ -13,6 +13,7 @@ from clearsr.sampling.latent_space_adjustment import (
     early_adjustment,
     later_adjustment,
     step_strengths,
+    total,
 )
 
 
@@ -58,6 +59,21 @@ def test_total_is_that_of_fifty_steps_at_any_number(steps, share):
     assert math.prod(1 + b for b in pushes) == pytest.approx((1 + 0.02) ** at_fifty)
     assert sum(a > 0 for a in pulls) == sum(b > 0 for b in pushes) == max(1, round(steps * share))
     assert pulls == sorted(pulls, reverse=True) and pushes == sorted(pushes)  # first and last part
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 50])
+@pytest.mark.parametrize("values", [{}, {"alpha": 0.3, "beta": 0.2}, {"preset": "off"}, {"alpha": 1.0}])
+def test_all_adjustments_together_scale_what_differs_from_x_lr(latents, steps, values):
+    x, z_lr = latents
+    config = build_config(LSAConfig, values)
+    adjusted = x
+    for step in range(steps):
+        adjusted = adjust(adjusted, z_lr, step, steps, config)
+    torch.testing.assert_close(adjusted - z_lr, total(steps, config) * (x - z_lr), atol=1e-4, rtol=1e-4)
+
+
+def test_without_steps_nothing_differs_from_x_lr():
+    assert total(0, LSAConfig()) == 0.0
 
 
 def test_a_part_of_no_length_never_acts():

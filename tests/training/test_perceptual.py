@@ -11,12 +11,13 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.config.training import PerceptualConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
-from clearsr.image import ImageData, to_signed, to_unit
+from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training.adversary import Discriminator
+from clearsr.training.losses import anchor_losses, patch_pattern, shifted
 from clearsr.training.setup import stages_of_run
-from clearsr.training.stages import anchor_losses, build_stage, patch_pattern, shifted
+from clearsr.training.stages import build_stage
 
 OVERLAP = {"autoencoder": {"overlap_channels": 4, "overlap_layers": 1}}
 BLOCKS = [0, 3]
@@ -99,13 +100,13 @@ def test_the_reward_rises_with_the_steps(batch, make_stage):
 
 def trained(name, decoder, draws, stage):
     """Whether a parameter is to be trained."""
-    if name.startswith("discriminator."):
+    if name.startswith("pictures.discriminator."):
         return True
     if name.startswith("network.latents.lr_encoder."):
         return draws
     if name.startswith("network.latents.vae.decoder."):
         return decoder == "full" or (decoder == "overlap" and "overlap" in name)
-    if name.startswith(("network.latents.", "classifier.")):
+    if name.startswith(("network.latents.", "pictures.classifier.")):
         return False
     return stage == "clearsr"
 
@@ -143,6 +144,34 @@ def test_x_lr_of_an_encoder_that_draws_learns_as_in_its_own_stage(batch, make_st
         strict=True,
     ):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
+
+
+PAINTER = {"painter": {"blocks": 1}}
+
+
+def test_the_painter_learns_alone_and_from_its_picture(batch, make_run, make_network):
+    config = make_run(
+        "painter",
+        model=PAINTER,
+        perceptual={
+            "pixel": 0.7,
+            "features": 0.3,
+            "adversarial": 0.1,
+            "adversarial_ramp": 0,
+            "blocks": BLOCKS,
+        },
+    )
+    stage = build_stage(config, make_network(**PAINTER))
+    terms = stage(batch, 0)
+    expected = 0.7 * terms["l1"] + 0.3 * terms["features"] - 0.1 * terms["reward"] + terms["discriminator"]
+    torch.testing.assert_close(terms["loss"].detach(), expected)
+    painted = stage.network.painter(to_signed(resize(batch.lr, (48, 48))))
+    torch.testing.assert_close(terms["l1"], (painted.detach() - to_signed(batch.hr)).abs().mean())
+    terms["loss"].backward()
+    learned = {n for n, p in stage.named_parameters() if p.grad is not None and p.grad.abs().sum()}
+    asked = {n for n, p in stage.named_parameters() if p.requires_grad}
+    assert learned <= asked and {n for n in asked if n.startswith("network.")} <= learned
+    assert all(n.startswith(("network.painter.", "pictures.discriminator.")) for n in asked)
 
 
 def test_the_heads_and_the_network_do_not_learn_from_each_others_loss(normal):
@@ -201,11 +230,8 @@ def test_the_feature_term_compares_the_same_part_of_both_pictures(batch, make_st
     """Judged on a picture that equals its target it is 0, whatever the part."""
     stage = make_stage(features=1.0)
     target = to_signed(batch.hr)
-    logs = {}
-    stage._judged(target, target, target, batch.sample_ids, 3, logs)
-    assert logs["features"] == 0
-    logs = {}
-    stage._judged(target.flip(-1), target, target, batch.sample_ids, 3, logs)
+    assert stage.pictures(target, batch, target, 3)["features"] == 0
+    logs = stage.pictures(target.flip(-1), batch, target, 3)
     network = Classifier("lite1", BLOCKS)
     ours, theirs = shifted(((target.flip(-1) + 1) / 2, (target + 1) / 2), 3, batch.sample_ids)
     torch.testing.assert_close(logs["features"], feature_distance(network(ours), network(theirs)).mean())
@@ -307,6 +333,12 @@ def test_what_cannot_be_trained_is_refused(make_run, make_network):
         build_stage(make_run("decoder"), make_network())
     with pytest.raises(ClearSRError, match="perceptual"):
         make_run("decoder", perceptual={})
+    with pytest.raises(ClearSRError, match=r"stage painter needs model.painter.blocks, and perceptual"):
+        make_run("painter", perceptual={})
+    with pytest.raises(ClearSRError, match=r"stage painter needs model.painter.blocks, and perceptual"):
+        make_run("painter", model=PAINTER)
+    with pytest.raises(ClearSRError, match=r"perceptual.decoder: a painter has none"):
+        make_run("painter", model=PAINTER, perceptual={"decoder": "full"})
     with pytest.raises(ClearSRError, match="blocks"):
         Classifier("lite1", [99])
     base = {"preset": "sd21"}

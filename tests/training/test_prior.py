@@ -12,8 +12,9 @@ from clearsr.models.checkpoint import load_network, save_network
 from clearsr.seeds import make_generator
 from clearsr.training.dry_run import plan_run
 from clearsr.training.engine import fit
+from clearsr.training.losses import sample_noise
 from clearsr.training.setup import missing_stages, prepare_network
-from clearsr.training.stages import build_stage, sample_noise
+from clearsr.training.stages import build_stage
 from clearsr.training.validation import Validation
 
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from clearsr.errors import ClearSRError
 from clearsr.models.checkpoint import save_network
+from clearsr.models.realesrgan import RRDBNet
 from clearsr.training.setup import prepare_network
 
 LORA = {"lr_encoder": {"kind": "lora", "lora_rank": 2}}
@@ -41,3 +43,38 @@ def test_a_lora_on_the_vae_is_no_part_of_it(make_run, save, caplog):
     ]
     prepare_network(make_run(model=LORA, init_from=models))
     assert "different VAEs" not in caplog.text
+
+
+@pytest.fixture
+def make_taught(make_run):
+    """`make_taught(2, 1, 4)`: a painter of two blocks, which starts from the teacher's second and fifth."""
+
+    def make(painter, *blocks, **changes):
+        teacher = {"labels": "labels", "blocks": blocks}
+        model = {"painter": {"blocks": painter}}
+        return make_run("painter", model=model, perceptual={"teacher": teacher}, **changes)
+
+    return make
+
+
+def test_a_painter_starts_from_the_teacher_and_goes_on_from_a_painter(
+    make_taught, monkeypatch, randomise, save
+):
+    teacher = randomise(RRDBNet(blocks=5), spread=0.02)
+    monkeypatch.setattr("clearsr.training.setup.load_realesrgan", lambda: teacher)
+    network, stages = prepare_network(make_taught(2, 1, 4))
+    theirs = teacher.body[4].state_dict()
+    ours = network.painter.body[1].state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items()) and stages == []
+    earlier = save("painter", 3, ["painter"], painter={"blocks": 2})
+    again, stages = prepare_network(make_taught(2, 1, 4, init_from=[earlier]))
+    assert stages == ["painter"] and not torch.equal(
+        again.painter.body[1].state_dict()["blocks.0.convs.0.weight"], theirs["blocks.0.convs.0.weight"]
+    )
+
+
+def test_a_painter_has_as_many_blocks_as_are_named(make_taught):
+    with pytest.raises(ClearSRError, match=r"teacher.blocks: names 1, model.painter.blocks is 2"):
+        make_taught(2, 1)
+    with pytest.raises(ClearSRError, match=r"teacher.blocks: 23; the last one is 22"):
+        make_taught(1, 23)

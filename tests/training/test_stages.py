@@ -9,8 +9,9 @@ from clearsr.config.training import LossConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.hardware import store_in
 from clearsr.models.build import build_network
+from clearsr.training.losses import frequency_distance, min_snr_weight, sample_noise
 from clearsr.training.setup import recompute_activations
-from clearsr.training.stages import build_stage, frequency_distance, min_snr_weight, sample_noise
+from clearsr.training.stages import build_stage
 
 
 @pytest.fixture(scope="module")

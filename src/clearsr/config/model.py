@@ -61,6 +61,12 @@ class LREncoderConfig(FrozenConfig):
         return self
 
 
+class PainterConfig(FrozenConfig):
+    """The painter, whose picture stands for all that LSA may take away or add (our own)."""
+
+    blocks: NonNegativeInt = Field(0, description="residual dense blocks; 0: there is no painter")
+
+
 class UNetConfig(FrozenConfig):
     """A denoising U-Net of our own (compact preset only)."""
 
@@ -120,6 +126,7 @@ class ModelConfig(FrozenConfig):
     null_prompt_tokens: PositiveInt = Field(77, description="tokens of the null prompt")
     autoencoder: AutoencoderConfig = AutoencoderConfig()
     lr_encoder: LREncoderConfig = LREncoderConfig()
+    painter: PainterConfig = PainterConfig()
     unet: UNetConfig = UNetConfig()
     control: ControlConfig = ControlConfig()
     image_prompt: ImagePromptConfig = ImagePromptConfig()

@@ -10,7 +10,7 @@ from clearsr.config.degradation import DegradationMix
 from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
 
-Stage = Literal["autoencoder", "lr_encoder", "decoder", "prior", "clearsr"]
+Stage = Literal["autoencoder", "lr_encoder", "decoder", "painter", "prior", "clearsr"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -110,6 +110,9 @@ class TeacherConfig(FrozenConfig):
     samples: PositiveInt = Field(
         8192, description="samples that have such a picture; later rounds show them turned and mirrored"
     )
+    blocks: tuple[NonNegativeInt, ...] = Field(
+        (), description="painter: blocks of Real-ESRGAN (0 to 22) that it starts from; (): from noise"
+    )
     share: tuple[Probability, Probability] = Field(
         (1.0, 1.0),
         description="its part in the picture to be drawn, beside the original; first and last step",
@@ -201,14 +204,29 @@ class TrainConfig(FrozenConfig):
                 raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
         if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
-        if self.perceptual is not None and self.stage not in ("lr_encoder", "clearsr"):
-            raise ValueError(f"perceptual belongs to stages lr_encoder and clearsr, not to {self.stage}")
+        if self.perceptual is not None and self.stage not in ("lr_encoder", "painter", "clearsr"):
+            raise ValueError(
+                f"perceptual belongs to stages lr_encoder, painter and clearsr, not to {self.stage}"
+            )
+        if self.stage == "painter" and (self.perceptual is None or not self.model.painter.blocks):
+            raise ValueError("stage painter needs model.painter.blocks, and perceptual for its losses")
+        if self.stage == "painter" and self.perceptual and self.perceptual.decoder != "frozen":
+            raise ValueError("perceptual.decoder: a painter has none; leave it frozen")
         if self.perceptual is not None and self.perceptual.decoder != "frozen" and self.model.base_model:
             raise ValueError("perceptual.decoder: a base's decoder stays frozen, and no checkpoint stores it")
         if self.perceptual is not None and self.perceptual.teacher and self.data.degrade_on == "device":
             raise ValueError(
                 "perceptual.teacher: its LR images are made by workers; set data.degrade_on to worker"
             )
+        teacher = None if self.perceptual is None else self.perceptual.teacher
+        if teacher is not None and teacher.blocks:
+            named, wanted = len(teacher.blocks), self.model.painter.blocks
+            if named != wanted:
+                raise ValueError(
+                    f"perceptual.teacher.blocks: names {named}, model.painter.blocks is {wanted}"
+                )
+            if max(teacher.blocks) > 22:
+                raise ValueError(f"perceptual.teacher.blocks: {max(teacher.blocks)}; the last one is 22")
         if self.stage == "prior":
             if self.model.base_model is not None:
                 raise ValueError("stage prior trains a U-Net of our own: model.base_model must be null")

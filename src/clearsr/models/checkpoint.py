@@ -37,6 +37,7 @@ _FILLED_BY = {
     "latents.vae.decoder.overlap.": ("decoder",),
     "latents.vae.": ("autoencoder",),
     "latents.lr_encoder.": ("lr_encoder",),
+    "painter.": ("painter",),
     "unet.": ("prior", "clearsr"),
     "null_prompt": ("prior", "clearsr"),
 }
@@ -200,7 +201,7 @@ def is_stored(name: str, config: ModelConfig) -> bool:
     """Whether a tensor is part of a checkpoint: all that does not come from the frozen base."""
     if config.base_model is None:
         return True
-    own = ["detail_preserving.", "structure_preserving.", "null_prompt", "latents.lr_encoder."]
+    own = ["detail_preserving.", "structure_preserving.", "null_prompt", "latents.lr_encoder.", "painter."]
     if config.train_unet == "full":
         own += ["unet.", "image_prompt."]
     return name.startswith(tuple(own)) or "lora_" in name

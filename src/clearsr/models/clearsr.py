@@ -22,6 +22,7 @@ from clearsr.models.lora import (
     lora_layers,
     merge_lora,
 )
+from clearsr.models.painter import Painter
 from clearsr.models.prediction import alpha_bars
 from clearsr.models.structure_preserving import StructurePreservingModule
 from clearsr.models.transformer import shorten_attention
@@ -63,6 +64,7 @@ class ClearSRNetwork(nn.Module):
         if config.unet_lora_rank:
             add_lora(self.unet, UNET_DECODER_TARGETS, config.unet_lora_rank)
         shorten_attention(self.unet)
+        self.painter = Painter(config.painter.blocks) if config.painter.blocks else None
 
     def copy_encoder(self) -> None:
         """Begin DPM and SPM as copies of the U-Net's encoder as it now is (section 3.2), the rest fresh."""

@@ -83,7 +83,7 @@ class PatchEncoder(nn.Module):
         hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         moments = self.conv_out(F.silu(self.blocks(hidden)))
         mean, log_variance, *detail = moments.split(self._latent_channels, dim=1)
-        with _full_precision(pixels.device):  # 8 bits of mantissa would show as banding
+        with full_precision(pixels.device):  # 8 bits of mantissa would show as banding
             mean = mean.float() + self.linear(pixels.float())
         drawn = [mean + part.float() for part in detail]
         return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0), *drawn], dim=1)
@@ -153,7 +153,7 @@ class PatchDecoder(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         hidden = self.blocks(self.conv_in(latents))
         detail = F.pixel_shuffle(self.conv_out(F.silu(hidden)), self.patch_size)
-        with _full_precision(latents.device):
+        with full_precision(latents.device):
             pixels = detail.float() + self.linear(latents.float())
         return pixels if self.overlap is None else self.overlap(pixels)
 
@@ -239,7 +239,7 @@ class PatchAutoencoderKL(nn.Module):
         return Decoded(self.decoder(latents))
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[Any]:
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast switched off; where only shapes are computed, on the meta device, there is none."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 

@@ -21,6 +21,7 @@ from clearsr.tiling import map_exactly
 # Written from the description in Wang et al., "ESRGAN" (2018), section 3.1, and "Real-ESRGAN" (2021):
 # residual blocks of residual dense blocks at the input's resolution, then two nearest-neighbour enlargements.
 RESIDUAL = 0.2  # what each residual is scaled by
+CONVOLUTIONS_OF_A_BLOCK = 15  # one behind the other: pixels that a `ResidualOfDense` sees to each side
 
 
 class DenseBlock(nn.Module):

@@ -31,6 +31,7 @@ IN_MEMORY_BYTES_PER_PIXEL = 185
 # How many of its largest activations a VAE has at once while it works on a piece, with all that lives beside.
 # The compact model's peaks under four budgets rise by 13.2; Stable Diffusion's was 8.6 at 256 pixels.
 LOCAL_COPIES, WINDOWED_COPIES = 14, 10
+PAINTER_COPIES = 4  # of what the last convolution of a dense block reads
 # How many of its finest activations the denoising network has at once: Stable Diffusion 35, the compact 18.
 DENOISING_COPIES = 36
 # Latents that the denoising network takes as one batch of tiles; one of 64 x 64 has 4096. Measured on a
@@ -88,15 +89,18 @@ class VaeCost(NamedTuple):
         per_pixel: bytes for each pixel of a piece with its margin.
         margin: pixels around a piece, both sides together.
         kept_per_pixel: bytes for each pixel of an image larger than a piece, between its layers.
+        painter: the first two of the painter, which has its turn after it; None: there is none.
     """
 
     per_pixel: float
     margin: int = LOCAL_MARGIN
     kept_per_pixel: float = 0.0
+    painter: tuple[float, int] | None = None
 
     def of_piece(self, side: int) -> int:
         """Bytes for a piece."""
-        return int((side + self.margin) ** 2 * self.per_pixel)
+        turns = [(self.per_pixel, self.margin)] + ([] if self.painter is None else [self.painter])
+        return int(max((side + margin) ** 2 * per_pixel for per_pixel, margin in turns))
 
 
 class TileCost(NamedTuple):

@@ -41,12 +41,14 @@ from clearsr.pipeline.budget import (
     DENOISING_COPIES,
     LOCAL_COPIES,
     LOCAL_MARGIN,
+    PAINTER_COPIES,
     WINDOWED_COPIES,
     TileCost,
     VaeCost,
 )
 from clearsr.pipeline.store import GridStore
 from clearsr.sampling.guidance import Conditioning
+from clearsr.sampling.latent_space_adjustment import total
 
 MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
 
@@ -151,6 +153,17 @@ class PipelineSteps:
         """4. Pixels B×3×H×W in [0, 1] on the CPU."""
         return to_unit(self.decode_signed(latents, piece, new_map)).cpu()
 
+    def painting(self, config: SamplingConfig) -> float:
+        """How much of the painter's picture is in the result, as Latent Space Adjustment has it."""
+        return 0.0 if self.network.painter is None else total(config.steps, config.lsa)
+
+    def paint(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The painter's picture of B×3×H×W in [0, 1], on the CPU; it may go beyond that range."""
+        assert self.network.painter is not None, "without one there is nothing of it in the result"
+        signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
+        with self.running("painter"):
+            return (self.network.painter(signed).float().cpu() + 1) / 2
+
     def decode_signed(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
     ) -> torch.Tensor:
@@ -170,10 +183,11 @@ class PipelineSteps:
         return dataclasses.replace(image, color=crop(matched, *size).contiguous(), alpha=alpha)
 
     def vae_cost(self) -> VaeCost:
-        """What encoding and decoding take."""
-        vae = self.network.latents.adapter
+        """What encoding, decoding and painting take."""
+        vae, painter = self.network.latents.adapter, self.network.painter
         copies, margin = (WINDOWED_COPIES, 0) if vae.decoder_margin is None else (LOCAL_COPIES, LOCAL_MARGIN)
-        return VaeCost(copies * vae.bytes_per_pixel, margin, vae.map_bytes_per_pixel)
+        beside = None if painter is None else (PAINTER_COPIES * painter.bytes_per_pixel, 2 * painter.margin)
+        return VaeCost(copies * vae.bytes_per_pixel, margin, vae.map_bytes_per_pixel, beside)
 
     def tile_cost(self, config: SamplingConfig) -> TileCost:
         """What denoising a tile takes."""
@@ -185,7 +199,7 @@ class PipelineSteps:
         return GridStore(self.device, config.max_memory, folder, self.vae_cost().of_piece(piece))
 
     @contextmanager
-    def running(self, what: Literal["latents", "image_prompt", "denoiser"]) -> Iterator[None]:
+    def running(self, what: Literal["latents", "image_prompt", "denoiser", "painter"]) -> Iterator[None]:
         """Within the block a part of the network is on the device, and computes in mixed precision."""
         network, precision = self.network, self.precision
         parts = denoising_parts(network) if what == "denoiser" else [getattr(network, what)]

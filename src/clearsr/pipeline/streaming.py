@@ -120,7 +120,7 @@ def upscale_in_blocks(
     conditioning = Conditioning(embedding, prompt, steps.negative_prompt(config))
     latents = sample(conditioning, config, on_tile=work.advance, tiles_at_once=workload.tiles)
     del embedding, conditioning
-    decode = work.decoder(latents)
+    decode = work.painter(work.decoder(latents), steps.painting(config))
     statistics = (work.statistics(decode), colors) if config.color == "adain" else None
     for window in pieces(*size, workload.piece):
         reach = COLOR_REACH if config.color == "wavelet" else 0
@@ -220,6 +220,21 @@ class _Work:
         with self._steps.running("latents"):
             pixels = self._latents.decode_in_windows(latents, self._piece, device, new_map, self.advance)
         return lambda window: to_unit(window.of(pixels).float()).cpu()
+
+    def painter(
+        self, decode: Callable[[Window], torch.Tensor], share: float
+    ) -> Callable[[Window], torch.Tensor]:
+        """`decode` with so much of the painter's picture."""
+        painter, fold, prepared = self._steps.network.painter, self._fold, self._prepared
+        if painter is None or share == 0:
+            return decode
+
+        def painted(window: Window) -> torch.Tensor:
+            outer = window.over(fold).grown(-(-painter.margin // fold), *self._grid).times(fold)
+            picture = window.seen_from(outer).of(self._steps.paint(prepared.read(outer)))
+            return torch.lerp(decode(window), picture, share).clamp(0, 1)
+
+        return painted
 
     def statistics(self, decode: Callable[[Window], torch.Tensor]) -> ChannelStatistics:
         """The colours of the whole result, which a local VAE decodes once more for this."""

@@ -37,6 +37,20 @@ def step_strengths(step: int, steps: int, config: LSAConfig) -> tuple[float, flo
     return early_alpha, later_beta
 
 
+def total(steps: int, config: LSAConfig) -> float:
+    """What all adjustments of a run together make of 1: of what differs from x_lr and is left alone else.
+
+    Without steps there is x_lr alone: 0.
+    """
+    if steps == 0:
+        return 0.0
+    left = 1.0
+    for step in range(steps):
+        alpha, beta = step_strengths(step, steps, config)
+        left *= (1 - alpha) * (1 + beta)
+    return left
+
+
 def _part_length(share: float, steps: int) -> int:
     """Steps in a part: at least one where the share is not zero."""
     return max(1, round(share * steps)) if share > 0 else 0

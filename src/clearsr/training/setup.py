@@ -24,6 +24,7 @@ from clearsr.models.checkpoint import (
     start_from,
 )
 from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.realesrgan import load_realesrgan
 from clearsr.seeds import derive_seed
 from clearsr.training.stages import StageModule, build_stage
 
@@ -34,6 +35,7 @@ _STAGES_BEFORE: dict[Stage, tuple[Stage, ...]] = {
     "autoencoder": (),
     "lr_encoder": ("autoencoder",),
     "decoder": ("autoencoder", "lr_encoder"),
+    "painter": (),
     "prior": ("autoencoder",),
     "clearsr": ("autoencoder", "lr_encoder"),
 }
@@ -63,6 +65,9 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
         # E' starts where the VAE encoder's linear path is, so that its first output is the bicubic picture.
         linear = network.latents.own_lr_encoder().get_submodule("linear")
         linear.load_state_dict(network.latents.vae.encoder.linear.state_dict())
+    teacher = None if config.perceptual is None else config.perceptual.teacher
+    if network.painter is not None and teacher is not None and teacher.blocks and "painter" not in stages:
+        network.painter.start_from(load_realesrgan(), teacher.blocks)
     return network, stages
 
 

@@ -4,7 +4,7 @@ Stage order of the compact preset: `autoencoder` (E and D), `lr_encoder` (a rest
 `prior` (the U-Net alone), `clearsr` (DPM, SPM, U-Net). Stable Diffusion 2.1 needs the last one only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +13,26 @@ from torch import nn
 from clearsr.config.training import LossConfig, TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
-from clearsr.image import resize, to_signed, to_unit
-from clearsr.models.classifier import Classifier, feature_distance
+from clearsr.image import to_signed
 from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.models.prediction import TRAIN_TIMESTEPS, network_input, predicted_z_0, training_target
+from clearsr.models.prediction import network_input, predicted_z_0, training_target
 from clearsr.sampling.denoise import denoise
 from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
-from clearsr.tiling import Window
-from clearsr.training.adversary import Discriminator
-
-Losses = dict[str, torch.Tensor]
+from clearsr.training.losses import (
+    Losses,
+    PictureLosses,
+    anchor_losses,
+    embedding_losses,
+    frequency_distance,
+    min_snr_weight,
+    patch_pattern,
+    psnr_of,
+    sample_noise,
+    signed_pair,
+    step_draws,
+)
 
 
 class StageModule(nn.Module):
@@ -54,7 +62,7 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
         "clearsr": ClearSRStage,
     }
     if config.perceptual is not None:
-        return PerceptualStage(network, config)
+        return (PainterStage if config.stage == "painter" else PerceptualStage)(network, config)
     return stages[config.stage](network, config.loss)
 
 
@@ -195,9 +203,6 @@ class PerceptualStage(StageModule):
 
     In stage `clearsr` the sampler draws the picture, in stage `lr_encoder` E' alone. What E' says of x_lr
     goes on learning as it did: it stays the truest picture that the model knows.
-
-    Each sample is judged on a part whose place is drawn, so that neither the classifier's strides nor the
-    decoder's patches always meet the same pixels: their beat would be learnt as a grid.
     """
 
     def __init__(self, network: ClearSRNetwork, config: TrainConfig) -> None:
@@ -209,8 +214,7 @@ class PerceptualStage(StageModule):
         super().__init__(network, config.loss)
         assert config.perceptual is not None, "build_stage looks at it"
         self.perceptual = perceptual = config.perceptual
-        self._sampling, self._batch_size = config.validation.sampling, config.batch_size
-        self._steps = config.steps
+        self._sampling = config.validation.sampling
         self._by_encoder = config.stage == "lr_encoder"
         if not self._by_encoder:
             network.set_trainable()
@@ -226,8 +230,7 @@ class PerceptualStage(StageModule):
             if overlap is None:
                 raise ClearSRError("perceptual.decoder: overlap needs model.autoencoder.overlap_channels")
             overlap.requires_grad_(True)
-        self.classifier = Classifier(perceptual.classifier, perceptual.blocks)
-        self.discriminator = Discriminator(self.classifier.channels) if perceptual.adversarial else None
+        self.pictures = PictureLosses(perceptual, config.batch_size, config.steps)
 
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
         network, weights = self.network, self.perceptual
@@ -237,10 +240,9 @@ class PerceptualStage(StageModule):
             embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
         drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
         pixels = network.latents.decode(drawn).float()
-        wanted = self._wanted(batch, target)
-        absolute = F.l1_loss(pixels, wanted)
-        logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), wanted))}
-        total = weights.pixel * absolute
+        wanted = self.pictures.wanted(batch)
+        logs = self.pictures(pixels, batch, wanted, seed)
+        total = logs.pop("loss")
         if weights.grid:
             pattern = patch_pattern(pixels - wanted, network.latents.pixels_per_latent()).abs().mean()
             total = total + weights.grid * pattern
@@ -249,26 +251,11 @@ class PerceptualStage(StageModule):
             found = embedding_losses(network, self.loss, target, embedding)
             total = total + found.pop("loss")
             logs |= {f"x_lr_{name}": value for name, value in found.items()}
-        if weights.features or self.discriminator is not None:
-            total = total + self._judged(pixels, wanted, lr_image, batch.sample_ids, seed, logs)
         if weights.decoder != "frozen":
             anchor = anchor_losses(network, target, embedding.mean.detach(), batch.sample_ids)
             total = total + weights.anchor * anchor["loss"]
             logs |= {f"anchor_{name}": anchor[name] for name in ("hr", "lr")}
         return {"loss": total, **logs}
-
-    def _wanted(self, batch: TrainingBatch, target: torch.Tensor) -> torch.Tensor:
-        """The picture to be drawn, in [-1, 1]: the original, or the teacher's, or between them."""
-        teacher = self.perceptual.teacher
-        if teacher is None or batch.teacher is None:
-            return target
-        first, last = teacher.share
-        share = first + (last - first) * min(1.0, self._step_of(batch.sample_ids) / max(1, self._steps - 1))
-        return target + share * (to_signed(batch.teacher) - target)
-
-    def _step_of(self, sample_ids: list[int]) -> int:
-        """A sample's number tells the step."""
-        return sample_ids[0] // self._batch_size
 
     def _sampled(
         self, embedding: LatentLR, lr_image: torch.Tensor, batch: TrainingBatch, seed: int
@@ -282,129 +269,20 @@ class PerceptualStage(StageModule):
         generators = [make_generator("noise", seed, i) for i in batch.sample_ids]
         return denoise(network, Conditioning(embedding, prompt), self._sampling, generators)
 
-    def _judged(
-        self,
-        pixels: torch.Tensor,
-        target: torch.Tensor,
-        lr_image: torch.Tensor,
-        sample_ids: list[int],
-        seed: int,
-        logs: Losses,
-    ) -> torch.Tensor:
-        """The terms that the classifier's features give; what they are worth is added to `logs`."""
-        weights = self.perceptual
-        ours, theirs, beside = shifted((pixels, target, lr_image), seed, sample_ids)
-        drawn = self.classifier(to_unit(ours))
-        with torch.no_grad():
-            real = self.classifier(to_unit(theirs))
-        distance = feature_distance(drawn, real).mean()
-        logs["features"] = distance.detach()
-        total = weights.features * distance
-        if self.discriminator is None:
-            return total
-        ramp = min(1.0, self._step_of(sample_ids) / max(1, weights.adversarial_ramp))
-        reward = self.discriminator.reward(drawn, beside)
-        learned = self.discriminator.loss(drawn, real, beside)
-        logs |= {"reward": reward.detach(), "discriminator": learned.detach()}
-        return total - ramp * weights.adversarial * reward + learned
 
+class PainterStage(StageModule):
+    """The painter on degraded crops, by its picture; nothing else of the network takes part."""
 
-def embedding_losses(
-    network: ClearSRNetwork, loss: LossConfig, target: torch.Tensor, embedding: LatentLR
-) -> Losses:
-    """What x_lr and its standard deviation learn from: L1 of latents and pictures, and a likelihood."""
-    latents = network.latents
-    with torch.no_grad():
-        z_hr = latents.encode_hr(target).float()
-    mean, std = embedding.mean.float(), embedding.std.float()
-    latent_error = F.l1_loss(mean, z_hr)
-    # Gaussian likelihood of the residual; the mean is detached so that only the variance learns from it.
-    likelihood = (torch.log(std) + 0.5 * ((z_hr - mean.detach()) / std) ** 2).mean()
-    total = loss.latent * latent_error + loss.variance * likelihood
-    logs = {"latent": latent_error.detach(), "likelihood": likelihood.detach()}
-    if loss.linear_pixel:
-        error = latents.decode_linearly(mean - z_hr).abs().mean()
-        total = total + loss.linear_pixel * error
-        logs["linear_pixel"] = error.detach()
-    if loss.pixel:  # decoding costs as much as encoding
-        pixels = latents.decode(mean).float()
-        total = total + loss.pixel * F.l1_loss(pixels, target)
-        logs["psnr"] = psnr_of(F.mse_loss(pixels.detach(), target))
-    return {"loss": total, **logs}
+    def __init__(self, network: ClearSRNetwork, config: TrainConfig) -> None:
+        """Raises ClearSRError where the classifier is not installed."""
+        super().__init__(network, config.loss)
+        assert config.perceptual is not None and network.painter is not None, "the configuration sees to it"
+        network.painter.requires_grad_(True)
+        self.pictures = PictureLosses(config.perceptual, config.batch_size, config.steps)
 
-
-def signed_pair(batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """The HR images and the LR images at their size, B×3×H×W in [-1, 1]."""
-    assert batch.lr is not None, "the loader prepares LR images for this stage"
-    target = to_signed(batch.hr)
-    return target, to_signed(resize(batch.lr, (target.shape[-2], target.shape[-1])))
-
-
-def anchor_losses(
-    network: ClearSRNetwork, target: torch.Tensor, z_lr: torch.Tensor, sample_ids: list[int]
-) -> Losses:
-    """L1 of what D makes of latents of photographs (samples of even number) and of x_lr (the others).
-
-    The number decides, not the place in the batch: how many processes share it must not matter.
-    """
-    is_hr = torch.tensor([number % 2 == 0 for number in sample_ids], device=target.device)
-    with torch.no_grad():
-        z_hr = network.latents.encode_hr(target).to(z_lr)
-    latents = torch.where(is_hr.view(-1, 1, 1, 1), z_hr, z_lr)
-    errors = 2 * (network.latents.decode(latents).float() - target).abs().mean((1, 2, 3))
-    hr, lr = (torch.where(chosen, errors, 0).mean() for chosen in (is_hr, ~is_hr))
-    return {"loss": hr + lr, "hr": hr.detach(), "lr": lr.detach()}
-
-
-def patch_pattern(error: torch.Tensor, side: int) -> torch.Tensor:
-    """What all patches of B×C×(side·h)×(side·w) have in common: their mean less its own, B×C×side×side."""
-    mean = error.unflatten(3, (-1, side)).unflatten(2, (-1, side)).mean((2, 4))
-    return mean - mean.mean((2, 3), keepdim=True)
-
-
-def shifted(
-    images: Sequence[torch.Tensor], seed: int, sample_ids: list[int], most: int = 8
-) -> list[torch.Tensor]:
-    """The same part of several batches, B×C×(H-most)×(W-most) each, every sample's at a place of its own."""
-    drawn = [torch.randint(0, most, (2,), generator=make_generator("shift", seed, i)) for i in sample_ids]
-    height, width = (length - most for length in images[0].shape[-2:])
-    places = [Window(top, left, top + height, left + width) for top, left in (at.tolist() for at in drawn)]
-    parts = [torch.stack([w.of(image) for image, w in zip(batch, places, strict=True)]) for batch in images]
-    return [part.contiguous(memory_format=torch.channels_last) for part in parts]
-
-
-def step_draws(
-    seed: int, sample_ids: list[int], loss: LossConfig, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Timestep and whether the prompt is dropped (None: never), for each sample."""
-    rows = torch.stack([torch.rand(2, generator=make_generator("timestep", seed, i)) for i in sample_ids])
-    timestep = (TRAIN_TIMESTEPS * rows[:, 0] ** loss.timestep_power).long()
-    if loss.prompt_dropout == 0:
-        return timestep.to(device), None
-    return timestep.to(device), (rows[:, 1] < loss.prompt_dropout).to(device)
-
-
-def sample_noise(shape: torch.Size, seed: int, sample_ids: list[int]) -> torch.Tensor:
-    """Standard normal noise in which row i depends only on (seed, sample_ids[i])."""
-    rows = [torch.randn(shape[1:], generator=make_generator("noise", seed, i)) for i in sample_ids]
-    return torch.stack(rows)
-
-
-def min_snr_weight(prediction: str, alpha_bar: torch.Tensor, gamma: float) -> torch.Tensor:
-    """min(SNR, gamma) as a weight of the loss on z_0, carried over to epsilon or v (Hang et al. 2023, 3.4).
-
-    Steps with little noise are easy and plenty; the weight keeps them from drowning the others.
-    """
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / (snr if prediction == "epsilon" else snr + 1)
-
-
-def frequency_distance(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute difference of the Fourier amplitudes; keeps texture that L1 alone smooths away."""
-    amplitudes = [torch.fft.rfft2(image, norm="ortho").abs() for image in (pixels, target)]
-    return F.l1_loss(amplitudes[0], amplitudes[1])
-
-
-def psnr_of(squared_error: torch.Tensor) -> torch.Tensor:
-    """PSNR in dB over RGB of a mean squared error between images in [-1, 1]."""
-    return 10 * torch.log10(4 / squared_error.clamp_min(1e-12))
+    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
+        _, lr_image = signed_pair(batch)
+        assert self.network.painter is not None, "as at the start"
+        pixels = self.network.painter(lr_image).float()
+        losses: Losses = self.pictures(pixels, batch, self.pictures.wanted(batch), seed)
+        return losses
