@@ -107,6 +107,7 @@ async def _finish(run: Run, request: Request) -> None:
         if not waiting.done() and await request.is_disconnected():
             run.ticket.cancel()
             await asyncio.wait({waiting})
+    waiting.exception()  # is told from the ticket
 
 
 async def receive(request: Request, service: Service, known: Collection[str]) -> Upload:
