@@ -34,8 +34,9 @@ from clearsr.web.jobs import Ticket
 logger = logging.getLogger(__name__)
 
 _ANY_SIZE = 2**62  # pixels; only the header is read, and judged by the server's own limits
-_PREVIEW_SIDE = 64  # latents; a preview is decoded from no more
+_PREVIEW_SIDE = 128  # latents; a preview is decoded from no more
 _PREVIEW_EVERY = 0.8  # seconds
+_PREVIEW_SHARE = 0.1  # of the time, at most
 _LOOK_SIDE = 2048  # pixels of a picture that is only to be looked at
 GRID_SIDE = 96  # input pixels that the comparison of settings takes from the middle
 
@@ -141,19 +142,20 @@ class Upscaler:
         Raises:
             RequestError: why there is no result.
         """
-        watch, last = MemoryWatch(self.pipeline.device), 0.0
+        watch, next_preview = MemoryWatch(self.pipeline.device), 0.0
 
         def on_layer() -> None:
             ticket.check()
             watch.look()
 
         def on_step(done: int, steps: int, z_0: Any) -> None:
-            nonlocal last
-            preview = None
-            if with_preview and z_0 is not None and time.monotonic() - last > _PREVIEW_EVERY:
+            nonlocal next_preview
+            preview, begin = None, time.monotonic()
+            if with_preview and z_0 is not None and done < steps and begin > next_preview:
                 preview = target.with_name(f"preview-{done}.jpg")
                 write_image(self.preview(z_0), preview, OutputConfig(jpeg_quality=90))
-                last = time.monotonic()
+                end = time.monotonic()
+                next_preview = end + max(_PREVIEW_EVERY, (end - begin) / _PREVIEW_SHARE)
             ticket.report(done, steps, source.name, preview)
 
         start = time.monotonic()

@@ -307,6 +307,7 @@ async function add(files) {
 /** Find out how large a picture is; where the browser cannot show it, the server can. */
 async function read(picture) {
   try {
+    if (picture.file.size > server?.limits.upload_mb * 1e6) throw new Refusal("too_large", "");
     const image = await decoded(picture.url).catch(() => look(picture));
     picture.width ||= image.naturalWidth;
     picture.height ||= image.naturalHeight;
