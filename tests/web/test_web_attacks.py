@@ -117,12 +117,14 @@ async def drip(app, path, headers=()):
     return sent
 
 
-@pytest.mark.parametrize("path", ["/v1/upscale", "/v1/jobs", "/v1/comparisons", "/v1/look"])
+@pytest.mark.parametrize("path", ["/v1/upscale", "/v1/jobs", "/v1/comparisons", "/v1/look", "/login"])
 def test_a_body_that_does_not_come(serve, path):
     kind = b"multipart/form-data; boundary=x"
-    with serve(upload_seconds=0.3) as client:
+    token = TOKEN if path == "/login" else None
+    with serve(upload_seconds=0.3, token=token) as client:
         start = time.monotonic()
-        sent = asyncio.run(drip(client.server.app, path, [(b"content-type", kind)]))
+        length = (b"content-length", b"100")
+        sent = asyncio.run(drip(client.server.app, path, [(b"content-type", kind), length]))
         assert time.monotonic() - start < 15
         assert sent[0]["status"] == 408
         assert client.server.service.queue.counts() == (0, 0)

@@ -18,7 +18,10 @@ class Client:
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": path,
             "raw_path": path.encode(), "query_string": b"", "root_path": "", "scheme": "http",
-            "headers": [(b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x")],
+            "headers": [
+                (b"host", b"localhost"), (b"content-type", b"multipart/form-data; boundary=x"),
+                (b"transfer-encoding", b"chunked"),
+            ],
             "server": ("localhost", 80), "client": (address, 1),
         }  # fmt: skip
         self.task = asyncio.create_task(server.app(scope, self.more.get, self.send))

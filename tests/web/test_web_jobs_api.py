@@ -220,7 +220,7 @@ def test_estimates(serve, tiny_pipeline):
         assert "seconds" not in told  # nothing is measured yet
         assert told["command"].startswith("clearsr upscale 'my photo.jpg' --upscale 3")
         assert (told["alpha"], told["beta"], told["detail"]) == (0.005, 0.03, 50)
-        client.server.service.model._future.result().measure(lambda: False)
+        client.server.service.model.get().measure(lambda: False)
         quick, slow = (
             client.get("/v1/estimate", params={**query, "steps": n}).json()["seconds"] for n in (1, 90)
         )
@@ -245,6 +245,16 @@ def test_the_page_gets_every_setting_with_its_help(serve):
         assert fields["alpha"]["default"] is None and fields["keep_metadata"]["default"] is True
         assert all(DIAL[0][0] < position < DIAL[-1][0] for position in PRESETS.values())
         assert [form["quality"] for form in told["formats"]] == [None, 95, 95, None, 90]
+
+
+def test_the_description_has_every_route(serve):
+    with serve() as client:
+        described = client.get("/openapi.json").json()["paths"]
+        app = client.server.bodies._app
+        there = {route.path.replace(":int", ""): route.methods - {"HEAD"} for route in app.routes}
+        for path in ("/page/{name}", "/openapi.json"):  # for browsers, and itself
+            del there[path]
+        assert {path: {name.upper() for name in methods} for path, methods in described.items()} == there
 
 
 def test_runs_that_are_done_are_forgotten_in_the_end(serve, picture, monkeypatch):

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from clearsr.config.serving import ServingConfig
 from clearsr.web.assets import LOGIN_PAGE, PREFIX
-from clearsr.web.bodies import App, Message, Receive, Scope, Send
+from clearsr.web.bodies import App, Bodies, Message, Receive, Scope, Send
 from clearsr.web.errors import RequestError, answer
 from clearsr.web.jobs import Metrics
 
@@ -38,6 +38,7 @@ class Access:
 
     def __init__(self, app: App, config: ServingConfig, metrics: Metrics) -> None:
         self._app, self._config, self._metrics = app, config, metrics
+        self._login_app = Bodies(self._login, config)
         self._wrong: dict[str, deque[float]] = {}  # client -> when it brought wrong tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,13 +57,12 @@ class Access:
             await send(message)
 
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-        client = (scope.get("client") or ("",))[0]
         try:
             self._check_origin(headers)
             if scope["path"] == "/login" and scope["method"] == "POST" and self._config.token:
-                await self._login(scope, receive, sending, client)
+                await self._login_app(scope, receive, sending)
                 return
-            self._check_token(scope["path"], headers, client)
+            self._check_token(scope["path"], headers, _client(scope))
         except RequestError as refusal:
             wants_page = refusal.status == 401 and "text/html" in headers.get("accept", "")
             await (_answer_page(sending, 401) if wants_page else answer(sending, refusal))
@@ -128,7 +128,7 @@ class Access:
         if origin is not None and urlsplit(origin).netloc not in own:
             raise RequestError(403, "wrong_origin", "requests from other web pages are refused")
 
-    async def _login(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+    async def _login(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Exchange the token that a browser's form brings for a cookie."""
         body = b""
         while True:
@@ -142,7 +142,7 @@ class Access:
         given = parse_qs(body.decode("latin-1")).get("token", [""])[0]
         token = self._config.token or ""
         try:
-            if not self._is_right(given, token, client):
+            if not self._is_right(given, token, _client(scope)):
                 await _answer_page(send, 401, "That is not the token.")
                 return
         except RequestError as refusal:
@@ -160,6 +160,11 @@ async def _answer_page(send: Send, status: int, note: str = "") -> None:
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _client(scope: Scope) -> str:
+    """The address that a request comes from."""
+    return str((scope.get("client") or ("",))[0])
 
 
 def _same(a: str, b: str) -> bool:

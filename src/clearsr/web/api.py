@@ -25,9 +25,11 @@ from clearsr.errors import Notice
 from clearsr.web.description import openapi
 from clearsr.web.errors import RequestError, internal_error
 from clearsr.web.fields import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
+from clearsr.web.jobs import StoppedError
 from clearsr.web.runs import Run, Service, outcome_of
 
 _CHUNK = 1 << 20
+_LOOK_EVERY = 0.2  # seconds between looks at what else may end a request than its picture being done
 _MAX_NAME = 200  # bytes, so that what is added to it still fits a file system
 
 
@@ -91,7 +93,7 @@ async def _upscale(request: Request, service: Service) -> Response:
         raise
     try:
         service.start(run, lambda ticket: upscaler.upscale(ticket, source, target, sampling, output))
-        await _finish(run, request)
+        await _finish(run, request, service)
         outcome = outcome_of(run.ticket)
     except BaseException:
         service.forget(run)
@@ -99,11 +101,17 @@ async def _upscale(request: Request, service: Service) -> Response:
     return file_response(target, outcome.warnings, BackgroundTask(service.forget, run))
 
 
-async def _finish(run: Run, request: Request) -> None:
-    """Wait for the job, and end it if the client has gone."""
+async def _finish(run: Run, request: Request, service: Service) -> None:
+    """Wait for the job, and end it if the client has gone.
+
+    Raises:
+        StoppedError: the server is being stopped; the job may be within a layer of the network for a while.
+    """
     waiting = asyncio.wrap_future(run.ticket.future)
     while not waiting.done():
-        await asyncio.wait({waiting}, timeout=0.5)
+        await asyncio.wait({waiting}, timeout=_LOOK_EVERY)
+        if not waiting.done() and service.queue.is_closed:
+            raise StoppedError("shutting_down")
         if not waiting.done() and await request.is_disconnected():
             run.ticket.cancel()
             await asyncio.wait({waiting})

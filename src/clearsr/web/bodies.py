@@ -46,12 +46,14 @@ class Bodies:
         self._reading: list[_Body] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the app on a request."""
-        if scope["type"] != "http":
+        """Run the app on a request of HTTP."""
+        headers = dict(scope.get("headers", ()))  # none of the lifespan
+        length = headers.get(b"content-length", b"0")
+        if length == b"0" and b"transfer-encoding" not in headers:
             await self._app(scope, receive, send)
             return
         try:
-            self._check_length(dict(scope["headers"]).get(b"content-length", b"0"))
+            self._check_length(length)
             body = self._begin((scope.get("client") or ("",))[0])
         except RequestError as refusal:
             await answer(send, refusal)

@@ -177,6 +177,14 @@ def openapi() -> dict[str, Any]:
         "/v1/estimate": {
             "get": _operation("Time, memory and command line of a run", 200, (json,), [*sizes, *numbers])
         },
+        "/v1/examples/{name}": {
+            "get": _operation(
+                "A picture to try it with, by its name in the settings",
+                200,
+                ("image/png",),
+                [{**job[0], "name": "name"}],
+            )
+        },
         "/v1/settings": {"get": _operation("What can be set, and the model's defaults", 200, (json,))},
         "/healthz": {"get": _operation("Whether the server takes pictures", 200, (json,))},
         "/metrics": {"get": _operation("Counters for Prometheus", 200, ("text/plain",))},

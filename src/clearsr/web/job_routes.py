@@ -30,6 +30,7 @@ from clearsr.web.fields import (
     detail_of,
     output_of,
 )
+from clearsr.web.jobs import StoppedError
 from clearsr.web.runs import Grid, Run, Service
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ def routes_of(service: Service) -> list[Route]:
     return [
         Route("/v1/jobs", jobs.upscale, methods=["POST"]),
         Route("/v1/comparisons", jobs.compare, methods=["POST"]),
-        Route("/v1/jobs/{id}", jobs.state, methods=["GET"]),
-        Route("/v1/jobs/{id}", jobs.cancel, methods=["DELETE"]),
+        Route("/v1/jobs/{id}", jobs.one, methods=["GET", "DELETE"]),
         Route("/v1/jobs/{id}/events", jobs.events),
         Route("/v1/jobs/{id}/preview", jobs.preview),
         Route("/v1/jobs/{id}/result", jobs.result),
@@ -85,6 +85,8 @@ class Jobs:
                 service.spool.delete(upload.folder)
             raise
         service.remember(run)
+        if await request.is_disconnected():  # nobody will ever know its id
+            service.forget(run)
         place = f"/v1/jobs/{run.id}"
         content = {**run.state(), "events": f"{place}/events", "result": f"{place}/result"}
         return JSONResponse(content, 201, {"Location": place, **_NO_STORE})
@@ -111,20 +113,19 @@ class Jobs:
         self._service.start(run, lambda ticket: upscaler.compare(ticket, source, folder, sampling, GRID))
         return run
 
-    async def state(self, request: Request) -> Response:
-        """How far a job is."""
-        return JSONResponse(self._find(request).state(), headers=_NO_STORE)
+    async def one(self, request: Request) -> Response:
+        """How far a job is; with DELETE, end it and delete its files."""
+        run = self._find(request)
+        if request.method == "DELETE":
+            self._service.forget(run)
+            return Response(status_code=204)
+        return JSONResponse(run.state(), headers=_NO_STORE)
 
     async def events(self, request: Request) -> Response:
         """The same whenever there is news, until its end."""
         run = self._find(request)
         headers = {**_NO_STORE, "X-Accel-Buffering": "no"}
-        return StreamingResponse(_events(run), media_type="text/event-stream", headers=headers)
-
-    async def cancel(self, request: Request) -> Response:
-        """End a job, and delete its files."""
-        self._service.forget(self._find(request))
-        return Response(status_code=204)
+        return StreamingResponse(_events(run, self._service), media_type="text/event-stream", headers=headers)
 
     async def preview(self, request: Request) -> Response:
         """The last early look."""
@@ -244,12 +245,14 @@ def _sizes(asked: Mapping[str, Any], sampling: SamplingConfig, upscaler: "Upscal
     return {"result_height": larger[0], "result_width": larger[1], **known}
 
 
-async def _events(run: Run) -> AsyncIterator[str]:
+async def _events(run: Run, service: Service) -> AsyncIterator[str]:
     """Server-sent events: the state by its name, with all of it as JSON."""
     last, said, beat = "", 0, time.monotonic()
     yield "retry: 2000\n\n"
     while True:
         state = run.state()
+        if service.queue.is_closed and not run.ticket.future.done():  # it may be within a layer for a while
+            state = {**state, "state": "failed", **StoppedError("shutting_down").as_dict()}
         is_over = state["state"] in ("done", "failed")
         news = json.dumps({key: value for key, value in state.items() if key != "seconds_left"})
         if news != last:

@@ -50,6 +50,10 @@ class Model:
         """Whether it is loaded."""
         return self._future.done() and self._future.exception() is None
 
+    def get(self) -> "Upscaler":
+        """The upscaler, for those who know that it is there."""
+        return self._future.result(0)
+
     async def ready(self) -> "Upscaler":
         """The upscaler; waits for it.
 

@@ -8,9 +8,11 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 1.5  # seconds that running requests get when the server is told to stop
-_LONGEST_END = 2.5  # seconds after which the process ends whatever still works in it
+_GRACE = 1.0  # seconds that running requests get when the server is told to stop
+_LONGEST_END = 1.8  # seconds after which the process ends whatever still works in it
 Load = Callable[[], "ClearSRPipeline"]
 
 
@@ -58,21 +60,18 @@ class Server:
 
         self.service.model.set(Upscaler(pipeline, Estimator(), self.service.config))
 
-    async def prepare(self) -> None:
-        """Make what the page has beside the model: examples, and what to expect of a picture."""
-        upscaler = await self.service.model.ready()
-        await asyncio.to_thread(self._examples)
-        while not upscaler.estimator.is_measured and not self.service.queue.is_closed:
-            await asyncio.to_thread(upscaler.measure, self._is_wanted)
-            await asyncio.sleep(0.2)
-
-    def _is_wanted(self) -> bool:
-        queue = self.service.queue
-        return queue.is_closed or queue.counts() != (0, 0)
-
-    def _examples(self) -> None:
+    def prepare(self) -> None:
+        """Make what the page has beside the model: what to expect of a picture, and examples."""
         from clearsr.evaluation.demo import write_examples
 
+        queue, upscaler = self.service.queue, self.service.model.get()
+
+        def is_wanted() -> bool:
+            return queue.is_closed or queue.counts() != (0, 0)
+
+        while not upscaler.estimator.is_measured and not queue.is_closed:
+            upscaler.measure(is_wanted)
+            time.sleep(0.2)
         self.service.examples = write_examples(self.service.spool.examples)
 
     def stop(self) -> None:
@@ -119,8 +118,8 @@ def run_server(
 ) -> None:
     """Serve until SIGINT or SIGTERM; then nothing more is taken, and what is there is ended.
 
-    A thread that works on a picture ends within a layer of the network. One that does not, within an encoder
-    say, is not waited for: three seconds after the signal the process is gone.
+    The signal ends the process, within three seconds: no thread is waited for that works on something else
+    than a network, within whose layers it can be stopped.
 
     Args:
         load: gives the model; called while the server listens already.
@@ -172,34 +171,37 @@ class _Runner(uvicorn.Server):
         if self.started and not self.should_exit:
             self._on_ready()
             threading.Thread(target=self._load, name="clearsr-load", daemon=True).start()
-            self._preparing = asyncio.create_task(self._server.prepare())
-            self._preparing.add_done_callback(_log_failure)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End the queue, so that whoever waits is answered with 503, then stop as usual."""
-        end = threading.Timer(_LONGEST_END, self._end_hard)
+        """End the queue, so that whoever waits is answered with 503, stop as usual, and end the process."""
+        end = threading.Timer(_LONGEST_END, self._end)
         end.daemon = True
         end.start()
         self._server.stop()
         await super().shutdown(sockets)
+        if self.error is None:  # else it is told by who runs the server
+            self._end()
 
     def _load(self) -> None:
         try:
             self._server.take(self._load_model())
-        except BaseException as error:  # told by who runs the server
+        except BaseException as error:
             self.error = error
             self._server.service.model.fail(StoppedError("shutting_down"))
             self.should_exit = True
+            return
+        try:
+            self._server.prepare()
+        except Exception as error:  # without these the server works, too
+            logger.error("estimates and examples: %s", where(error), exc_info=error)
 
-    def _end_hard(self) -> None:
+    def _end(self) -> None:
+        """End the process without waiting for its threads: one may be within a call of torch or an import."""
         self._server.close()
-        os._exit(1 if self.error else 130 if signal.SIGINT in self._captured_signals else 0)
-
-
-def _log_failure(task: asyncio.Task[None]) -> None:
-    error = None if task.cancelled() else task.exception()
-    if error is not None and not isinstance(error, RequestError):
-        logger.error("estimates and examples: %s", where(error), exc_info=error)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(130 if signal.SIGINT in self._captured_signals else 0)
 
 
 @contextmanager

@@ -256,6 +256,7 @@ async function estimate() {
     $("estimate").textContent = words(error, picture?.name);
     $("estimate").classList.add("bad");
     $("run").disabled = true;
+    if (["unreachable", "shutting_down"].includes(error.code)) estimateTimer = setTimeout(estimate, 2000);
   }
 }
 
@@ -332,7 +333,7 @@ async function decoded(url) {
 }
 
 async function look(picture) {
-  const response = await call("/v1/look", { method: "POST", body: form(picture.file, picture.name) });
+  const response = await send("/v1/look", picture, {}, new AbortController().signal, (text) => { picture.said = text; });
   [picture.width, picture.height] = response.headers.get("X-ClearSR-Size").split("x").map(Number);
   URL.revokeObjectURL(picture.url);
   picture.url = URL.createObjectURL(await response.blob());
@@ -584,6 +585,7 @@ async function upscale() {
   const left = all.filter((picture) => picture.run?.signature !== signature(picture));
   const queue = left.length ? left : all;
   working = { cancelled: false };
+  $("notice").textContent = "";
   updateRun();
   if (!queue.includes(shown.picture)) show(queue[0]);
   if (innerWidth <= NARROW) scrollTo({ top: 0 });   // on a phone, from the settings to the picture
@@ -610,7 +612,8 @@ async function upscaleOne(picture, signature, place) {
   Object.assign(picture, { state: "queued", said: `${place}Sending`, error: null, preview: null, done: 0, steps: 0 });
   if (shown.picture === picture) show(picture, null);
   try {
-    const job = await begin("/v1/jobs", picture, fields, working, (text) => tell(picture, `${place}${text}`));
+    const say = (text) => tell(picture, `${place}${text}`);
+    const job = await (await send("/v1/jobs", picture, fields, working.stop.signal, say)).json();
     working.job = job;
     const done = await follow(job, working.stop.signal, (state) => told(picture, state, place));
     const label = `${Number(Number(fields.upscale).toPrecision(3))}× · ${fields.alpha || fields.beta ? "by hand" : dialWords().toLowerCase()}`;
@@ -622,7 +625,6 @@ async function upscaleOne(picture, signature, place) {
     else { showShelf(); }
     return true;
   } catch (error) {
-    if (error.name === "AbortError") error = new Refusal("cancelled", "");
     const text = words(error, picture.name), isOver = ["cancelled", "unreachable", "shutting_down", "no_token"].includes(error.code);
     const isBad = ["not_an_image", "bad_image"].includes(error.code);
     Object.assign(picture, { state: "ready", preview: null, said: text, error: error.code === "cancelled" ? null : text });
@@ -638,17 +640,16 @@ async function upscaleOne(picture, signature, place) {
 }
 
 /** Send a picture; while the server is full, wait and try again. */
-async function begin(path, picture, fields, run, say) {
+async function send(path, picture, fields, signal, say) {
   for (;;) {
     try {
-      const response = await call(path, { method: "POST", body: form(picture.file, picture.name, fields), signal: run.stop.signal });
-      return await response.json();
+      return await call(path, { method: "POST", body: form(picture.file, picture.name, fields), signal });
     } catch (error) {
-      if (run.stop.signal.aborted) throw new Refusal("cancelled", "");
+      if (signal.aborted) throw new Refusal("cancelled", "");
       if (!["queue_full", "too_many_uploads"].includes(error.code)) throw error;
       say(words(error));
       await pause(1000 * error.wait);
-      if (run.stop.signal.aborted) throw new Refusal("cancelled", "");
+      if (signal.aborted) throw new Refusal("cancelled", "");
     }
   }
 }
@@ -745,7 +746,7 @@ async function compare() {
   try {
     const { detail: _1, alpha: _2, beta: _3, lsa: _4, ...fields } = settingsOf(picture);
     say("Sending");
-    const job = comparing.job = await begin("/v1/comparisons", picture, fields, comparing, say);
+    const job = comparing.job = await (await send("/v1/comparisons", picture, fields, comparing.stop.signal, say)).json();
     const done = await follow(job, comparing.stop.signal, ({ state, done, steps, ahead }) =>
       say(state === "queued" ? (ahead ? `Waiting, ${ahead} before it` : "Next in the queue") : `${done} of ${steps}`));
     drawGrid(done);
