@@ -137,13 +137,10 @@ def run_server(
         def stop(*_: object) -> None:
             runner.should_exit = True
 
-        # uvicorn takes signals only while it serves, and raises them again when it is through, which would
-        # end the process before `close`.
-        before = signal.signal(signal.SIGTERM, stop)
         try:
+            signal.signal(signal.SIGTERM, stop)  # until uvicorn serves, and takes signals itself
             runner.run(sockets=[listener])
         finally:
-            signal.signal(signal.SIGTERM, before)
             server.close()
     if runner.error is not None:
         raise runner.error
@@ -174,12 +171,13 @@ class _Runner(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the queue, so that whoever waits is answered with 503, stop as usual, and end the process."""
-        end = threading.Timer(_LONGEST_END, self._end)
-        end.daemon = True
-        end.start()
+        if self.error is None:  # else it is told by who runs the server
+            end = threading.Timer(_LONGEST_END, self._end)
+            end.daemon = True
+            end.start()
         self._server.stop()
         await super().shutdown(sockets)
-        if self.error is None:  # else it is told by who runs the server
+        if self.error is None:
             self._end()
 
     def _load(self) -> None:
