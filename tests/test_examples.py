@@ -1,9 +1,13 @@
-"""The notebooks of examples/: clean of outputs, and every cell runs offline, in a kernel of its own."""
+"""What is in examples/: notebooks, clean of outputs, every cell of which runs offline, and the Space."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from clearsr import ClearSRPipeline
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
 
@@ -55,3 +59,20 @@ def test_every_cell_runs(notebook, tmp_path, monkeypatch):
     fidelity = [float(measured[name]) for name in ("truer", "the paper's", "crisper")]
     assert float(measured["ClearSR"]) > float(measured["bicubic"])
     assert fidelity == sorted(fidelity, reverse=True)
+
+
+@pytest.mark.slow
+def test_the_space_upscales_a_picture(monkeypatch):
+    """examples/space/app.py, without its page being opened."""
+    gradio = pytest.importorskip("gradio", reason="gradio is not installed")
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    space = runpy.run_path(str(Path(__file__).parents[1] / "examples/space/app.py"), run_name="space")
+    assert isinstance(space["demo"], gradio.Blocks)
+    picture = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+    before, after = space["upscale"](picture, 2, "fidelity", 3)
+    assert before.size == after.size == (48, 32)
+    pipeline = ClearSRPipeline.from_pretrained("compact")
+    expected = pipeline(picture, upscale=2, seed=3, lsa={"preset": "fidelity"})
+    assert after.tobytes() == expected.tobytes()
+    with pytest.raises(gradio.Error, match="Choose a picture"):
+        space["upscale"](None, 2, "fidelity", 3)

@@ -85,6 +85,17 @@ def test_memory_and_workers_in_processes_of_their_own(bench):
     assert all(row["images_per_second"] > 0 for row in workers.values())
 
 
+def test_how_fast_a_server_starts_and_how_little_its_page_takes(bench):
+    outcome, report = bench("--only", "serve")
+    assert outcome.code == 0, outcome.err
+    serve = report["serve"]
+    assert list(serve["medians"]) == ["serving at", "healthz", "page usable"]
+    for seconds in zip(*serve["seconds"].values(), strict=True):
+        assert list(seconds) == sorted(seconds) and len(serve["seconds"]["healthz"]) == 2
+    assert serve["page_requests"] <= 12 and serve["page_bytes"] <= 150_000
+    assert "page usable" in outcome.out
+
+
 def test_sd21_times_each_batch_and_knows_its_floors(bench, miniature, monkeypatch):
     """On a miniature in place of the real size."""
     from clearsr.paper.complexity import sd21

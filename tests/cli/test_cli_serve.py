@@ -2,8 +2,6 @@
 
 import pytest
 
-pytest.importorskip("gradio", reason="the extra `web` is not installed")
-
 
 @pytest.mark.parametrize(
     ("flags", "code", "said"),

@@ -1,6 +1,8 @@
 """Timesteps and schedulers, against the formulas of the papers and diffusers' own DDIM."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -207,3 +209,27 @@ def test_start_adds_the_noise_of_the_first_timestep(scheduler, normal):
 def test_combinations_that_do_not_work_are_refused(values, message):
     with pytest.raises(ClearSRError, match=message):
         _config(**values)
+
+
+THREADS = """
+import sys, threading
+import torch
+from clearsr.config.sampling import SamplingConfig
+from clearsr.sampling.schedule import make_solver
+sys.setswitchinterval(1e-5)
+start, failed = threading.Barrier(4), []
+def make(name):
+    start.wait()
+    try:
+        make_solver(SamplingConfig(steps=4, scheduler=name), torch.device("cpu"))
+    except Exception as error:
+        failed.append(repr(error))
+threads = [threading.Thread(target=make, args=(name,)) for name in ("ddpm", "unipc", "euler", "ddpm")]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(failed)
+"""
+
+
+def test_threads_may_all_be_the_first_to_need_diffusers():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -11,13 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("fastapi", reason="the extra `web` is not installed")
-pytest.importorskip("prometheus_client", reason="the extra `web` is not installed")
-
-from clearsr.config.base import build_config  # noqa: E402
-from clearsr.config.sampling import SamplingConfig  # noqa: E402
-from clearsr.config.serving import ServingConfig  # noqa: E402
-from clearsr.pipeline.pipeline import ClearSRPipeline  # noqa: E402
+from clearsr.config.base import build_config
+from clearsr.config.sampling import SamplingConfig
+from clearsr.config.serving import ServingConfig
+from clearsr.pipeline.pipeline import ClearSRPipeline
+from clearsr.web.server import build_server
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +42,10 @@ def serve(tiny_pipeline):
     """`with serve(queue=1) as client:` talks to a server with these limits, which is `client.server`."""
     from starlette.testclient import TestClient
 
-    from clearsr.web.server import build_server
-
     @contextmanager
     def start(with_page=False, pipeline=None, **limits):
-        server = build_server(
-            pipeline or tiny_pipeline, build_config(ServingConfig, limits), with_page=with_page
-        )
+        server = build_server(build_config(ServingConfig, limits), with_page=with_page)
+        server.take(pipeline or tiny_pipeline)
         try:
             with TestClient(server.app, base_url="http://localhost", raise_server_exceptions=False) as client:
                 client.server = server

@@ -88,7 +88,7 @@ BAD_SETTINGS = [
 
 
 def test_bad_settings_are_named(serve, picture):
-    with serve() as client:  # one for all: a server measures its model when it starts
+    with serve() as client:
         for fields, said in BAD_SETTINGS:
             response = post(client, picture(), **fields)
             assert response.status_code == 422, fields
@@ -208,12 +208,12 @@ def test_our_bug_is_told_without_its_traceback(serve, picture, tiny_pipeline, mo
 
 def test_nothing_is_left_on_disk(serve, picture):
     with serve() as client:
-        root = client.server.service.storage.root
+        root = client.server.service.spool.root
         post(client, picture())
         post(client, b"no picture")
         post(client, picture(), steps="-1")
         deadline = time.monotonic() + 5
-        while (left := [p for p in root.rglob("*") if p.is_file()]) and time.monotonic() < deadline:
+        while (left := [p for p in root.rglob("*") if p.name != "lock"]) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert left == []
     assert not root.exists()
@@ -228,9 +228,19 @@ def test_description_health_and_metrics(serve, picture):
         assert set(schema["properties"]) == {"file", *FIELDS}
         assert all(field.get("description") or "enum" in field for field in schema["properties"].values())
         assert {"400", "401", "413", "422", "429", "503", "504"} <= set(operation["responses"])
-        assert client.get("/healthz").json() == {"status": "ok", "running": 0, "waiting": 0}
+        health = client.get("/healthz").json()
+        assert health == {
+            "status": "ok",
+            "running": 0,
+            "waiting": 0,
+            "instance": client.server.service.instance,
+        }
         text = client.get("/metrics").text
         assert 'clearsr_pictures_total{outcome="done"} 1.0' in text
         assert 'clearsr_pictures_total{outcome="not_an_image"} 1.0' in text
+        assert "clearsr_picture_seconds_count 2.0" in text  # all are counted, whatever became of them
         assert error_of(client.get("/v1/nothing"))["code"] == "not_here"
-        assert client.get("/v1/upscale").status_code == 405
+        for method in ("GET", "PUT", "PATCH"):
+            response = client.request(method, "/v1/upscale")
+            assert (response.status_code, response.headers["allow"]) == (405, "POST")
+            assert error_of(response)["code"] == "wrong_method"

@@ -1,28 +1,27 @@
 """The dial from fidelity to detail, names of files, and estimates."""
 
-import dataclasses
 import shlex
 
 import pytest
 
 from clearsr.cli import parser_of
-from clearsr.cli.upscale import OUTPUT_FLAGS, collect_work
+from clearsr.cli.upscale import collect_work
 from clearsr.config.base import build_config, merge
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.web.api import safe_name
 from clearsr.web.errors import RequestError
-from clearsr.web.estimate import Estimator
+from clearsr.web.estimate import BusyError, Estimator
 from clearsr.web.fields import (
     OUTPUT_FIELDS,
     SAMPLING_FIELDS,
     command_line,
+    curl_line,
     detail_of,
     sampling_of,
     strengths_of,
 )
-from clearsr.web.page_parts import Page
 
 
 def test_the_papers_settings_lie_on_the_dial():
@@ -73,12 +72,35 @@ def test_long_names_fit_and_keep_their_suffix(tmp_path):
 
 
 def test_estimates_follow_what_is_measured(tiny_pipeline):
-    estimator = Estimator.measured(tiny_pipeline)
-    small, large, long = (estimator.estimate(*case).seconds for case in ((1, 1), (10, 1), (10, 20)))
+    estimator = Estimator()
+    one, twenty = SamplingConfig(steps=1), SamplingConfig(steps=20)
+    assert estimator.estimate(1, one) is None  # nothing is guessed
+    estimator.measure(tiny_pipeline)
+    small, large, long = (estimator.estimate(*case).seconds for case in ((1, one), (10, one), (10, twenty)))
     assert 0 < small < large <= long
     for _ in range(30):
-        estimator.learn(10, 20, 100.0, 0)
-    assert estimator.estimate(10, 20).seconds == pytest.approx(100, rel=0.05)
+        estimator.learn(10, twenty, 100.0, 0)
+    assert estimator.estimate(10, twenty).seconds == pytest.approx(100, rel=0.05)
+
+
+def test_estimates_take_guidance_into_account():
+    estimator = Estimator()
+    estimator._fixed, estimator._per_step, estimator._guided, estimator._is_measured = 1.0, 1.0, 1.5, True
+    seconds = [
+        estimator.estimate(1, SamplingConfig(steps=10, **more)).seconds
+        for more in ({}, {"guidance_scale": 3}, {"guidance_scale": 3, "negative_prompt": "blurry"})
+    ]
+    assert seconds == [11, 16, 21]
+
+
+def test_measuring_makes_way(tiny_pipeline):
+    def check():
+        raise BusyError
+
+    estimator = Estimator()
+    with pytest.raises(BusyError):
+        estimator.measure(tiny_pipeline, check)
+    assert not estimator.is_measured
 
 
 def test_the_command_line_names_what_was_changed():
@@ -108,12 +130,22 @@ def test_a_request_may_set_all_that_the_command_line_sets(setting_names):
     assert {*OUTPUT_FIELDS, *through_quality} == set(OutputConfig.model_fields)
 
 
-def test_the_page_sets_all_that_has_a_flag():
-    shown = [field.name for field in dataclasses.fields(Page)]
-    inputs = set(shown[: shown.index("status")]) - {"pictures"}
-    flags = {flag[2:].replace("-", "_") for flag in [*SAMPLING_FLAGS, *OUTPUT_FLAGS]}
-    assert flags - inputs == {"lsa", "max_memory"}  # `detail` is for the one, the other is the server's
-    assert inputs - flags == {"detail", "keep_metadata", "copy_format", "copy_quality"}
+def test_the_dial_sets_alpha_and_beta_where_they_are_not_given():
+    def strengths(**fields):
+        return sampling_of(SamplingConfig(), fields, ServingConfig()).lsa.strengths
+
+    assert strengths(detail="-50") == (0.03, 0.01)
+    assert strengths(detail="-50", beta="0.2") == (0.03, 0.2)
+    for wrong in ("101", "much", "nan"):
+        with pytest.raises(RequestError, match="detail: must be a number"):
+            strengths(detail=wrong)
+
+
+def test_curl_says_the_same():
+    line = curl_line("http://localhost/", "a b.jpg", {"upscale": "2", "negative_prompt": "it's", "seed": ""})
+    words = shlex.split(line)
+    assert words[:3] == ["curl", "-F", "file=@a b.jpg"] and words[-1] == "http://localhost/v1/upscale"
+    assert "upscale=2" in words and "negative_prompt=it's" in words and not [w for w in words if "seed" in w]
 
 
 def test_settings_without_a_flag_go_by_their_dotted_names():

@@ -28,6 +28,7 @@ EPILOG = """sections:
   memory   peak memory against pixels, each in a fresh process
   workers  pictures per second against processes
   macs     multiply-accumulates at Stable Diffusion 2.1's size, ours and naive
+  serve    seconds until `clearsr serve` listens and its page can be used, and what the page takes
   sd21     the same size with random weights, timed; heavy (6 GB), only with --only sd21
 
 What is compared runs in turn, A B A B; ratios are medians over the rounds. The wall clock depends on what
@@ -156,6 +157,13 @@ def _print_macs(console: "Console", figures: dict[str, Any]) -> None:
     _table(console, "MACs in units of 10^9", header, rows)
 
 
+def _print_serve(console: "Console", figures: dict[str, Any]) -> None:
+    rows = [(name, _seconds(seconds)) for name, seconds in figures["medians"].items()]
+    title = f"starting a server; the page: {figures['page_requests']} requests, "
+    title += f"{figures['page_bytes'] / 1e3:.0f} kB"
+    _table(console, title, ("until", "seconds"), rows)
+
+
 def _print_sd21(console: "Console", figures: dict[str, Any]) -> None:
     rows = []
     for name, row in figures["runs"].items():
@@ -177,6 +185,7 @@ PRINTERS = {
     "memory": _print_memory,
     "workers": _print_workers,
     "macs": _print_macs,
+    "serve": _print_serve,
     "sd21": _print_sd21,
 }
 

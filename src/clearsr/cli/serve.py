@@ -1,15 +1,23 @@
 """`clearsr serve`: the web page and the HTTP API, for this machine alone unless told otherwise."""
 
+import logging
 import os
 import sys
+import time
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
 from clearsr.cli.model import add_model_flags, load_pipeline
 from clearsr.cli.parser import UsageError
-from clearsr.cli.terminal import busy, show_information, write_line
+from clearsr.cli.terminal import show_information, write_line
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
+
+if TYPE_CHECKING:
+    from clearsr.pipeline.pipeline import ClearSRPipeline
+
+logger = logging.getLogger(__name__)
 
 SERVING_FLAGS = {
     "--host": "host",
@@ -53,16 +61,20 @@ def run(args: Namespace) -> int:
     config = build(ServingConfig, collect(args, SERVING_FLAGS), _from_environment(args))
     if args.offload and config.concurrency > 1:  # two pictures would move the same parts
         raise UsageError("--offload: works on one picture at a time; leave --concurrency at 1")
+    if args.offload and args.device == "cpu":  # the rest is seen when the model is loaded
+        raise ClearSRError("--offload: is for accelerators; leave it out with --device cpu")
     show_information()
-    with busy("starting", args.quiet):
-        try:
-            from clearsr.web.server import build_server, run_server
-        except ImportError as error:
-            raise ClearSRError(f"serve: {error.name} is missing; pip install 'clearsr[web]'") from None
-    pipeline = load_pipeline(args)
-    with busy("starting", args.quiet):
-        server = build_server(pipeline, config, with_page=not args.api_only)
-    run_server(server, config, _announce)
+    if not args.quiet:
+        write_line("clearsr: starting", sys.stderr)
+    from clearsr.web.server import run_server
+
+    def load() -> "ClearSRPipeline":
+        start = time.monotonic()
+        pipeline = load_pipeline(args)
+        logger.info("%s is loaded, after %.1f s", args.model, time.monotonic() - start)
+        return pipeline
+
+    run_server(config, load, _announce, with_page=not args.api_only)
     return 0
 
 

@@ -80,8 +80,8 @@ class AnalysisConfig(FrozenConfig):
     rows: Annotated[int, Field(ge=1, le=8)] = Field(3, description="images shown in full")
 
 
-Section = Literal["speed", "pixels", "memory", "workers", "macs", "sd21"]
-SECTIONS: tuple[Section, ...] = ("speed", "pixels", "memory", "workers", "macs", "sd21")
+Section = Literal["speed", "pixels", "memory", "workers", "macs", "serve", "sd21"]
+SECTIONS: tuple[Section, ...] = ("speed", "pixels", "memory", "workers", "macs", "serve", "sd21")
 Side = Annotated[int, Field(ge=64, le=16384, multiple_of=4)]
 
 

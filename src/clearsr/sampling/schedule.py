@@ -3,6 +3,7 @@
 DDIM and DPM-Solver++ are our own (`sampling/solver.py`), so that the embedded model needs no diffusers.
 """
 
+import threading
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ _DIFFUSERS: dict[SchedulerName, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
 }
 
+# diffusers puts another module into its place while it is imported: a second thread would see the first one.
+_IMPORTING = threading.Lock()
+
 
 def make_solver(config: SamplingConfig, device: torch.device) -> Solver:
     """The solver of a run: our own, or one of diffusers' schedulers."""
@@ -35,10 +39,11 @@ def make_solver(config: SamplingConfig, device: torch.device) -> Solver:
     timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
     if config.scheduler in _SOLVER_ORDERS:
         return DPMSolver(alpha_bars("cpu"), timesteps, _SOLVER_ORDERS[config.scheduler], device)
-    import diffusers
-
     name, extra = _DIFFUSERS[config.scheduler]
-    cls = getattr(diffusers, name)
+    with _IMPORTING:
+        import diffusers
+
+        cls = getattr(diffusers, name)
     if config.scheduler == "unipc":  # it takes no timesteps
         scheduler = cls(**_COMMON, **extra, timestep_spacing=spacing)
         scheduler.set_timesteps(config.steps, device=device)

@@ -1,165 +1,170 @@
-"""Plain HTTP: POST /v1/upscale, /healthz, /metrics. The description is at /openapi.json.
+"""Plain HTTP: POST /v1/upscale, /healthz, /metrics, /openapi.json, and how a picture is received.
 
-A request takes its place in the queue first, then its picture is stored and judged by its header, then it
-waits.
+A request is turned away if there is no place in the queue; else its picture is stored and judged by its
+header, and only then takes a place.
 """
 
 import asyncio
 import dataclasses
 import json
 import re
-import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 
 from clearsr.errors import Notice
-from clearsr.files.plan import mark_of
-from clearsr.files.upscale import Job
+from clearsr.web.description import openapi
 from clearsr.web.errors import RequestError, internal_error
-from clearsr.web.fields import FIELDS, MEDIA_TYPES, UPSCALE_DESCRIPTION, bad_setting, check_fields, output_of
-from clearsr.web.jobs import JobQueue, Metrics, Ticket
-from clearsr.web.uploads import Storage
-from clearsr.web.upscaler import Upscaler
+from clearsr.web.fields import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
+from clearsr.web.jobs import StoppedError
+from clearsr.web.runs import Run, Service, outcome_of
 
 _CHUNK = 1 << 20
+_LOOK_EVERY = 0.2  # seconds between looks at what else may end a request than its picture being done
 _MAX_NAME = 200  # bytes, so that what is added to it still fits a file system
 
 
-class Service:
-    """What the routes work with."""
+class Upload(NamedTuple):
+    """A picture that was received.
 
-    def __init__(self, upscaler: Upscaler, queue: JobQueue, storage: Storage, metrics: Metrics) -> None:
-        self.upscaler, self.queue, self.storage, self.metrics = upscaler, queue, storage, metrics
+    Attributes:
+        folder: of its own, in the spool.
+        source: its file, under the name that its owner gave it.
+        fields: the request's other fields.
+    """
+
+    folder: Path
+    source: Path
+    fields: dict[str, Any]
 
 
-def add_routes(app: FastAPI, service: Service) -> None:
-    """Declare the routes and how errors are told."""
-    _add_errors(app)
+def routes_of(service: Service) -> list[Route]:
+    """The routes."""
 
-    @app.get("/healthz", summary="Whether the server takes pictures")
-    async def healthz() -> JSONResponse:
+    async def healthz(_: Request) -> Response:
         running, waiting = service.queue.counts()
-        status = "shutting down" if service.queue.is_closed else "ok"
-        content = {"status": status, "running": running, "waiting": waiting}
-        return JSONResponse(content, 503 if service.queue.is_closed else 200)
+        is_closed = service.queue.is_closed
+        status = "shutting down" if is_closed else "ok" if service.model.is_ready else "loading"
+        content = {"status": status, "running": running, "waiting": waiting, "instance": service.instance}
+        return JSONResponse(content, 503 if is_closed else 200, {"Cache-Control": "no-store"})
 
-    @app.get("/metrics", summary="Counters for Prometheus")
-    async def metrics() -> Response:
+    async def metrics(_: Request) -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/upscale", include_in_schema=False)
-    async def wrong_method() -> None:
-        raise RequestError(405, "wrong_method", "/v1/upscale: takes POST", {"Allow": "POST"})
+    async def description(_: Request) -> Response:
+        return JSONResponse(openapi())
 
-    @app.post("/v1/upscale", summary="Upscale one picture", **UPSCALE_DESCRIPTION)
     async def upscale(request: Request) -> Response:
-        start = time.monotonic()
-        try:
-            response = await _upscale(request, service)
-        except RequestError as error:
-            service.metrics.pictures.labels(error.code).inc()
-            raise
-        service.metrics.pictures.labels("done").inc()
-        service.metrics.seconds.observe(time.monotonic() - start)
-        return response
+        return await _upscale(request, service)
 
-    @app.api_route("/v1/{rest:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
-    async def no_such_route(rest: str) -> None:
-        raise RequestError(404, "not_here", f"/v1/{rest[:100]}: no such route; /openapi.json lists them")
+    return [
+        Route("/healthz", healthz),
+        Route("/metrics", metrics),
+        Route("/openapi.json", description),
+        Route("/v1/upscale", upscale, methods=["POST"]),
+    ]
 
 
 async def _upscale(request: Request, service: Service) -> Response:
-    ticket = service.queue.reserve()
-    folder = None
+    start = time.monotonic()
+    upload = None
     try:
-        folder = await asyncio.to_thread(service.storage.folder)
-        fields, source = await _read_request(request, folder, service)
-        sampling = service.upscaler.sampling(fields)
-        suffix, output = output_of(fields)
-        await asyncio.to_thread(service.upscaler.check, source, sampling.upscale)
-        job = Job(source, Path(source.name), folder / f"{source.stem}{mark_of(sampling.upscale)}{suffix}")
-        service.queue.start(ticket, lambda t: service.upscaler.upscale(t, job, sampling, output))
-        notices = await _finish(ticket, request)
-    except BaseException:
-        ticket.cancel()
-        if folder is not None:
-            ticket.future.add_done_callback(lambda _: shutil.rmtree(folder, ignore_errors=True))
+        upload = await receive(request, service, FIELDS)
+        upscaler = await service.model.ready()
+        source = upload.source
+        sampling = upscaler.sampling(upload.fields)
+        suffix, output = output_of(upload.fields)
+        await asyncio.to_thread(upscaler.check, source, sampling.upscale)
+        target = upload.folder / upscaler.output_name(source, sampling, suffix)
+        run = Run(source.name, upload.folder, service.queue.reserve(), sampling, started=start)
+    except RequestError as error:
+        service.metrics.count(error.code, time.monotonic() - start)
+        if upload is not None:
+            service.spool.delete(upload.folder)
         raise
-    name = job.output.name
-    plain = re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)
-    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
-    return FileResponse(
-        job.output,
-        media_type=MEDIA_TYPES[suffix],
-        headers={
-            "Content-Disposition": disposition,
-            "Cache-Control": "no-store",
-            "X-ClearSR-Warnings": json.dumps([dataclasses.asdict(notice) for notice in notices]),
-        },
-        background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
-    )
+    try:
+        service.start(run, lambda ticket: upscaler.upscale(ticket, source, target, sampling, output))
+        await _finish(run, request, service)
+        outcome = outcome_of(run.ticket)
+    except BaseException:
+        service.forget(run)
+        raise
+    return file_response(target, outcome.warnings, BackgroundTask(service.forget, run))
 
 
-async def _read_request(request: Request, folder: Path, service: Service) -> tuple[dict[str, Any], Path]:
-    """The fields of the form, and the file that its picture was stored in.
+async def _finish(run: Run, request: Request, service: Service) -> None:
+    """Wait for the job, and end it if the client has gone.
 
     Raises:
-        RequestError: 400, 408, 415 or 422.
+        StoppedError: the server is being stopped; the job may be within a layer of the network for a while.
     """
+    waiting = asyncio.wrap_future(run.ticket.future)
+    while not waiting.done():
+        await asyncio.wait({waiting}, timeout=_LOOK_EVERY)
+        if not waiting.done() and service.queue.is_closed:
+            raise StoppedError("shutting_down")
+        if not waiting.done() and await request.is_disconnected():
+            run.ticket.cancel()
+            await asyncio.wait({waiting})
+    waiting.exception()  # is told from the ticket
+
+
+async def receive(request: Request, service: Service, known: Collection[str]) -> Upload:
+    """The picture of a form, stored, and the form's fields. Who calls this deletes the folder.
+
+    Raises:
+        RequestError: 400, 408, 415, 422, 429, 503 or 507.
+    """
+    service.queue.check()
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError(415, "not_multipart", "send multipart/form-data with the picture as `file`")
+    await asyncio.to_thread(service.spool.make_room)
     try:
-        form = await request.form(max_files=1, max_fields=len(FIELDS))
+        async with request.form(max_files=1, max_fields=len(known) + 1) as form:
+            check_fields((key for key in form if key != "file"), known)
+            picture = form.get("file")
+            if not isinstance(picture, UploadFile):
+                raise bad_setting("file: the picture must be uploaded as a file (addresses are not fetched)")
+            fields = {key: value for key, value in form.items() if isinstance(value, str)}
+            return await _store(picture, fields, service)
     except HTTPException as error:
         raise RequestError(400, "bad_request", str(error.detail)) from None
-    async with _closing(form):
-        check_fields(key for key in form if key != "file")
-        picture = form.get("file")
-        if not isinstance(picture, UploadFile):
-            raise bad_setting("file: the picture must be uploaded as a file (addresses are not fetched)")
+
+
+async def _store(picture: UploadFile, fields: dict[str, Any], service: Service) -> Upload:
+    folder = await asyncio.to_thread(service.spool.folder)
+    try:
         path = folder / safe_name(picture.filename or "picture")
         with path.open("wb") as file:
             while chunk := await picture.read(_CHUNK):
                 await asyncio.to_thread(file.write, chunk)
-        return {key: value for key, value in form.items() if isinstance(value, str)}, path
+    except BaseException:
+        service.spool.delete(folder)
+        raise
+    return Upload(folder, path, fields)
 
 
-class _closing:  # noqa: N801  (named as contextlib's)
-    """`async with` that closes a form's files."""
-
-    def __init__(self, form: FormData) -> None:
-        self._form = form
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._form.close()
-
-
-async def _finish(ticket: Ticket, request: Request) -> tuple[Notice, ...]:
-    """Wait for the job, and end it if the client has gone; returns its warnings.
-
-    Raises:
-        RequestError: what became of it, if there is no result.
-    """
-    waiting = asyncio.wrap_future(ticket.future)
-    while not waiting.done():
-        await asyncio.wait({waiting}, timeout=0.5)
-        if not waiting.done() and await request.is_disconnected():
-            ticket.cancel()
-            await asyncio.wait({waiting})
-    notices: tuple[Notice, ...] = waiting.result()
-    return notices
+def file_response(
+    path: Path, warnings: Sequence[Notice] = (), background: BackgroundTask | None = None
+) -> FileResponse:
+    """A picture to be saved under its name, with what it lacks."""
+    plain = re.sub(r"[^\w. -]", "_", path.name, flags=re.ASCII)
+    disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(path.name)}"
+    headers = {
+        "Content-Disposition": disposition,
+        "Cache-Control": "no-store",
+        "X-ClearSR-Warnings": json.dumps([dataclasses.asdict(notice) for notice in warnings]),
+    }
+    return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers, background=background)
 
 
 def safe_name(name: str) -> str:
@@ -175,24 +180,16 @@ def safe_name(name: str) -> str:
     return keep.decode("utf-8", "ignore") + (f".{suffix[:8]}" if stem else "")
 
 
-def _add_errors(app: FastAPI) -> None:
-    Handler = Callable[[Request, Any], Awaitable[Response]]  # noqa: N806
-
-    async def refused(_request: Request, error: RequestError) -> Response:
-        return JSONResponse(error.as_dict(), error.status, error.headers)
-
-    async def no_route(_request: Request, error: HTTPException) -> Response:
-        told = RequestError(error.status_code, "not_here", str(error.detail), error.headers)
-        return JSONResponse(told.as_dict(), told.status, told.headers)
-
-    async def failed(_request: Request, _error: Exception) -> Response:
-        told = internal_error()
-        return JSONResponse(told.as_dict(), told.status)
-
-    handlers: dict[type[Exception], Handler] = {
-        RequestError: refused,
-        HTTPException: no_route,
-        Exception: failed,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
+async def refused(_: Request, error: Exception) -> Response:
+    """Tell a client what it did wrong."""
+    if isinstance(error, HTTPException):
+        code = "wrong_method" if error.status_code == 405 else "not_here"
+        message = (
+            f"takes {(error.headers or {}).get('Allow', 'other methods')}"
+            if error.status_code == 405
+            else "no such route; /openapi.json lists them"
+        )
+        error = RequestError(error.status_code, code, message, error.headers)
+    if not isinstance(error, RequestError):
+        error = internal_error()
+    return JSONResponse(error.as_dict(), error.status, error.headers)

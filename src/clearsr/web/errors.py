@@ -1,5 +1,6 @@
 """What a client is told when a request cannot be served: a status and {"error": {...}}, never a traceback."""
 
+import json
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,3 +39,12 @@ def where(error: BaseException) -> str:
 def internal_error() -> RequestError:
     """For what is our bug: the client is told that, the server's log has the rest."""
     return RequestError(500, "internal_error", "the server failed on this request; its log says why")
+
+
+async def answer(send: Any, error: RequestError) -> None:
+    """Send an error as JSON, below any framework (`send` is ASGI's)."""
+    body = json.dumps(error.as_dict()).encode()
+    headers = [(key.lower().encode(), value.encode()) for key, value in error.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

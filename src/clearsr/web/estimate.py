@@ -1,7 +1,8 @@
 """How long a picture will take and how much memory: measured on this machine with this model, never guessed.
 
-Time goes as megapixels·(a + b·steps), memory as megapixels. The factors come from small pictures that are
-upscaled when the server starts, and every picture since corrects them.
+Time goes as megapixels·(a + b·steps), a step with guidance counting for more, memory as megapixels. The
+factors come from small pictures that are upscaled when the server has nothing else to do, and every picture
+since corrects them.
 """
 
 import threading
@@ -82,57 +83,87 @@ class MemoryWatch:
         return resident_bytes()
 
 
-class Estimator:
-    """Keeps the factors. Build one with `measured`."""
+class BusyError(Exception):
+    """There is something else to do than to measure."""
 
-    def __init__(self, fixed: float, per_step: float, idle: int) -> None:
-        """Seconds per megapixel of output without steps, and for each step; bytes held before any work."""
-        self._fixed, self._per_step, self._idle = fixed, per_step, idle
+
+class Estimator:
+    """Keeps the factors; until they are measured it knows nothing."""
+
+    def __init__(self) -> None:
+        self._fixed, self._per_step, self._guided = 0.0, 0.0, 1.0
         self._correction = 1.0
+        self._idle = 0  # bytes held before any work
         self._largest = (0.0, 0.0)  # megapixels, and gigabytes that they took
+        self._is_measured = False
         self._lock = threading.Lock()
 
-    @classmethod
-    def measured(cls, pipeline: ClearSRPipeline) -> "Estimator":
-        """Upscale small pictures with one step and with three, after one for warming up."""
-        one, three = (pipeline.configure(upscale=4, steps=steps) for steps in (1, 3))
-        watch = MemoryWatch(pipeline.device)
-        _run(pipeline, _WARM_UP_SIDE, one, watch)
-        with_one, with_three = (_run(pipeline, _SIDE, config) for config in (one, three))
-        pixels = (4 * _SIDE) ** 2 / 1e6
-        per_step = max(0.0, (with_three - with_one) / 2) / pixels
-        estimator = cls(max(0.0, with_one / pixels - per_step), per_step, watch.first)
-        estimator.learn_memory((4 * _WARM_UP_SIDE) ** 2 / 1e6, watch.peak)
-        return estimator
+    def measure(self, pipeline: ClearSRPipeline, check: Callable[[], None] = lambda: None) -> None:
+        """Upscale small pictures: one for warming up, then with one step, three, and three with guidance.
 
-    def estimate(self, megapixels: float, steps: int) -> Estimate:
-        """For a result of that size."""
+        Args:
+            check: called before each layer; what it raises, such as `BusyError`, ends the measurement.
+        """
+        one, three = (pipeline.configure(upscale=4, steps=steps) for steps in (1, 3))
+        guided = pipeline.configure(three, guidance_scale=2.0)
+        watch = MemoryWatch(pipeline.device)
+
+        def look() -> None:
+            check()
+            watch.look()
+
+        _run(pipeline, _WARM_UP_SIDE, one, look)
+        times = [_run(pipeline, _SIDE, config, check) for config in (one, three, guided)]
+        pixels = (4 * _SIDE) ** 2 / 1e6
+        per_step = max(0.0, (times[1] - times[0]) / 2) / pixels
         with self._lock:
-            seconds = self._correction * megapixels * (self._fixed + steps * self._per_step)
+            self._fixed, self._per_step = max(0.0, times[0] / pixels - per_step), per_step
+            if per_step > 0:
+                self._guided = max(1.0, 1 + (times[2] - times[1]) / 3 / pixels / per_step)
+            self._idle, self._is_measured = watch.first, True
+        self.learn_memory((4 * _WARM_UP_SIDE) ** 2 / 1e6, watch.peak)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether anything is known."""
+        return self._is_measured
+
+    def estimate(self, megapixels: float, sampling: SamplingConfig) -> Estimate | None:
+        """For a result of that size; None while nothing is known."""
+        with self._lock:
+            if not self._is_measured:
+                return None
             size, took = self._largest
+            seconds = self._correction * megapixels * (self._fixed + self._work(sampling) * self._per_step)
             return Estimate(seconds, took * max(1.0, megapixels / size) if size else 0.0)
 
-    def learn(self, megapixels: float, steps: int, seconds: float, peak: int) -> None:
+    def learn(self, megapixels: float, sampling: SamplingConfig, seconds: float, peak: int) -> None:
         """Correct the factors by what a picture took."""
-        expected = self.estimate(megapixels, steps).seconds
+        expected = self.estimate(megapixels, sampling)
+        if expected is None:
+            return
         with self._lock:
-            if expected > 0:
-                self._correction *= 1 + _WEIGHT * (seconds / expected - 1)
+            if expected.seconds > 0:
+                self._correction *= 1 + _WEIGHT * (seconds / expected.seconds - 1)
         self.learn_memory(megapixels, peak)
 
     def learn_memory(self, megapixels: float, peak: int) -> None:
         """Note what the largest picture so far took. (What is held after it says nothing of others.)"""
         with self._lock:
             if megapixels >= self._largest[0]:
-                self._largest = (megapixels, (peak - self._idle) / 1e9)
+                self._largest = (megapixels, max(0, peak - self._idle) / 1e9)
+
+    def _work(self, sampling: SamplingConfig) -> float:
+        """Steps, in those without guidance: with it a part is done twice, with a negative prompt all."""
+        if sampling.guidance_scale == 1:
+            return sampling.steps
+        return sampling.steps * (2.0 if sampling.negative_prompt else self._guided)
 
 
-def _run(
-    pipeline: ClearSRPipeline, side: int, config: SamplingConfig, watch: MemoryWatch | None = None
-) -> float:
+def _run(pipeline: ClearSRPipeline, side: int, config: SamplingConfig, check: Callable[[], None]) -> float:
     """Seconds that a grey square of that side takes."""
     image = ImageData(torch.full((3, side, side), 0.5))
     start = time.monotonic()
-    with checked(pipeline.network, watch.look if watch else lambda: None):
+    with checked(pipeline.network, check):
         pipeline.upscale([image], config)
     return time.monotonic() - start

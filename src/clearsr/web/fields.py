@@ -1,5 +1,4 @@
-"""What a client may set, and how it becomes the configurations that the command line builds too; and the
-OpenAPI description made of it.
+"""What a client may set, and how it becomes the configurations that the command line builds too.
 
 `detail` is the page's main control: one number from fidelity (-100) to detail (100) for alpha and beta of
 Latent Space Adjustment. The paper's two settings lie on it: ClearSR at 0, ClearSR* at -50.
@@ -7,10 +6,8 @@ Latent Space Adjustment. The paper's two settings lie on it: ClearSR at 0, Clear
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
-
-from fastapi import Response
 
 from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
 from clearsr.config.output import FORMATS, OutputConfig
@@ -43,7 +40,8 @@ def _leaves(schema: type[FrozenConfig], prefix: str = "") -> Iterator[str]:
 
 SAMPLING_FIELDS = _sampling_fields()
 OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression")
-FIELDS = {"format", "quality", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
+RUN_FIELDS = {"detail", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
+FIELDS = {"format", "quality", *RUN_FIELDS}
 _TEXT_FIELDS = ("negative_prompt",)  # never read as numbers
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
@@ -52,7 +50,7 @@ MEDIA_TYPES = {
 QUALITY_FIELDS = {"jpg": "jpeg_quality", "webp": "webp_quality", "avif": "avif_quality"}
 
 # (detail, alpha, beta) between which both go in straight lines.
-_DIAL = (
+DIAL = (
     (-100.0, 0.05, 0.0),
     (-50.0, *LSA_PRESETS["fidelity"]),
     (0.0, *LSA_PRESETS["clearsr"]),
@@ -62,8 +60,8 @@ _DIAL = (
 
 def strengths_of(detail: float) -> tuple[float, float]:
     """(alpha, beta) for a position from -100 (as true as possible) to 100 (as crisp as possible)."""
-    detail = min(max(detail, _DIAL[0][0]), _DIAL[-1][0])
-    for (left, *low), (right, *high) in zip(_DIAL, _DIAL[1:], strict=False):
+    detail = min(max(detail, DIAL[0][0]), DIAL[-1][0])
+    for (left, *low), (right, *high) in zip(DIAL, DIAL[1:], strict=False):
         if detail <= right:
             share = (detail - left) / (right - left)
             alpha, beta = (round(a + share * (b - a), 4) for a, b in zip(low, high, strict=True))
@@ -89,6 +87,8 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
         RequestError: 422, a value is not accepted.
     """
     values: dict[str, Any] = {}
+    if (detail := fields.get("detail")) not in (None, ""):
+        fields = {**_of_dial(_read(detail)), **{key: fields[key] for key in fields if fields[key] != ""}}
     for field, path in SAMPLING_FIELDS.items():
         if (value := fields.get(field)) not in (None, ""):
             values = merge(values, nested(path, value if field in _TEXT_FIELDS else _read(value)))
@@ -105,15 +105,23 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     return sampling
 
 
-def check_fields(names: Iterable[str]) -> None:
-    """See that all of these are fields of a request.
+def _of_dial(detail: Any) -> dict[str, float]:
+    """The dial's strengths, where they are not given."""
+    if not isinstance(detail, int | float) or not DIAL[0][0] <= detail <= DIAL[-1][0]:
+        raise bad_setting(f"detail: must be a number from -100 to 100 (got {str(detail)[:50]!r})")
+    alpha, beta = strengths_of(detail)
+    return {"alpha": alpha, "beta": beta}
+
+
+def check_fields(names: Iterable[str], known: Collection[str]) -> None:
+    """See that all of these are known.
 
     Raises:
         RequestError: 422, one is none.
     """
-    unknown = [name for name in names if name not in FIELDS]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise bad_setting(f"{unknown[0]}: no such field; known: {', '.join(sorted(FIELDS))}")
+        raise bad_setting(f"{unknown[0]}: no such field; known: {', '.join(sorted(known))}")
 
 
 def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
@@ -153,6 +161,16 @@ def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig, outp
     return shlex.join(words)
 
 
+def curl_line(address: str, name: str, fields: Mapping[str, Any]) -> str:
+    """What to type to have it from this server, with those settings."""
+    words = ["curl", "-F", f"file=@{name}"]
+    for key, value in fields.items():
+        if value not in (None, ""):
+            words += ["-F", f"{key}={value}"]
+    target = f"{name.rpartition('.')[0] or name}_large.png"
+    return shlex.join([*words, "-o", target, f"{address}v1/upscale"])
+
+
 def _value_at(config: Any, path: str) -> Any:
     for part in path.split("."):
         config = getattr(config, part)
@@ -181,86 +199,3 @@ def _in_fields(message: str) -> str:
 def _read(value: Any) -> Any:
     """A number where text looks like one."""
     return read_number(value) if isinstance(value, str) else value
-
-
-_STATUSES = {
-    400: "not an image, or a damaged one; text for a model that takes none",
-    401: "the token is missing or wrong",
-    408: "the upload took too long",
-    413: "too many bytes or pixels",
-    415: "not multipart/form-data",
-    422: "a setting is not accepted",
-    429: "all places of the queue are taken; Retry-After says when to come again",
-    500: "a bug of the server",
-    503: "shutting down, or out of memory",
-    504: "the picture took longer than the server allows",
-    507: "the server's folder is full",
-}
-_ERROR = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {
-                "status": {"type": "integer"},
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-            },
-        }
-    },
-}
-
-
-def _fields() -> dict[str, Any]:
-    """Field of the form -> its schema."""
-    fields: dict[str, Any] = {
-        "file": {
-            "type": "string",
-            "format": "binary",
-            "description": "the picture; its name is part of the seed",
-        },
-        "format": {"type": "string", "enum": list(FORMATS), "default": "png"},
-        "quality": {"type": "integer", "minimum": 1, "maximum": 100, "description": "of jpg, webp and avif"},
-    }
-    schema = SamplingConfig.model_json_schema()
-    for field, path in SAMPLING_FIELDS.items():
-        node = schema
-        for part in path.split("."):
-            properties = node["properties"][part]
-            reference = properties.get("$ref") or (properties.get("allOf") or [{}])[0].get("$ref")
-            node = schema["$defs"][reference.rpartition("/")[2]] if reference else properties
-        fields[field] = {key: value for key, value in node.items() if key not in ("title", "default")}
-    output = OutputConfig.model_json_schema()["properties"]
-    fields |= {field: {k: v for k, v in output[field].items() if k != "title"} for field in OUTPUT_FIELDS}
-    return fields
-
-
-def _responses() -> dict[int | str, Any]:
-    binary = {"schema": {"type": "string", "format": "binary"}}
-    pictures = {"description": "the result", "content": dict.fromkeys(MEDIA_TYPES.values(), binary)}
-    errors: dict[int | str, Any] = {
-        status: {"description": text, "content": {"application/json": {"schema": _ERROR}}}
-        for status, text in _STATUSES.items()
-    }
-    return {200: pictures, **errors}
-
-
-UPSCALE_DESCRIPTION: dict[str, Any] = {
-    "response_class": Response,
-    "responses": _responses(),
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["file"],
-                        "additionalProperties": False,
-                        "properties": _fields(),
-                    }
-                }
-            },
-        }
-    },
-}

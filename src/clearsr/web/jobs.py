@@ -1,7 +1,8 @@
 """The one bounded queue of the server: so many threads at work, so many places to wait in.
 
-A place is taken before an upload is read, so that a crowd is turned away before it costs memory or disk. Jobs
-know nothing of HTTP or pictures: they are functions of a `Ticket`, which they ask whether to go on.
+A place is taken when a picture is there to be worked on; whether there is one is looked at before, so that a
+crowd is turned away before it costs memory or disk. Jobs know nothing of HTTP or pictures: they are functions
+of a `Ticket`, which they ask whether to go on.
 Prometheus is told of them at /metrics; each server has a registry of its own.
 """
 
@@ -60,6 +61,7 @@ class Ticket:
     Attributes:
         future: the work's result, or what it raised.
         progress: as last reported.
+        begun: when the work began, in monotonic seconds; None before.
     """
 
     def __init__(self, queue: "JobQueue") -> None:
@@ -68,6 +70,7 @@ class Ticket:
         self._queue = queue
         self._stop: Reason | None = None
         self._deadline: float | None = None
+        self.begun: float | None = None
 
     def check(self) -> None:
         """Raise if the job is to end here.
@@ -91,7 +94,8 @@ class Ticket:
 
     def begin(self, seconds: float) -> None:
         """From here on the time counts."""
-        self._deadline = time.monotonic() + seconds
+        self.begun = time.monotonic()
+        self._deadline = self.begun + seconds
 
     @property
     def is_at_work(self) -> bool:
@@ -126,14 +130,23 @@ class JobQueue:
             RequestError: 429 if all places are taken, 503 if the server is shutting down.
         """
         with self._changed:
+            self.check()
+            ticket = Ticket(self)
+            self._open.add(ticket)
+            return ticket
+
+    def check(self) -> None:
+        """See that there is a place, without taking it.
+
+        Raises:
+            RequestError: as `reserve`.
+        """
+        with self._changed:
             if self._is_closed:
                 raise StoppedError("shutting_down")
             if len(self._open) >= self._places:
                 message = f"all {self._places} places of the queue are taken; try again in a few seconds"
                 raise RequestError(429, "queue_full", message, {"Retry-After": "5"})
-            ticket = Ticket(self)
-            self._open.add(ticket)
-            return ticket
 
     def start(self, ticket: Ticket, work: Work) -> None:
         """Queue the work; its outcome is in `ticket.future`."""
@@ -211,13 +224,18 @@ class Metrics:
             "clearsr_pictures_total", "Pictures by outcome", ["outcome"], registry=self._registry
         )
         self.seconds = Histogram(
-            "clearsr_picture_seconds", "Time from upload to result, waiting included",
+            "clearsr_picture_seconds", "Time from request to result or refusal, waiting included",
             buckets=(0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600), registry=self._registry,
         )  # fmt: skip
         running = Gauge("clearsr_jobs_running", "Pictures at work", registry=self._registry)
         running.set_function(lambda: queue.counts()[0])
         waiting = Gauge("clearsr_jobs_waiting", "Places of the queue taken", registry=self._registry)
         waiting.set_function(lambda: queue.counts()[1])
+
+    def count(self, outcome: str, seconds: float) -> None:
+        """Note what became of a picture, whatever it is, and how long that took."""
+        self.pictures.labels(outcome).inc()
+        self.seconds.observe(seconds)
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -1,116 +1,205 @@
-"""The server as one ASGI app, and running it until it is told to stop."""
+"""The server as one ASGI app, and running it until it is told to stop.
+
+It listens at once; the model is loaded, and what it takes here is measured, behind the open door.
+"""
 
 import asyncio
 import logging
 import os
 import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-import clearsr
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
-from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.web.api import Service, add_routes
-from clearsr.web.estimate import Estimator
-from clearsr.web.guard import Guard
-from clearsr.web.jobs import JobQueue, Metrics
-from clearsr.web.uploads import Storage
-from clearsr.web.upscaler import Upscaler
+from clearsr.web import api, job_routes
+from clearsr.web.access import Access
+from clearsr.web.assets import PREFIX, serve_asset
+from clearsr.web.bodies import Bodies
+from clearsr.web.errors import RequestError, where
+from clearsr.web.jobs import JobQueue, Metrics, StoppedError
+from clearsr.web.runs import Service
+from clearsr.web.spool import Spool
+
+if TYPE_CHECKING:
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
 logger = logging.getLogger(__name__)
 
-_GRACE = 10  # seconds that running requests get when the server is told to stop
+_GRACE = 1.0  # seconds that running requests get when the server is told to stop
+_LONGEST_END = 1.8  # seconds after which the process ends whatever still works in it
+Load = Callable[[], "ClearSRPipeline"]
 
 
 @dataclass(frozen=True)
 class Server:
     """An ASGI app with what has to be closed behind it."""
 
-    app: Guard
+    app: Access
+    bodies: Bodies
     service: Service
+
+    def take(self, pipeline: "ClearSRPipeline") -> None:
+        """Work with this model from here on."""
+        from clearsr.web.estimate import Estimator
+        from clearsr.web.upscaler import Upscaler
+
+        self.service.model.set(Upscaler(pipeline, Estimator(), self.service.config))
+
+    def prepare(self) -> None:
+        """Make what the page has beside the model: what to expect of a picture, and examples."""
+        from clearsr.evaluation.demo import write_examples
+
+        queue, upscaler = self.service.queue, self.service.model.get()
+
+        def is_wanted() -> bool:
+            return queue.is_closed or queue.counts() != (0, 0)
+
+        while not upscaler.estimator.is_measured and not queue.is_closed:
+            upscaler.measure(is_wanted)
+            time.sleep(0.2)
+        self.service.examples = write_examples(self.service.spool.examples)
+
+    def stop(self) -> None:
+        """Take nothing more; whoever waits or is still sending is told so."""
+        self.service.close()
+        self.bodies.close(StoppedError("shutting_down"))
 
     def close(self) -> None:
         """End what is in the queue and delete what is on disk."""
-        self.service.queue.close()
-        self.service.storage.close()
+        self.service.close()
+        self.service.spool.close()
 
 
-def build_server(pipeline: ClearSRPipeline, config: ServingConfig, with_page: bool = True) -> Server:
-    """Measure what the model takes here, and put everything together.
+def build_server(config: ServingConfig, with_page: bool = True) -> Server:
+    """Put everything together but the model, which `Server.take` brings.
 
     Args:
-        with_page: mount the Gradio page at `/`; else there is the HTTP API alone.
+        with_page: serve the page at `/`; else there is the HTTP API alone.
     """
     queue = JobQueue(config.places, config.concurrency, config.time_limit)
-    storage = Storage(config)
     metrics = Metrics(queue)
-    upscaler = Upscaler(pipeline, Estimator.measured(pipeline), config)
-    service = Service(upscaler, queue, storage, metrics)
+    service = Service(config, queue, Spool(config), metrics)
+
+    async def page(request: Request) -> Response:
+        return serve_asset(request, request.path_params.get("name", "index.html"))
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        queue.close()
+        service.close()
 
-    # No pages of documentation: they would load scripts from elsewhere. The description itself is there.
-    app = FastAPI(
-        title="ClearSR", version=clearsr.__version__, docs_url=None, redoc_url=None, lifespan=lifespan
-    )
-    add_routes(app, service)
+    routes = [*api.routes_of(service), *job_routes.routes_of(service)]
+    routes.append(Route(PREFIX + "{name}", page))  # the form that asks for a token needs its style, too
     if with_page:
-        from clearsr.web.page import mount_page
+        routes.append(Route("/", page))
+    handlers: Any = dict.fromkeys((RequestError, HTTPException, Exception), api.refused)
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
+    bodies = Bodies(app, config)
+    return Server(Access(bodies, config, metrics), bodies, service)
 
-        with _gradio_environment(storage):
-            mount_page(app, service)
-    return Server(Guard(app, config, storage, metrics), service)
 
-
-def run_server(server: Server, config: ServingConfig, on_ready: Callable[[str], None]) -> None:
+def run_server(
+    config: ServingConfig, load: Load, on_ready: Callable[[str], None], with_page: bool = True
+) -> None:
     """Serve until SIGINT or SIGTERM; then nothing more is taken, and what is there is ended.
 
+    The signal ends the process, within three seconds: no thread is waited for that works on something else
+    than a network, within whose layers it can be stopped.
+
     Args:
-        on_ready: called with the server's address before it takes requests.
+        load: gives the model; called while the server listens already.
+        on_ready: called with the server's address once it listens.
 
     Raises:
-        ClearSRError: the address cannot be had.
+        ClearSRError: the address cannot be had, or the model not be loaded.
     """
-    with _listening(config) as listener, _gradio_environment(server.service.storage):
+    with _listening(config) as listener:
         port = listener.getsockname()[1]
         name = f"[{config.host}]" if ":" in config.host else config.host
-        on_ready(f"http://{name}:{port}/")
+        server = build_server(config, with_page)
+        runner = _Runner(server, load, lambda: on_ready(f"http://{name}:{port}/"))
+
+        def stop(*_: object) -> None:
+            runner.should_exit = True
+
+        try:
+            signal.signal(signal.SIGTERM, stop)  # until uvicorn serves, and takes signals itself
+            runner.run(sockets=[listener])
+        finally:
+            server.close()
+    if runner.error is not None:
+        raise runner.error
+
+
+class _Runner(uvicorn.Server):
+    """uvicorn's server, with what is to be done between listening and the first request, and before the end.
+
+    Attributes:
+        error: why the model could not be loaded.
+    """
+
+    def __init__(self, server: Server, load: Load, on_ready: Callable[[], None]) -> None:
         options = uvicorn.Config(
             server.app, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE,
             timeout_keep_alive=15, server_header=False, http=PatientProtocol,
         )  # fmt: skip
-        # uvicorn raises the signal again when it is through, which would end the process before `close`.
-        before = signal.signal(signal.SIGTERM, lambda *_: None)
-        try:
-            _StoppingServer(options, server.service.queue).run(sockets=[listener])
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            server.close()
-
-
-class _StoppingServer(uvicorn.Server):
-    """uvicorn's server, which has no other place to be told of a signal before it waits for its requests."""
-
-    def __init__(self, options: uvicorn.Config, queue: JobQueue) -> None:
         super().__init__(options)
-        self._queue = queue
+        self.error: BaseException | None = None
+        self._server, self._load_model, self._on_ready = server, load, on_ready
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the queue, so that whoever waits is answered with 503, then stop as usual."""
-        super().handle_exit(sig, frame)
-        self._queue.close()
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, say so, and begin to load the model."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._on_ready()
+            threading.Thread(target=self._load, name="clearsr-load", daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the queue, so that whoever waits is answered with 503, stop as usual, and end the process."""
+        if self.error is None:  # else it is told by who runs the server
+            end = threading.Timer(_LONGEST_END, self._end)
+            end.daemon = True
+            end.start()
+        self._server.stop()
+        await super().shutdown(sockets)
+        if self.error is None:
+            self._end()
+
+    def _load(self) -> None:
+        try:
+            self._server.take(self._load_model())
+        except BaseException as error:
+            self.error = error
+            self._server.service.model.fail(StoppedError("shutting_down"))
+            self.should_exit = True
+            return
+        try:
+            self._server.prepare()
+        except Exception as error:  # without these the server works, too
+            logger.error("estimates and examples: %s", where(error), exc_info=error)
+
+    def _end(self) -> None:
+        """End the process without waiting for its threads: one may be within a call of torch or an import."""
+        self._server.close()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(130 if signal.SIGINT in self._captured_signals else 0)
 
 
 @contextmanager
@@ -127,22 +216,6 @@ def _listening(config: ServingConfig) -> Iterator[socket.socket]:
                 f"--host {config.host} --port {config.port}: cannot be listened on ({reason})"
             ) from None
         yield listener
-
-
-@contextmanager
-def _gradio_environment(storage: Storage) -> Iterator[None]:
-    """Within the block Gradio keeps its files in our folder and calls no one; it reads both from here."""
-    values = {"GRADIO_TEMP_DIR": str(storage.root / "page"), "GRADIO_ANALYTICS_ENABLED": "False"}
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
 
 
 # Connections on which no request comes are closed.

@@ -1,12 +1,16 @@
-"""What happens to a picture in the queue: `upscale_to_file` as on the command line, with a watch over it."""
+"""What happens to a picture in the queue: `upscale_to_file` as on the command line, with a watch over it.
 
+This is the part of the server that needs torch: it is imported with the model, behind the open door.
+"""
+
+import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +19,42 @@ from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError, Notice, collected
-from clearsr.files.comparison import side_by_side
+from clearsr.files.plan import mark_of
 from clearsr.files.upscale import Job, upscale_to_file
-from clearsr.image import check_output, from_pil, read_image, read_size, resize, to_pil, write_image
+from clearsr.image import check_output, read_image, read_size, resize, write_image
 from clearsr.image.data import ImageData
 from clearsr.pipeline.budget import is_out_of_memory
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import file_seed
 from clearsr.web.errors import RequestError, where
-from clearsr.web.estimate import Estimate, Estimator, MemoryWatch, checked
+from clearsr.web.estimate import BusyError, Estimate, Estimator, MemoryWatch, checked
 from clearsr.web.fields import in_field_names, sampling_of
 from clearsr.web.jobs import Ticket
 
 logger = logging.getLogger(__name__)
 
 _ANY_SIZE = 2**62  # pixels; only the header is read, and judged by the server's own limits
-_PREVIEW_SIDE = 64  # latents; a preview is decoded from no more
+_PREVIEW_SIDE = 128  # latents; a preview is decoded from no more
 _PREVIEW_EVERY = 0.8  # seconds
+_PREVIEW_SHARE = 0.1  # of the time, at most
+_LOOK_SIDE = 2048  # pixels of a picture that is only to be looked at
 GRID_SIDE = 96  # input pixels that the comparison of settings takes from the middle
+
+
+class Outcome(NamedTuple):
+    """A result.
+
+    Attributes:
+        path: its file.
+        size: its height and width.
+        warnings: what it does not have as the picture had it.
+        seconds: time at work.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    warnings: tuple[Notice, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -53,13 +75,21 @@ class Upscaler:
             height, width = read_size(path, _ANY_SIZE)
         except ClearSRError as error:
             raise RequestError(400, "not_an_image", in_client_words(str(error), path)) from None
-        limits = self.limits
+        self.check_size((height, width), upscale)
+        return height, width
+
+    def check_size(self, size: tuple[int, int], upscale: float) -> None:
+        """See that a picture of that height and width and its result are small enough.
+
+        Raises:
+            RequestError: 413, too many pixels.
+        """
+        (height, width), limits = size, self.limits
         if height * width > limits.max_megapixels * 1e6:
             raise _too_many("the picture", height, width, limits.max_megapixels)
         larger = (round(height * upscale), round(width * upscale))
         if larger[0] * larger[1] > limits.max_output_megapixels * 1e6:
             raise _too_many("the result", *larger, limits.max_output_megapixels)
-        return height, width
 
     @property
     def takes_text(self) -> bool:
@@ -80,78 +110,118 @@ class Upscaler:
             raise RequestError(status, code, in_field_names(str(error))) from None
         return sampling
 
-    def estimate(self, size: tuple[int, int], sampling: SamplingConfig) -> Estimate:
-        """Time and memory for a picture of that height and width."""
-        return self.estimator.estimate(size[0] * size[1] * sampling.upscale**2 / 1e6, sampling.steps)
+    def estimate(self, size: tuple[int, int], sampling: SamplingConfig) -> Estimate | None:
+        """Time and memory for a picture of that height and width; None while nothing is known."""
+        return self.estimator.estimate(size[0] * size[1] * sampling.upscale**2 / 1e6, sampling)
+
+    def measure(self, is_wanted: Callable[[], bool]) -> None:
+        """Find out what to expect of a picture, unless there is one to be worked on first."""
+
+        def check() -> None:
+            if is_wanted():
+                raise BusyError
+
+        with suppress(BusyError):
+            self.estimator.measure(self.pipeline, check)
+
+    def output_name(self, source: Path, sampling: SamplingConfig, suffix: str) -> str:
+        """The file that a picture becomes, as the command line calls it."""
+        return f"{source.stem}{mark_of(sampling.upscale)}{suffix}"
 
     def upscale(
         self,
         ticket: Ticket,
-        job: Job,
+        source: Path,
+        target: Path,
         sampling: SamplingConfig,
         output: OutputConfig,
         with_preview: bool = False,
-    ) -> tuple[Notice, ...]:
-        """Upscale one file; returns what the result does not have as the picture had it.
+    ) -> Outcome:
+        """Upscale one file; returns its size, and what it does not have as the picture had it.
 
         Raises:
             RequestError: why there is no result.
         """
-        watch, last = MemoryWatch(self.pipeline.device), 0.0
+        watch, next_preview = MemoryWatch(self.pipeline.device), 0.0
 
         def on_layer() -> None:
             ticket.check()
             watch.look()
 
         def on_step(done: int, steps: int, z_0: Any) -> None:
-            nonlocal last
-            preview = None
-            if with_preview and z_0 is not None and time.monotonic() - last > _PREVIEW_EVERY:
-                preview = job.output.with_name(f"preview-{done}.jpg")
+            nonlocal next_preview
+            preview, begin = None, time.monotonic()
+            if with_preview and z_0 is not None and done < steps and begin > next_preview:
+                preview = target.with_name(f"preview-{done}.jpg")
                 write_image(self.preview(z_0), preview, OutputConfig(jpeg_quality=90))
-                last = time.monotonic()
-            ticket.report(done, steps, job.input.name, preview)
+                end = time.monotonic()
+                next_preview = end + max(_PREVIEW_EVERY, (end - begin) / _PREVIEW_SHARE)
+            ticket.report(done, steps, source.name, preview)
 
         start = time.monotonic()
-        ticket.report(0, max(1, sampling.steps), job.input.name)
-        with failures_told(job.input), checked(self.pipeline.network, on_layer), collected() as notices:
-            height, width = upscale_to_file(self.pipeline, job, sampling, output, on_step)
+        ticket.report(0, max(1, sampling.steps), source.name)
+        job = Job(source, Path(source.name), target)
+        with failures_told(source), checked(self.pipeline.network, on_layer), collected() as notices:
+            size = upscale_to_file(self.pipeline, job, sampling, output, on_step)
         seconds = time.monotonic() - start
-        self.estimator.learn(height * width / 1e6, sampling.steps, seconds, watch.peak)
-        return tuple(notices)
+        self.estimator.learn(size[0] * size[1] / 1e6, sampling, seconds, watch.peak)
+        return Outcome(target, size, tuple(notices), seconds)
 
     def preview(self, z_0: torch.Tensor) -> ImageData:
         """An early look at the first picture of a batch: its latents, shrunk before they are decoded."""
         share = _PREVIEW_SIDE / max(z_0.shape[-2:])
         small = F.interpolate(z_0[:1], scale_factor=share, mode="area") if share < 1 else z_0[:1]
-        return ImageData(self.pipeline.steps.decode(small)[0])
+        picture = self.pipeline.steps.decode(small)
+        if share < 1:  # averaged latents decode to blocks of one colour each: nothing finer is worth showing
+            picture = F.interpolate(picture, scale_factor=0.25, mode="area")
+        return ImageData(picture[0])
 
     def compare(
         self,
         ticket: Ticket,
         source: Path,
+        folder: Path,
         sampling: SamplingConfig,
         grid: tuple[Sequence[float], Sequence[float]],
-        target: Path,
-    ) -> None:
-        """Write a sheet: the middle of a picture at every alpha (rows) and beta (columns).
+    ) -> Outcome:
+        """Write cell-0.png and so on: the middle of a picture at every alpha (rows) and beta (columns).
 
         Raises:
             RequestError: why there is none.
         """
+        start, size = time.monotonic(), (0, 0)
         seed = file_seed(sampling.seed, source.name)
         pairs = [(alpha, beta) for alpha in grid[0] for beta in grid[1]]
-        cells = []
-        with failures_told(source):
+        ticket.report(0, len(pairs), source.name)
+        with failures_told(source), collected():
             middle = _middle(read_image(source, int(self.limits.max_megapixels * 1e6)))
             with checked(self.pipeline.network, ticket.check):
                 for done, (alpha, beta) in enumerate(pairs):
-                    ticket.report(done, len(pairs), f"alpha {alpha:g}, beta {beta:g}")
                     lsa = {"alpha": alpha, "beta": beta}
                     config = self.pipeline.configure(sampling, lsa=lsa, seed=seed)
-                    picture = to_pil(self.pipeline.upscale([middle], config)[0])
-                    cells.append((f"alpha {alpha:g}, beta {beta:g}", picture))
-            write_image(from_pil(side_by_side(cells, columns=len(grid[1]))), target)
+                    picture = self.pipeline.upscale([middle], config)[0]
+                    write_image(picture, folder / f"cell-{done}.png")
+                    size = picture.height, picture.width
+                    ticket.report(done + 1, len(pairs), source.name)
+        return Outcome(folder / "cell-0.png", size, (), time.monotonic() - start)
+
+    def look(self, source: Path, target: Path) -> tuple[int, int]:
+        """Write a picture as a PNG that every browser shows, smaller if need be; returns its own size.
+
+        Raises:
+            RequestError: it is none, or too large.
+        """
+        height, width = self.check(source, 1.0)
+        with failures_told(source), collected():
+            image = read_image(source)
+            share = min(1.0, _LOOK_SIDE / max(height, width))
+            if share < 1:
+                size = max(1, round(image.height * share)), max(1, round(image.width * share))
+                color = resize(image.color[None], size)[0].clamp(0, 1)
+                alpha = None if image.alpha is None else resize(image.alpha[None], size)[0].clamp(0, 1)
+                image = dataclasses.replace(image, color=color, alpha=alpha)
+            write_image(image, target, OutputConfig(bit_depth=8, png_compression=1, keep_metadata=False))
+        return height, width
 
 
 @contextmanager
@@ -179,26 +249,19 @@ def failures_told(source: Path) -> Iterator[None]:
         raise
 
 
-def before_picture(source: Path, target: Path, size: tuple[int, int]) -> None:
-    """Write the input enlarged by bicubic interpolation to the result's height and width, to compare with."""
-    image = read_image(source)
-    larger = resize(image.color[None], size)[0].clamp(0, 1)
-    plain = ImageData(larger, metadata=image.metadata, source=image.source)
-    write_image(plain, target, OutputConfig(jpeg_quality=92, keep_metadata=False))
+def copy_of(result: Path, size: tuple[int, int], target: Path, output: OutputConfig) -> tuple[Notice, ...]:
+    """Write a lossless result in another format too, with its metadata; returns what the copy lacks.
 
-
-def copy_of(result: Path, target: Path, output: OutputConfig) -> None:
-    """Write a lossless result in another format too, with its metadata."""
-    write_image(read_image(result), target, output)
-
-
-def can_hold(path: Path, size: tuple[int, int]) -> bool:
-    """Whether the format of a file can hold a picture of that height and width."""
+    Raises:
+        RequestError: 422, the format cannot hold a picture of that height and width.
+    """
     try:
-        check_output(path, size)
-    except ClearSRError:
-        return False
-    return True
+        check_output(target, size)
+    except ClearSRError as error:
+        raise RequestError(422, "bad_setting", in_client_words(f"format: {error}", target)) from None
+    with failures_told(result), collected() as notices:
+        write_image(read_image(result), target, output)
+    return tuple(notices)
 
 
 def in_client_words(message: str, path: Path) -> str:

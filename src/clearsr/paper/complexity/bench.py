@@ -16,6 +16,7 @@ MEASURES: dict[Section, str] = {
     "memory": "clearsr.paper.complexity.processes:measure_memory",
     "workers": "clearsr.paper.complexity.processes:measure_workers",
     "macs": "clearsr.paper.complexity.macs:measure_macs",
+    "serve": "clearsr.paper.complexity.processes:measure_serve",
     "sd21": "clearsr.paper.complexity.sd21:measure_sd21",
 }
 

@@ -1,18 +1,27 @@
-"""Who may come in: tokens, cookies, other web pages, and addresses that are to be fetched."""
+"""Who may come in: tokens, cookies, other web pages."""
+
+import re
 
 import pytest
 
 from clearsr.config.base import build_config
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
-from clearsr.web.own_files import names_other_file
 
 TOKEN = "a-long-enough-secret"
 
 
 def test_every_route_but_the_health_check_needs_the_token(serve, picture):
     with serve(token=TOKEN, host="0.0.0.0") as client:
-        for path in ("/", "/metrics", "/openapi.json", "/gradio_api/info", "/v1/upscale", "/nowhere"):
+        for path in (
+            "/",
+            "/metrics",
+            "/openapi.json",
+            "/v1/settings",
+            "/v1/jobs/x/result",
+            "/v1/upscale",
+            "/nowhere",
+        ):
             response = client.get(path)
             assert response.status_code == 401, path
             assert response.headers["www-authenticate"] == "Bearer"
@@ -81,11 +90,50 @@ def test_addresses_that_may_be_used(values):
     assert build_config(ServingConfig, values).host
 
 
-def test_files_elsewhere_are_seen(tmp_path):
-    file = {"path": "https://example.org/a.png", "meta": {"_type": "gradio.FileData"}}
-    assert names_other_file({"data": [[file]]}, tmp_path)
-    assert names_other_file([{"deep": {"path": " HTTP://10.0.0.1/"}}], tmp_path)
-    assert names_other_file({"path": f"{tmp_path}/../a.png"}, tmp_path)
-    assert not names_other_file(
-        {"data": [{"path": f"{tmp_path}/a.png", "url": "http://localhost/a"}]}, tmp_path
-    )
+def test_who_guesses_is_not_listened_to_for_a_while(serve):
+    with serve(token=TOKEN, host="0.0.0.0") as client:
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        for number in range(10):
+            guess = {"Authorization": f"Bearer guess-{number}"}
+            assert client.get("/metrics", headers=guess).status_code == 401
+        refused = client.get("/metrics", headers=right)  # else a guess that hits would be seen
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["retry-after"]) <= 61
+        form = client.post("/login", data={"token": TOKEN}, follow_redirects=False)
+        assert (form.status_code, "set-cookie" in form.headers) == (429, False)
+        assert "<form" in form.text
+
+
+def test_right_tokens_are_not_throttled(serve):
+    with serve(token=TOKEN, host="0.0.0.0") as client:
+        for _ in range(30):
+            assert client.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+
+
+def test_a_token_is_never_echoed(serve):
+    with serve(token=TOKEN, host="0.0.0.0") as client:
+        right = {"Authorization": f"Bearer {TOKEN}"}
+        for path in (
+            f"/{TOKEN}",
+            f"/v1/{TOKEN}",
+            f"/v1/jobs/{TOKEN}",
+            f"/v1/examples/{TOKEN}",
+            f"/page/{TOKEN}",
+        ):
+            for headers in ({}, right):
+                response = client.get(f"{path}?token={TOKEN}", headers=headers)
+                assert response.status_code in (401, 404)
+                assert TOKEN not in response.text
+        wrong = client.post("/login", data={"token": "not-" + TOKEN})
+        assert TOKEN not in wrong.text
+
+
+def test_what_the_browser_may_load(serve):
+    with serve(with_page=True) as client:
+        for path in ("/", "/page/clearsr.js", "/v1/settings", "/nowhere"):
+            policy = client.get(path).headers["content-security-policy"]
+            assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+            assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+        page = client.get("/").text
+        assert not re.findall(r"""(?:src|href)=["'](?:https?:)?//""", page)
+        assert not re.search(r"<script(?! type=.module. src=)|<style| style=| on\w+=", page)
