@@ -87,7 +87,7 @@ class ClearSRPipeline:
         """A pipeline from `compact` (inside the package), a folder, or a hub id.
 
         Args:
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            device: `auto`, `cpu`, `cuda` (ROCm, too), `cuda:1`, `xpu`, `mps`.
             precision: of the denoising network and the VAE's convolutions.
             base_model: folder or hub id used in place of the base that the checkpoint names.
             merge_adapters: make the weights what inference needs, which is faster and cannot be saved again:
