@@ -13,7 +13,7 @@ from PIL import Image
 
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.image import ImageData, from_pil, resize, to_pil
 
 if TYPE_CHECKING:
@@ -200,7 +200,8 @@ def diffusers_method(source: str, device: torch.device | str = "cpu", steps: int
     Raises:
         ClearSRError: it cannot be loaded, or it is no upscaling pipeline.
     """
-    from diffusers import DiffusionPipeline
+    with optional(f"--diffusers {source}"):
+        from diffusers import DiffusionPipeline
 
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(source, use_safetensors=True)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clearsr.config.base import build_config, merge
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
 from clearsr.image import ImageData, from_pil, to_pil
 from clearsr.image.data import IN_MEMORY, InputCost
@@ -171,7 +171,8 @@ class ClearSRPipeline:
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns its address."""
-        from huggingface_hub import HfApi
+        with optional("push_to_hub"):
+            from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)

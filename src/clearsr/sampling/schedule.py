@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from clearsr.config.sampling import SamplingConfig, SchedulerName
+from clearsr.errors import optional
 from clearsr.models.prediction import BETAS, TRAIN_TIMESTEPS, alpha_bars
 from clearsr.sampling.solver import DiffusersSolver, DPMSolver, Solver
 
@@ -35,7 +36,8 @@ def make_solver(config: SamplingConfig, device: torch.device) -> Solver:
     timesteps = spaced_timesteps(config.steps, config.start_timestep, spacing)
     if config.scheduler in _SOLVER_ORDERS:
         return DPMSolver(alpha_bars("cpu"), timesteps, _SOLVER_ORDERS[config.scheduler], device)
-    import diffusers
+    with optional(f"--scheduler {config.scheduler}"):
+        import diffusers
 
     name, extra = _DIFFUSERS[config.scheduler]
     cls = getattr(diffusers, name)
