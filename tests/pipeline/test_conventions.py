@@ -62,7 +62,7 @@ def test_to_changes_precision_and_returns_the_pipeline(pipeline, picture):
     rounded = _levels(pipeline(picture)).astype(int)
     assert 0 < np.abs(rounded - exact).max() < 40
     assert pipeline.to("cpu").precision == torch.bfloat16  # as was asked for
-    assert np.array_equal(_levels(pipeline.to("cpu", dtype=torch.float32)(picture)), exact)
+    assert np.array_equal(_levels(pipeline.to(device="cpu", dtype=torch.float32)(picture)), exact)
 
 
 def test_to_leaves_auto_to_the_device(make_network):

@@ -81,7 +81,10 @@ class ClearSRPipeline:
         return self.steps.precision
 
     def to(
-        self, *where: str | torch.device | torch.dtype | None, dtype: torch.dtype | None = None
+        self,
+        *where: str | torch.device | torch.dtype,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> "ClearSRPipeline":
         """The pipeline itself, moved: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.bfloat16)`.
 
@@ -92,14 +95,13 @@ class ClearSRPipeline:
             ClearSRError: the device is not here, or does not compute in that dtype.
         """
         kinds = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-        device = str(self.device)
         for each in where:
             if isinstance(each, torch.dtype):
                 dtype = each
-            elif each is not None:
-                device = str(each)
+            else:
+                device = each
         precision: Any = self._asked_precision if dtype is None else kinds.get(dtype, str(dtype))
-        chosen = choose_device(device)
+        chosen = choose_device(str(self.device if device is None else device))
         computed_in = choose_precision(precision, chosen)
         if self.steps.offload and chosen.type == "cpu":
             raise ClearSRError("--offload: is for accelerators; this pipeline stays on one")
@@ -108,7 +110,7 @@ class ClearSRPipeline:
                 parameter.data = parameter.data.float()
             if chosen.type != "cpu":
                 store_for_inference(self.network, computed_in)
-        self.steps = PipelineSteps(self.network, device, precision, self.steps.offload)
+        self.steps = PipelineSteps(self.network, str(chosen), precision, self.steps.offload)
         self._asked_precision = precision
         return self
 
