@@ -50,7 +50,7 @@ format: dev
 
 docs:
 	$(MAKE) setup EXTRAS=dev,docs
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python docs/build.py
 
 clean:
 	rm -rf $(VENV) demo build dist site .pytest_cache .ruff_cache .mypy_cache

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -37,7 +38,7 @@ HEAVY_VERBS = {"ablate", "analyze", "batch", "bench", "calibrate", "demo", "fit-
 HEAVY_VERBS |= {"train", "serve"}
 NOT_HERE = ("s3://", "cuda", "models/")
 OPERATORS = {"&&", "|", ";", "<(", "(", ")"}
-FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, mkdocs, benchmarks/
+FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, zensical, benchmarks/
 FLAGS_OF_OTHERS |= {"--backend"}  # hardware.md says that there is none
 FLAGS_OF_OTHERS |= {"--no-deps"}  # pip
 
@@ -257,9 +258,9 @@ def test_python_examples_run(page, pictures):
     assert set(pictures.iterdir()) > before
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason='needs pip install "clearsr[docs]"')
+@pytest.mark.skipif(importlib.util.find_spec("zensical") is None, reason='needs pip install "clearsr[docs]"')
 def test_the_site_builds_strictly_and_needs_nothing_from_elsewhere(tmp_path):
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    command = [sys.executable, DOCS / "build.py", tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for page in tmp_path.glob("*.html"):
@@ -267,6 +268,32 @@ def test_the_site_builds_strictly_and_needs_nothing_from_elsewhere(tmp_path):
         assert loaded and not [tag for tag in loaded if "//" in tag], page.name
     built = {page.stem for page in tmp_path.glob("*.html")}
     assert built >= {page.stem for page in DOCS.glob("*.md")} | {"model-card", "changelog"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("zensical") is None, reason='needs pip install "clearsr[docs]"')
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("[dead](hardware.md#no-such-anchor)", "anchor does not exist"),
+        ("::: clearsr.config.parsing.wrong", "griffe:"),
+    ],
+    ids=["link", "docstring"],
+)
+def test_a_fault_keeps_the_site_from_being_built(fault, message, tmp_path):
+    project = tmp_path / "project"
+    for name in ("docs", "src/clearsr"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    for name in ("mkdocs.yml", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, project / name)
+    module = project / "src/clearsr/config/parsing.py"
+    wrong = 'def wrong() -> None:\n    """One.\n\n    Args:\n        b: not there.\n    """\n'
+    module.write_text(f"{text_of(module)}\n\n{wrong}", "utf-8")
+    page = project / "docs/security.md"
+    page.write_text(f"{text_of(page)}\n{fault}\n", "utf-8")
+    command = [sys.executable, project / "docs/build.py", tmp_path / "site"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and not (tmp_path / "site").exists()
+    assert message in done.stderr
 
 
 def test_every_page_is_in_the_navigation():

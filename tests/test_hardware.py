@@ -1,6 +1,7 @@
 """Precision, offloading and compilation; what needs no accelerator to be seen is seen on the CPU."""
 
 import copy
+import types
 import weakref
 
 import pytest
@@ -12,7 +13,16 @@ from clearsr.config.base import build_config
 from clearsr.config.model import preset_model_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
-from clearsr.hardware import check_compiler, on_device, vae_precision
+from clearsr.hardware import (
+    check_compiler,
+    choose_device,
+    choose_precision,
+    describe_devices,
+    memory_of,
+    on_device,
+    release_cached_memory,
+    vae_precision,
+)
 from clearsr.image import ImageData
 from clearsr.models.build import meta_network
 from clearsr.models.clearsr import compile_network, denoising_parts, store_for_inference
@@ -194,3 +204,84 @@ def test_offloaded_stable_diffusion_at_512_pixels_stays_below_6_gb_in_fp16():
     peaks["decode"] = stored["vae"] + live.most
     assert stored["denoiser"] > 2e9 and live.most > 1e8  # the real size
     assert max(*peaks.values(), stored["image prompt"]) < 6e9
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """`machine(cuda=2, bf16=False)`: what torch says of accelerators that are not here; returns its notes."""
+
+    def pretend(cuda=0, xpu=0, mps=False, bf16=True, hip=None):
+        emptied = []
+        for kind, count in (("cuda", cuda), ("xpu", xpu)):
+            backend = getattr(torch, kind)
+            properties = types.SimpleNamespace(name=f"a {kind}", total_memory=8 * 2**30)
+            fakes = {
+                "is_available": lambda count=count: count > 0,
+                "device_count": lambda count=count: count,
+                "is_bf16_supported": lambda including_emulation=True: bf16 or including_emulation,
+                "get_device_properties": lambda _index, found=properties: found,
+                "memory_allocated": lambda _device: 1000,
+                "memory_reserved": lambda _device: 1500,
+                "mem_get_info": lambda _device: (4000, 9000),
+                "empty_cache": lambda kind=kind: emptied.append(kind),
+            }
+            for name, fake in fakes.items():
+                monkeypatch.setattr(backend, name, fake)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+        monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 300)
+        monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 1000)
+        monkeypatch.setattr(torch.mps, "empty_cache", lambda: emptied.append("mps"))
+        monkeypatch.setattr(torch.version, "hip", hip)
+        return emptied
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("found", "device", "precision"),
+    [
+        ({"cuda": 1, "xpu": 1, "mps": True}, "cuda", torch.bfloat16),
+        ({"cuda": 1, "bf16": False}, "cuda", torch.float16),
+        ({"cuda": 1, "hip": "6.4"}, "cuda", torch.bfloat16),  # ROCm calls itself so
+        ({"xpu": 1, "mps": True}, "xpu", torch.bfloat16),
+        ({"xpu": 1, "bf16": False}, "xpu", torch.float16),
+        ({"mps": True}, "mps", torch.float32),
+        ({}, "cpu", None),
+    ],
+)
+def test_the_device_and_its_precision_follow_from_what_is_there(machine, found, device, precision):
+    machine(**found)
+    chosen = choose_device("auto")
+    assert chosen == torch.device(device)
+    if precision is not None:
+        assert choose_precision("auto", chosen) == precision
+        assert vae_precision(precision, chosen) == (
+            torch.float32 if precision == torch.float16 else precision
+        )
+
+
+def test_a_device_that_is_not_there_is_refused_with_those_that_are(machine):
+    machine(xpu=2)
+    assert choose_device("xpu:1") == torch.device("xpu:1")
+    for name in ("xpu:2", "cuda", "cuda:0", "mps", "cpu:1", "xpu:", "xpu:-1", "tpu"):
+        with pytest.raises(
+            ClearSRError, match=f"--device {name}: not available here; accepted: auto, xpu, cpu"
+        ):
+            choose_device(name)
+
+
+def test_all_accelerators_are_named(machine):
+    machine(cuda=1, xpu=2, mps=True, bf16=False, hip="6.4")
+    named = {device.name: device for device in describe_devices()}
+    assert list(named) == ["cpu", "cuda:0", "xpu:0", "xpu:1", "mps"]
+    assert named["cuda:0"].text == "a cuda, 8 GiB, by ROCm, without bf16"
+    assert named["xpu:1"].text == "a xpu, 8 GiB, without bf16" and not named["xpu:1"].has_bf16
+
+
+def test_memory_is_asked_of_the_device_and_what_is_cached_given_back(machine):
+    emptied = machine(xpu=1, mps=True)
+    assert memory_of(torch.device("xpu")) == memory_of(torch.device("cuda")) == (1000, 4500)
+    assert memory_of(torch.device("mps")) == (300, 700)
+    assert memory_of(CPU) is None
+    release_cached_memory()
+    assert emptied == ["xpu", "mps"]

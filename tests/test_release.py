@@ -90,11 +90,12 @@ def test_the_sdist_holds_what_the_tests_need(packages):
         inside = {member.name.partition("/")[2] for member in archive.getmembers()}
     needed = {
         path
-        for folder in ("src", "tests", "configs", "docs", "benchmarks", "examples")
+        for folder in ("src", "tests", "configs", "docs", "benchmarks", "comfyui", "examples")
         for path in _files_below(folder)
     }
     needed |= {"pyproject.toml", "constraints.txt", "Makefile", "README.md", "CHANGELOG.md", "LICENSE"}
     needed |= {"CITATION.cff", "mkdocs.yml", ".github/workflows/ci.yml", ".ci/run"}
+    needed |= {"Dockerfile", ".dockerignore", "compose.yaml"}
     assert needed <= inside, needed - inside
     assert not [path for path in inside if re.search(r"\.pyc$|^(\.venv|dist|site|runs)/", path)]
 

@@ -1,10 +1,16 @@
 """What upscaling with the embedded model must not import: each of these takes longer than a small picture."""
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from PIL import Image
+
+import clearsr
+from clearsr.errors import EXTRA_OF, ClearSRError, optional
 
 SLOW = {
     "accelerate",
@@ -24,6 +30,24 @@ from clearsr.cli import main
 code = main(sys.argv[1:])
 print()
 print(json.dumps([code, sorted(sys.modules)]))
+"""
+# As where only the base is installed: whoever asks for a package of an extra does not get it.
+_BASE_ALONE = f"""
+import contextlib, io, json, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(EXTRA_OF)}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+from clearsr.cli import main
+ends = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(arguments)
+    ends.append([code, err.getvalue()])
+print()
+print(json.dumps(ends))
 """
 _UPSCALE = ["upscale", "in.png", "-o", "out.png", "--quiet", "--device", "cpu"]
 
@@ -47,3 +71,79 @@ def test_upscaling_imports_no_slow_package(tmp_path):
 
 def test_help_imports_not_even_torch(tmp_path):
     assert not {*SLOW, "torch", "numpy", "PIL"} & _imported(["upscale", "--help"], tmp_path)
+
+
+def _with_base_alone(folder, *commands):
+    """Exit code and standard error of each."""
+    Image.new("RGB", (48, 48), (200, 90, 40)).save(folder / "in.png")
+    command = [sys.executable, "-c", _BASE_ALONE, json.dumps(commands)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_the_compact_model_needs_no_extra(tmp_path):
+    commands = [
+        ["info", "--model", "compact"],
+        ["doctor"],
+        ["evaluate", "--sr", ".", "--hr", ".", "--measures", "psnr", "--quiet"],
+        ["degrade", "in.png", "-o", "small.png", "--quiet"],
+        ["batch", "in.png", "-o", "many", "--engine", "local", "--workers", "1", "--quiet"],
+        _UPSCALE,
+    ]
+    for command, (code, error) in zip(commands, _with_base_alone(tmp_path, *commands), strict=True):
+        assert code == 0, (command, error)
+
+
+def test_what_needs_an_extra_names_it_in_one_line(tmp_path):
+    recipe = str(Path(__file__).parents[1] / "configs/compact-1-autoencoder.yaml")
+    expected = {
+        "--scheduler euler: needs diffusers, of the extra sd": [*_UPSCALE, "--scheduler", "euler"],
+        "a hub id: needs huggingface_hub, of the extra sd": [*_UPSCALE, "--model", "someone/model"],
+        "of the extra sd: pip install 'clearsr[sd]'": ["init", "--base-model", "someone/base", "-o", "m"],
+        "training: needs accelerate, of the extra train: pip install 'clearsr[train]'": ["train", recipe],
+    }
+    ends = _with_base_alone(tmp_path, *expected.values())
+    for message, (code, error) in zip(expected, ends, strict=True):
+        assert code == 1 and message in error, error
+        assert len(error.strip().splitlines()) == 1
+
+
+def test_only_the_packages_of_extras_are_forgiven():
+    with pytest.raises(ClearSRError, match="a LoRA: needs peft, of the extra sd"), optional("a LoRA"):
+        raise ModuleNotFoundError("No module named 'peft.tuners'", name="peft.tuners")
+    with pytest.raises(ModuleNotFoundError), optional("a LoRA"):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+def test_every_import_of_such_a_package_says_what_it_is_for():
+    folder = Path(clearsr.__file__).parent
+    found = 0
+    for path in folder.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        blocks = [node for node in ast.walk(tree) if isinstance(node, ast.With | ast.If)]
+        allowed = [
+            block
+            for block in blocks
+            if "optional(" in ast.unparse(block).splitlines()[0]
+            or ast.unparse(block).startswith("if TYPE_CHECKING")
+        ]
+        inside = {id(node) for block in allowed for node in ast.walk(block)}
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            if {name.partition(".")[0] for name in names} & EXTRA_OF.keys():
+                found += 1
+                assert id(node) in inside, f"{path}:{node.lineno}"
+    assert found > 10
+
+
+def test_the_extras_bring_these_packages():
+    text = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    base = text.partition("dependencies = [")[2].partition("\n]")[0]
+    for package, extra in EXTRA_OF.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"{extra} = [")]
+        assert f'"{package}>=' in line and package not in base
+    (line,) = [line for line in text.splitlines() if line.startswith("all = [")]
+    for extra in line.partition("clearsr[")[2].partition("]")[0].split(","):
+        assert f"\n{extra} = [" in text, extra

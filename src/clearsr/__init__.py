@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clearsr.config.output import OutputConfig
     from clearsr.config.sampling import LSAConfig, SamplingConfig, TileConfig
     from clearsr.errors import ClearSRError
-    from clearsr.pipeline.pipeline import ClearSRPipeline
+    from clearsr.pipeline.pipeline import ClearSRPipeline, upscale
 
     __version__: str
 
@@ -22,6 +22,7 @@ __all__ = [
     "SamplingConfig",
     "TileConfig",
     "__version__",
+    "upscale",
 ]
 
 _MODULES = {
@@ -31,6 +32,7 @@ _MODULES = {
     "OutputConfig": "clearsr.config.output",
     "SamplingConfig": "clearsr.config.sampling",
     "TileConfig": "clearsr.config.sampling",
+    "upscale": "clearsr.pipeline.pipeline",
 }
 
 

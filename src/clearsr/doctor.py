@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from clearsr.errors import ClearSRError
 
 Status = Literal["ok", "absent", "problem"]
-_FOR_DEVELOPERS = ("dev", "docs")
+_NOT_SHOWN = ("all", "dev", "docs")  # made of the others, and for developers
 
 
 class Finding(NamedTuple):
@@ -151,7 +151,7 @@ def _formats() -> Iterator[Finding]:
 def _extras() -> Iterator[Finding]:
     """The extras that the package's metadata declares, and which of their packages are missing."""
     for extra in metadata.metadata("clearsr").get_all("Provides-Extra") or []:
-        if extra in _FOR_DEVELOPERS:
+        if extra in _NOT_SHOWN:
             continue
         needed = _requirements(extra)
         missing = [str(requirement) for requirement in needed if not _is_satisfied(requirement)]

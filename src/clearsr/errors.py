@@ -34,6 +34,35 @@ class ClearSRError(ValueError):
         super().__init__(message)
 
 
+# Packages that the base installation has not, and the extra that brings each.
+EXTRA_OF = {
+    "accelerate": "train",
+    "diffusers": "sd",
+    "huggingface_hub": "sd",
+    "peft": "sd",
+    "transformers": "sd",
+}
+
+
+@contextmanager
+def optional(purpose: str) -> Iterator[None]:
+    """Within the block a package of an extra is imported.
+
+    Raises:
+        ClearSRError: it is not installed; names the purpose and the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        extra = EXTRA_OF[package]
+        raise ClearSRError(
+            f"{purpose}: needs {package}, of the extra {extra}: pip install 'clearsr[{extra}]'"
+        ) from None
+
+
 def first_line(error: BaseException, most: int = 200) -> str:
     """The first line of another package's message, for a part of one of ours; its type if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:most]

@@ -20,20 +20,29 @@ _HOST_COMPILERS = ("g++", "c++", "clang++", "cl")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the first of CUDA, MPS, CPU that is there.
+    """The device of that name; `auto` is the first of CUDA (or ROCm, which torch calls so), XPU, MPS, CPU.
 
     Raises:
         ClearSRError: no such device here.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    here = {kind: count for kind in ("cuda", "xpu", "mps", "cpu") if (count := _count(kind))}
     if name == "auto":
-        return torch.device(next(kind for kind, here in available.items() if here))
-    kind, _, index = name.partition(":")
-    known = kind in available and (not index or (kind == "cuda" and index.isdigit()))
-    if not known or not available[kind] or (index and int(index) >= torch.cuda.device_count()):
-        here = ", ".join(["auto", *(kind for kind, present in available.items() if present)])
-        raise ClearSRError(f"--device {name}: not available here; accepted: {here}")
+        return torch.device(next(iter(here)))
+    kind, colon, index = name.partition(":")
+    has_index = kind in ("cuda", "xpu") and index.isdigit() and int(index) < here.get(kind, 0)
+    if kind not in here or (colon and not has_index):
+        raise ClearSRError(f"--device {name}: not available here; accepted: {', '.join(['auto', *here])}")
     return torch.device(name)
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind are here."""
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    backend = {"cuda": torch.cuda, "xpu": torch.xpu}.get(kind)
+    if backend is None:
+        return 1
+    return backend.device_count() if backend.is_available() else 0
 
 
 class Device(NamedTuple):
@@ -50,11 +59,14 @@ def describe_devices() -> list[Device]:
     text = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     text += ", computes in bf16" if has_bf16(cpu) else ", without bf16"
     devices = [Device("cpu", text, has_bf16(cpu))]
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        bf16 = has_bf16(torch.device("cuda", index))
+    found = [torch.device(kind, index) for kind in ("cuda", "xpu") for index in range(_count(kind))]
+    for device in found:
+        backend: Any = torch.cuda if device.type == "cuda" else torch.xpu
+        properties = backend.get_device_properties(device.index)
+        bf16 = has_bf16(device)
         text = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-        devices.append(Device(f"cuda:{index}", text + ("" if bf16 else ", without bf16"), bf16))
+        text += ", by ROCm" if device.type == "cuda" and torch.version.hip else ""
+        devices.append(Device(str(device), text + ("" if bf16 else ", without bf16"), bf16))
     if torch.backends.mps.is_available():
         devices.append(Device("mps", "Apple GPU", False))
     return devices
@@ -68,7 +80,7 @@ def choose_precision(name: Precision, device: torch.device) -> torch.dtype:
     """
     known = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name == "auto":
-        if device.type == "cuda":
+        if device.type in ("cuda", "xpu"):
             return torch.bfloat16 if has_bf16(device) else torch.float16
         return torch.bfloat16 if device.type == "cpu" and has_bf16(device) else torch.float32
     if name not in known:
@@ -84,7 +96,28 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the hardware itself computes in bf16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "xpu":
+        return torch.xpu.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def memory_of(device: torch.device) -> tuple[int, int] | None:
+    """Bytes that this process has taken on an accelerator, and that it could still take; None on a CPU."""
+    if device.type in ("cuda", "xpu"):
+        backend = torch.cuda if device.type == "cuda" else torch.xpu
+        taken = backend.memory_allocated(device)
+        return taken, backend.mem_get_info(device)[0] + backend.memory_reserved(device) - taken
+    if device.type == "mps":
+        taken = torch.mps.current_allocated_memory()
+        return taken, int(torch.mps.recommended_max_memory()) - taken
+    return None
+
+
+def release_cached_memory() -> None:
+    """Have torch give back what it keeps on accelerators for later; after memory ran out."""
+    for kind, backend in (("cuda", torch.cuda), ("xpu", torch.xpu), ("mps", torch.mps)):
+        if _count(kind):
+            backend.empty_cache()
 
 
 def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
@@ -140,8 +173,11 @@ def check_compiler(device: torch.device) -> None:
     Raises:
         ClearSRError: it is not.
     """
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise ClearSRError("--compile: on CUDA it needs triton, which is not installed; leave --compile out")
+    if device.type in ("cuda", "xpu") and importlib.util.find_spec("triton") is None:
+        where = device.type.upper()
+        raise ClearSRError(
+            f"--compile: on {where} it needs triton, which is not installed; leave --compile out"
+        )
     names = (os.environ.get("CXX"), *_HOST_COMPILERS)
     if device.type != "mps" and not any(name and shutil.which(name) for name in names):
         raise ClearSRError(

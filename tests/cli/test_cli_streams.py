@@ -112,6 +112,49 @@ def test_compare_with_real_esrgan_has_its_picture_before_ours(upscale, photo, tm
         assert _mean_difference(sheet.crop((left, top, left + 200, top + 160)), expected) == 0
 
 
+def test_another_method_in_our_place_keeps_what_we_keep(upscale, tmp_path, pixels, realesrgan_wheel):
+    from clearsr.evaluation.methods import baseline
+    from clearsr.image import ImageData, fill_transparent, read_image
+
+    alpha = np.full((12, 16, 1), 255, np.uint8)
+    alpha[:, :4] = 0
+    source = tmp_path / "in/a.png"
+    source.parent.mkdir()
+    Image.fromarray(np.concatenate([pixels(), alpha], axis=-1)).save(source, dpi=(72, 72))
+    lr = read_image(source)
+    for name in ("bicubic", "realesrgan"):
+        target = tmp_path / name / "a.png"
+        outcome = upscale(source, "-o", target, "--baseline", name)
+        assert outcome.code == 0, outcome.err
+        result = Image.open(target)
+        assert (result.mode, result.size) == ("RGBA", (64, 48)) and round(result.info["dpi"][0]) in (72, 288)
+        filled = ImageData(fill_transparent(lr.color, lr.alpha))
+        expected = baseline(name).upscale(filled, (48, 64), 0).clamp(0, 1).permute(1, 2, 0).numpy()
+        shown = np.asarray(result)
+        assert np.abs(shown[..., :3] / 255 - expected).max() <= 0.5 / 255 + 1e-6
+        assert not shown[:, :12, 3].any() and (shown[:, 20:, 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--baseline", "nearest"), "--baseline nearest: is no file, and none of bicubic, lanczos"),
+        (("--baseline", "realesrgan", "--upscale", "2"), "--baseline realesrgan: enlarges 4 times; give"),
+        (("--baseline", "bicubic", "--compare"), "--baseline bicubic: --compare shows ClearSR"),
+        (("--baseline", "WEIGHTS"), "--baseline {}: accepted are .safetensors, .pth, .ckpt"),
+    ],
+)
+def test_what_cannot_be_in_our_place_is_one_line(
+    upscale, photo, tmp_path, realesrgan_wheel, arguments, message
+):
+    weights = tmp_path / "weights.onnx"
+    weights.write_bytes(b"")
+    given = [weights if each == "WEIGHTS" else each for each in arguments]
+    outcome = upscale(photo("a.png"), "-o", tmp_path / "out", *given)
+    assert outcome.code in (1, 2) and message.format(weights) in outcome.err
+    assert not list(tmp_path.glob("out/*"))
+
+
 def test_what_cannot_be_compared_with_is_said_first(upscale, photo, tmp_path, realesrgan_wheel, monkeypatch):
     arguments = (photo("a.png"), "-o", tmp_path / "out", "--compare-with", "realesrgan")
     outcome = upscale(*arguments, "--upscale", "2")

@@ -223,7 +223,7 @@ def test_devices_that_are_not_there_are_refused(name, network):
 
 def test_device_and_precision_by_themselves():
     assert choose_device("cpu") == torch.device("cpu")
-    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    assert choose_device("auto").type in ("cpu", "cuda", "xpu", "mps")
     cpu = torch.device("cpu")
     assert choose_precision("fp32", cpu) == torch.float32
     assert choose_precision("bf16", cpu) == torch.bfloat16

@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of every draw (default: 0)")
     parser.add_argument("--model", default="compact", help="compact (in the package), a folder or a hub id")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, xpu, mps (default: auto)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
 
 

@@ -25,7 +25,7 @@ def add_model_flags(parser: _ActionsContainer, with_model: bool = True) -> None:
             "--model", default="compact", help="compact (in the package), a folder or a hub id"
         )
     parser.add_argument("--base-model", metavar="DIR|ID", help="use this base, not the one the model names")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, xpu, mps (default: auto)")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the network")
 
 

@@ -1,6 +1,7 @@
 """`clearsr upscale`: files and folders in, larger files out. All is checked before weights are loaded."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from clearsr.cli.preview import Show
     from clearsr.cli.reporter import Reporter
     from clearsr.evaluation.methods import Method
-    from clearsr.files.upscale import Job
+    from clearsr.files.upscale import Job, Result
+    from clearsr.sampling.denoise import StepCallback
 
 OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
@@ -63,6 +65,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="--compare with another method in it: lanczos, realesrgan (Real-ESRGAN x4plus)",
     )
     parser.add_argument(
+        "--baseline",
+        metavar="NAME",
+        help="another method in our place: bicubic, lanczos, realesrgan, or a file that spandrel reads",
+    )
+    parser.add_argument(
         "--preview", action="store_true", help="show before and after in the terminal, on stderr"
     )
     parser.add_argument("--overwrite", action="store_true", help="do again what is done already")
@@ -94,6 +101,8 @@ def run(args: Namespace) -> int:
     """Upscale; 1 if a file failed."""
     suffix = _suffix(args)
     args.compare = args.compare or args.compare_with is not None
+    if args.baseline is not None and args.compare:
+        raise UsageError(f"--baseline {args.baseline}: --compare shows ClearSR; leave one of them out")
     sampling_given, output_config = collect_work(args, suffix)
 
     with busy("starting", args.quiet):
@@ -143,7 +152,7 @@ def _upscale_all(
 ) -> None:
     """Load the model once, if there is anything to do, and take the files one by one."""
     from clearsr.files.comparison import compare_file
-    from clearsr.files.upscale import is_done, skipped, upscale_file
+    from clearsr.files.upscale import is_done, skipped
 
     others = _compared_with(args, sampling)
     waiting = []
@@ -160,12 +169,12 @@ def _upscale_all(
             reporter.skip(streams.shown_job(job))
     if not waiting:
         return
-    pipeline = load_pipeline(args)
+    enlarge = _enlarger(args, sampling, output)
     show = _previewer(args)
     with reporter.working(len(waiting)):
         for job in waiting:
             on_step = reporter.start(job)
-            result = upscale_file(pipeline, job, sampling, output, on_step)
+            result = enlarge(job, on_step)
             if args.compare:
                 result = compare_file(job, result, others=others)
             reporter.add(streams.shown(result))
@@ -186,12 +195,53 @@ def _compared_with(args: Namespace, sampling: SamplingConfig) -> "list[Method]":
     from clearsr.hardware import choose_device
 
     method = baseline(args.compare_with, choose_device(args.device))
+    _check_factor(f"--compare-with {args.compare_with}", method, sampling)
+    return [method]
+
+
+def _enlarger(
+    args: Namespace, sampling: SamplingConfig, output: OutputConfig
+) -> "Callable[[Job, StepCallback], Result]":
+    """What does a file: the model, or the method in its place."""
+    if args.baseline is None:
+        from clearsr.files.upscale import upscale_file
+
+        pipeline = load_pipeline(args)
+        return lambda job, on_step: upscale_file(pipeline, job, sampling, output, on_step)
+    from clearsr.files.comparison import enlarge_file
+
+    method = _in_our_place(args, sampling)
+    return lambda job, _on_step: enlarge_file(method, job, sampling.upscale, output, sampling.seed)
+
+
+def _in_our_place(args: Namespace, sampling: SamplingConfig) -> "Method":
+    """The method of `--baseline`.
+
+    Raises:
+        UsageError: it is none, or enlarges by another factor.
+        ClearSRError: its weights are not installed, or cannot be read.
+    """
+    from clearsr.evaluation.methods import baseline, spandrel_method
+    from clearsr.hardware import choose_device
+
+    name, names = args.baseline, get_args(BaselineName)
+    if name not in names and not Path(name).is_file():
+        raise UsageError(f"--baseline {name}: is no file, and none of {', '.join(names)}")
+    device = choose_device(args.device)
+    method = baseline(name, device) if name in names else spandrel_method(Path(name), device, "--baseline")
+    _check_factor(f"--baseline {name}", method, sampling)
+    return method
+
+
+def _check_factor(flag: str, method: "Method", sampling: SamplingConfig) -> None:
+    """See that a network enlarges by the factor that is asked for.
+
+    Raises:
+        UsageError: it does not.
+    """
     factor = (method.settings or {}).get("upscale", sampling.upscale)
     if factor != sampling.upscale:
-        raise UsageError(
-            f"--compare-with {args.compare_with}: enlarges {factor} times; give --upscale {factor}"
-        )
-    return [method]
+        raise UsageError(f"{flag}: enlarges {factor} times; give --upscale {factor}")
 
 
 def _previewer(args: Namespace) -> "Show":

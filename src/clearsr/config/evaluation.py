@@ -90,7 +90,7 @@ class BenchmarkConfig(FrozenConfig):
 
     only: tuple[Section, ...] = Field(SECTIONS[:-1], description="sections to run; sd21 must be asked for")
     model: str = Field("compact", description="model to measure: compact, a folder or a hub id")
-    device: str = Field("auto", description="auto, cpu, cuda, mps")
+    device: str = Field("auto", description="auto, cpu, cuda, xpu, mps")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="of the networks")
     threads: PositiveInt | None = Field(None, description="processor threads; unset: as many as torch takes")
     rounds: PositiveInt = Field(5, description="times that each thing is measured; the median counts")

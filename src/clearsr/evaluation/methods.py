@@ -13,7 +13,7 @@ from PIL import Image
 
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.image import ImageData, from_pil, resize, to_pil
 
 if TYPE_CHECKING:
@@ -147,29 +147,28 @@ _SUFFIXES = (".safetensors", ".pth", ".ckpt")
 _DIFFUSERS_MULTIPLE = 64  # sides that every level of such a U-Net can halve
 
 
-def spandrel_method(file: Path, device: torch.device | str = "cpu") -> Method:
+def spandrel_method(file: Path, device: torch.device | str = "cpu", flag: str = "--spandrel") -> Method:
     """The network in a weights file, whose architecture spandrel finds out (Real-ESRGAN, LDL, SwinIR, ...).
 
     Raises:
         ClearSRError: spandrel is not installed, the file cannot be read, or it is no such network.
     """
-    tensors = _read_weights(file)
+    tensors = _read_weights(file, flag)
     try:
         import spandrel
     except ImportError as error:
         raise ClearSRError(
-            f"--spandrel {file}: needs the extra eval: pip install 'clearsr[eval]' ({error})"
+            f"{flag} {file}: needs the extra eval: pip install 'clearsr[eval]' ({error})"
         ) from None
     loader = spandrel.ModelLoader(device=torch.device(device))
     try:
         network = loader.load_from_state_dict(spandrel.canonicalize_state_dict(tensors))
     except (spandrel.UnsupportedModelError, RuntimeError, KeyError, ValueError) as error:
         raise ClearSRError(
-            f"--spandrel {file}: is no network that spandrel {spandrel.__version__} knows "
-            f"({first_line(error)})"
+            f"{flag} {file}: is no network that spandrel {spandrel.__version__} knows ({first_line(error)})"
         ) from None
     if not isinstance(network, spandrel.ImageModelDescriptor) or network.input_channels not in (1, 3):
-        raise ClearSRError(f"--spandrel {file}: {network.architecture.name} takes no single colour image")
+        raise ClearSRError(f"{flag} {file}: {network.architecture.name} takes no single colour image")
     network.eval()
 
     @torch.no_grad()
@@ -179,7 +178,7 @@ def spandrel_method(file: Path, device: torch.device | str = "cpu") -> Method:
             result = network(channels.transpose(0, 1))[:, :1].transpose(0, 1)  # each colour as a grey image
         else:
             result = network(channels)
-        return of_size(result[0].float().cpu(), size, image, f"--spandrel {file}")
+        return of_size(result[0].float().cpu(), size, image, f"{flag} {file}")
 
     settings: dict[str, object] = {
         "file": file.name,
@@ -200,7 +199,8 @@ def diffusers_method(source: str, device: torch.device | str = "cpu", steps: int
     Raises:
         ClearSRError: it cannot be loaded, or it is no upscaling pipeline.
     """
-    from diffusers import DiffusionPipeline
+    with optional(f"--diffusers {source}"):
+        from diffusers import DiffusionPipeline
 
     try:
         pipeline: Any = DiffusionPipeline.from_pretrained(source, use_safetensors=True)
@@ -230,7 +230,7 @@ def diffusers_method(source: str, device: torch.device | str = "cpu", steps: int
     return Method(Path(source).name, upscale, draws=True, settings=settings)
 
 
-def _read_weights(file: Path) -> dict[str, Any]:
+def _read_weights(file: Path, flag: str) -> dict[str, Any]:
     """The tensors of a weights file by name, perhaps nested.
 
     Raises:
@@ -238,17 +238,17 @@ def _read_weights(file: Path) -> dict[str, Any]:
     """
     suffix = file.suffix.lower()
     if suffix not in _SUFFIXES:
-        raise ClearSRError(f"--spandrel {file}: accepted are {', '.join(_SUFFIXES)}")
+        raise ClearSRError(f"{flag} {file}: accepted are {', '.join(_SUFFIXES)}")
     try:
         if suffix == ".safetensors":
             return dict(load_file(file))
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError) as error:
-        raise ClearSRError(f"--spandrel {file}: cannot be read ({first_line(error)})") from None
+        raise ClearSRError(f"{flag} {file}: cannot be read ({first_line(error)})") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ClearSRError(
-            f"--spandrel {file}: holds something else than tensors, which is not loaded ({first_line(error)})"
+            f"{flag} {file}: holds something else than tensors, which is not loaded ({first_line(error)})"
         ) from None
     if not isinstance(loaded, dict):
-        raise ClearSRError(f"--spandrel {file}: holds a {type(loaded).__name__}; expected tensors by name")
+        raise ClearSRError(f"{flag} {file}: holds a {type(loaded).__name__}; expected tensors by name")
     return loaded

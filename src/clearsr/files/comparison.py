@@ -1,4 +1,6 @@
-"""Pictures side by side under captions; and the one that `upscale --compare` writes beside a result."""
+"""Pictures side by side under captions, the one that `upscale --compare` writes beside a result; and another
+method in our place.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -8,20 +10,25 @@ from typing import Protocol
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from clearsr.config.output import OutputConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.plan import COMPARISON_MARK
 from clearsr.files.upscale import Job, Result, record_of
 from clearsr.image import (
     ImageData,
     ImageMetadata,
+    check_output,
+    fill_transparent,
     from_pil,
     read_image,
     read_size,
     resize,
+    resize_alpha,
     to_pil,
     write_image,
 )
 from clearsr.image.writing import on_white
+from clearsr.seeds import file_seed
 
 _MAX_PIXELS = 60_000_000  # of the result; the sheet has three or more of that size in memory
 
@@ -93,6 +100,26 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
     if record.status == "failed":
         return dataclasses.replace(result, status="failed", error=record.error)
     return dataclasses.replace(result, seconds=result.seconds + record.seconds)
+
+
+def enlarge_file(method: Enlarger, job: Job, factor: float, output: OutputConfig, seed: int = 0) -> Result:
+    """Upscale one file by another method, with transparency, depth and metadata kept as ours are.
+
+    The method takes the picture as a whole. One that cannot be read, written or held is a failed record.
+    """
+
+    def work() -> tuple[int, int]:
+        image = read_image(job.input)
+        size = max(1, round(image.height * factor)), max(1, round(image.width * factor))
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        target = check_output(job.output, size)
+        visible = dataclasses.replace(image, color=fill_transparent(image.color, image.alpha), alpha=None)
+        color = method.upscale(visible, size, file_seed(seed, job.input.name)).clamp(0, 1)
+        alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
+        write_image(dataclasses.replace(image, color=color, alpha=alpha), target, output)
+        return size
+
+    return record_of(job, "upscaled", work)
 
 
 _MARGIN, _BACKGROUND, _INK = 12, (255, 255, 255), (20, 20, 20)

@@ -17,6 +17,7 @@ import torch
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, Notice, collected, display_name
+from clearsr.hardware import release_cached_memory
 from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
 from clearsr.image.writing import Target
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
@@ -211,8 +212,7 @@ def _outcome(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Res
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
         name = display_name(job.input)
         return failed(f"{name}: not enough memory; try a smaller --tile, a smaller --upscale or --device cpu")
     return Result(job.input, job.output, done, width=width, height=height)

@@ -1,4 +1,4 @@
-"""Between Pillow images of any mode and `ImageData`.
+"""Between Pillow images of any mode, or arrays, and `ImageData`.
 
 Pillow holds 16 bits per sample in grey images only; 16-bit colour goes through `deep.py` when read from a
 file, and becomes 8 bits in `to_pil`.
@@ -7,10 +7,11 @@ file, and becomes 8 bits in `to_pil`.
 import io
 
 import numpy as np
+import torch
 from PIL import Image, ImageCms
 
 from clearsr.errors import ClearSRError, notify, one_line
-from clearsr.image.data import ImageData, Raster, from_raster, to_samples
+from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, to_samples
 from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
 
 _GRAY = ("1", "L", "LA", "La")
@@ -48,6 +49,33 @@ def to_pil(image: ImageData) -> Image.Image:
     }
     result.info.update({key: value for key, value in info.items() if value is not None})
     return result
+
+
+def from_array(array: np.ndarray, source: str = "image") -> ImageData:
+    """The image that an array shows: H×W, or H×W×C with grey, grey and alpha, RGB or RGBA.
+
+    Raises:
+        ClearSRError: another shape, or values that are neither uint8, uint16 nor floats in [0, 1].
+    """
+    samples = array[..., None] if array.ndim == 2 else array
+    if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or samples.size == 0:
+        raise ClearSRError(f"{source}: expected H×W or H×W×C with C from 1 to 4, got {array.shape}")
+    if samples.dtype.kind == "f":
+        samples = checked_floats(samples, source)
+    elif samples.dtype not in (np.uint8, np.uint16):
+        raise ClearSRError(f"{source}: expected uint8, uint16 or floats in [0, 1], got {samples.dtype}")
+    return from_raster(Raster(samples), ImageMetadata(), source)
+
+
+def to_array(image: ImageData, like: np.ndarray) -> np.ndarray:
+    """The image as an array with the channels and the dtype of the one that it came from."""
+    if like.dtype.kind == "f":
+        planes = image.color[:1] if image.is_gray else image.color
+        planes = planes if image.alpha is None else torch.cat([planes, image.alpha])
+        samples = planes.clamp(0, 1).movedim(0, -1).numpy().astype(like.dtype)
+    else:
+        samples = to_samples(image, image.bit_depth)
+    return samples[..., 0] if like.ndim == 2 else samples
 
 
 def raster_of(image: Image.Image, source: str) -> Raster:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from clearsr.config.model import SD21_BASE_MODELS
 from clearsr.config.parsing import parse_json
-from clearsr.errors import ClearSRError, first_line
+from clearsr.errors import ClearSRError, first_line, optional
 
 logger = logging.getLogger(__name__)
 
@@ -181,8 +181,9 @@ def _locate(source: str, revision: str | None, patterns: list[str]) -> PartFolde
         return PartFolder(folder.resolve(), str(folder.resolve()), None)
     if folder.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise ClearSRError("no such folder")
-    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids alone
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    with optional(f"a hub id ({source})"):  # slow to import, and needed for hub ids alone
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         snapshot = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))

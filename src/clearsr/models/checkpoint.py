@@ -22,7 +22,7 @@ from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig
 from clearsr.config.parsing import parse_json
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError, first_line
+from clearsr.errors import ClearSRError, first_line, optional
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
 
@@ -223,8 +223,9 @@ def locate(source: str | Path) -> Path:
         if not (folder / CONFIG_NAME).is_file() or not (folder / WEIGHTS_NAME).is_file():
             raise ClearSRError(f"--model {source}: the folder needs {CONFIG_NAME} and {WEIGHTS_NAME}")
         return folder
-    from huggingface_hub import snapshot_download  # slow to import, and needed for hub ids alone
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    with optional(f"--model {source}: a hub id"):  # slow to import, and needed for hub ids alone
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME]))

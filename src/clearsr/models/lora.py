@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from clearsr.errors import optional
+
 if TYPE_CHECKING:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -32,7 +34,8 @@ def add_lora(module: nn.Module, targets: str, rank: int) -> None:
     Raises:
         ValueError: no layer matches.
     """
-    from peft import LoraConfig, inject_adapter_in_model  # slow to import, and few models have a LoRA
+    with optional("a LoRA"):  # slow to import, and few models have one
+        from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=targets, init_lora_weights="gaussian")
     inject_adapter_in_model(config, module, adapter_name=ADAPTER)

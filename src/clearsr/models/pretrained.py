@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
-from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from clearsr.errors import ClearSRError, first_line
+from clearsr.errors import ClearSRError, first_line, optional
 from clearsr.models.base_model import LAYOUT, locate_base, read_part_config, weights_stem
+
+with optional("a base of Stable Diffusion"):
+    import diffusers
+    import transformers
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 PART_CLASSES: dict[str, Any] = {
     "unet": UNet2DConditionModel,

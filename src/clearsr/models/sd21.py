@@ -5,13 +5,15 @@ check a configuration before gigabytes are fetched, or with random weights, to m
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from clearsr.errors import optional
 from clearsr.models.clearsr import Components
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModel
 
 UNET_CONFIG: dict[str, Any] = {
     "sample_size": 64,
@@ -88,6 +90,10 @@ def untrained_components(
     Args:
         configs: `unet`, `vae` and `image_encoder` in the words of their `config.json`.
     """
+    with optional("a base of Stable Diffusion"):
+        from diffusers import AutoencoderKL, UNet2DConditionModel
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
     unet = UNet2DConditionModel.from_config(dict(configs["unet"]))
     vae = AutoencoderKL.from_config(dict(configs["vae"]))
     image_encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**configs["image_encoder"]))
@@ -95,7 +101,10 @@ def untrained_components(
     return Components(vae.eval(), None, unet.eval(), image_encoder.eval(), null_prompt)
 
 
-def meta_text_encoder(configs: Mapping[str, Mapping[str, Any]] = PART_CONFIGS) -> CLIPTextModel:
+def meta_text_encoder(configs: Mapping[str, Mapping[str, Any]] = PART_CONFIGS) -> "CLIPTextModel":
     """The base's text encoder as shapes only; the network itself keeps no more of it than the null prompt."""
+    with optional("a base of Stable Diffusion"):
+        from transformers import CLIPTextConfig, CLIPTextModel
+
     with torch.device("meta"):
         return CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))

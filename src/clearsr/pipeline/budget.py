@@ -17,6 +17,7 @@ import torch
 
 from clearsr.config.sampling import SamplingConfig, TileConfig
 from clearsr.errors import ClearSRError
+from clearsr.hardware import memory_of, release_cached_memory
 from clearsr.image.data import IN_MEMORY, InputCost
 
 logger = logging.getLogger(__name__)
@@ -178,14 +179,7 @@ def plan_work(
 
 def free_bytes(max_memory: int | None, device: torch.device) -> int:
     """What a run may still take on a device."""
-    if device.type == "cuda":
-        taken = torch.cuda.memory_allocated(device)
-        available = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - taken
-    elif device.type == "mps":
-        taken = torch.mps.current_allocated_memory()
-        available = int(torch.mps.recommended_max_memory()) - taken
-    else:
-        taken, available = resident_bytes(), available_bytes()
+    taken, available = memory_of(device) or (resident_bytes(), available_bytes())
     return int(SHARE_OF_AVAILABLE * available) if max_memory is None else max_memory - taken
 
 
@@ -223,8 +217,7 @@ def with_less_on_failure(work: Callable[[Workload], T], start: Workload, tile: i
             if less is None or not is_out_of_memory(error):
                 raise
         # Outside the handler: its traceback would hold on to what filled the memory.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
         changed = ", ".join(f"{k} {v}" for k, v in less._asdict().items() if v != getattr(workload, k))
         note = "; smaller tiles change the result slightly" if less.tile != workload.tile else ""
         logger.warning("%s: memory ran out; trying again with less at once (%s)%s", source, changed, note)

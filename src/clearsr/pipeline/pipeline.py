@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from PIL import Image
 
 from clearsr.config.base import build_config, merge
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
 from clearsr.image import ImageData, from_pil, to_pil
 from clearsr.image.data import IN_MEMORY, InputCost
+from clearsr.image.modes import from_array, to_array
 from clearsr.image.source import DataSource, ImageSource
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.clearsr import ClearSRNetwork, compile_network, store_for_inference
@@ -29,8 +31,13 @@ from clearsr.pipeline.steps import PipelineSteps, output_size, result_size
 from clearsr.pipeline.streaming import upscale_in_blocks
 from clearsr.sampling.denoise import StepCallback, denoise
 from clearsr.sampling.guidance import Conditioning
+from clearsr.sampling.schedule import make_solver
 from clearsr.seeds import make_generator
 from clearsr.tiling import Window
+
+# Called after each denoising step with the pipeline, the step, its timestep and {"latents": predicted z_0};
+# for an image in blocks after each part of the work, with neither timestep nor latents.
+EndOfStep = Callable[["ClearSRPipeline", int, int | None, dict[str, Any]], Any]
 
 
 class ClearSRPipeline:
@@ -54,6 +61,7 @@ class ClearSRPipeline:
         With `offload` its parts stay where they are and copies are on the device while they run.
         """
         self.steps = PipelineSteps(network, device, precision, offload)
+        self._asked_precision = precision
         self.defaults = defaults or SamplingConfig()
         self.stages = list(stages)
 
@@ -72,6 +80,40 @@ class ClearSRPipeline:
         """What the denoising network computes in."""
         return self.steps.precision
 
+    def to(
+        self,
+        *where: str | torch.device | torch.dtype,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "ClearSRPipeline":
+        """The pipeline itself, moved: `to("cuda")`, `to(torch.float16)`, `to("cuda", torch.bfloat16)`.
+
+        Without a dtype the precision stays what was asked for, or is chosen anew for the device if that was
+        `auto`. Weights that an accelerator has in 16 bits keep what that rounded away.
+
+        Raises:
+            ClearSRError: the device is not here, or does not compute in that dtype.
+        """
+        kinds = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        for each in where:
+            if isinstance(each, torch.dtype):
+                dtype = each
+            else:
+                device = each
+        precision: Any = self._asked_precision if dtype is None else kinds.get(dtype, str(dtype))
+        chosen = choose_device(str(self.device if device is None else device))
+        computed_in = choose_precision(precision, chosen)
+        if self.steps.offload and chosen.type == "cpu":
+            raise ClearSRError("--offload: is for accelerators; this pipeline stays on one")
+        if _is_halved(self.network):
+            for parameter in self.network.parameters():
+                parameter.data = parameter.data.float()
+            if chosen.type != "cpu":
+                store_for_inference(self.network, computed_in)
+        self.steps = PipelineSteps(self.network, str(chosen), precision, self.steps.offload)
+        self._asked_precision = precision
+        return self
+
     @classmethod
     def from_pretrained(
         cls,
@@ -87,7 +129,7 @@ class ClearSRPipeline:
         """A pipeline from `compact` (inside the package), a folder, or a hub id.
 
         Args:
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`.
+            device: `auto`, `cpu`, `cuda` (ROCm, too), `cuda:1`, `xpu`, `mps`.
             precision: of the denoising network and the VAE's convolutions.
             base_model: folder or hub id used in place of the base that the checkpoint names.
             merge_adapters: make the weights what inference needs, which is faster and cannot be saved again:
@@ -122,7 +164,7 @@ class ClearSRPipeline:
         Raises:
             ClearSRError: the folder cannot be written, or the weights were changed on loading.
         """
-        halved = any(parameter.dtype != torch.float32 for parameter in self.network.parameters())
+        halved = _is_halved(self.network)
         if halved or self.network.has_merged_adapters():
             what = "the weights are stored in 16 bits" if halved else "the LoRA is merged"
             raise ClearSRError(f"save_pretrained: {what}; load with merge_adapters=False to save again")
@@ -131,7 +173,8 @@ class ClearSRPipeline:
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
         """Upload the model to the hub; returns its address."""
-        from huggingface_hub import HfApi
+        with optional("push_to_hub"):
+            from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -157,21 +200,42 @@ class ClearSRPipeline:
         self,
         images: Image.Image | Sequence[Image.Image],
         config: SamplingConfig | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        callback_on_step_end: EndOfStep | None = None,
         **overrides: Any,
     ) -> Image.Image | list[Image.Image]:
         """Upscaled images: one for one, a list for a list.
 
         Args:
             config: settings; unset: the model's own.
+            generator: draws the seed, in place of `seed`; the next call with it has another.
+            callback_on_step_end: called with the pipeline, the step, its timestep and `{"latents": z_0}` as
+                predicted. As in diffusers, but what it returns changes nothing; it may raise to stop.
             overrides: single fields of `SamplingConfig`, such as `upscale=2` or `lsa={"preset": "fidelity"}`.
 
         Raises:
             ClearSRError: a setting or an image cannot be used.
         """
+        if generator is not None:
+            drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+            overrides["seed"] = int(drawn)
         settings = self.configure(config, **overrides)
+        on_step = None if callback_on_step_end is None else self._reporter(callback_on_step_end, settings)
         if isinstance(images, Image.Image):
-            return to_pil(self.upscale([from_pil(images)], settings)[0])
-        return [to_pil(result) for result in self.upscale([from_pil(image) for image in images], settings)]
+            return to_pil(self.upscale([from_pil(images)], settings, on_step)[0])
+        results = self.upscale([from_pil(image) for image in images], settings, on_step)
+        return [to_pil(result) for result in results]
+
+    def _reporter(self, callback: EndOfStep, config: SamplingConfig) -> StepCallback:
+        """diffusers' kind of callback as one of ours."""
+        timesteps: Any = make_solver(config, torch.device("cpu")).timesteps if config.steps else ()
+
+        def on_step(done: int, _steps: int, z_0: Any) -> None:
+            timestep = None if z_0 is None else int(timesteps[done - 1])
+            callback(self, done - 1, timestep, {} if z_0 is None else {"latents": z_0})
+
+        return on_step
 
     def configure(self, config: SamplingConfig | None = None, **overrides: Any) -> SamplingConfig:
         """The model's defaults (or `config`) with single fields replaced; nested ones by nested mappings."""
@@ -290,6 +354,35 @@ class ClearSRPipeline:
             if alpha is not None and block.alpha is not None:
                 alpha[window.cells] = block.alpha
         return dataclasses.replace(image, color=color, alpha=alpha)
+
+
+def upscale(
+    array: np.ndarray, factor: float = 4, *, model: str = "compact", device: str = "auto", **settings: Any
+) -> np.ndarray:
+    """An image upscaled: H×W, or H×W×C with grey, grey and alpha, RGB or RGBA; the dtype stays.
+
+    The model is loaded by the first call and kept.
+
+    Args:
+        array: uint8, uint16, or floats in [0, 1].
+        settings: fields of `SamplingConfig`, such as `seed=1` or `lsa={"preset": "fidelity"}`.
+
+    Raises:
+        ClearSRError: the array is no such image, or a setting cannot be used.
+    """
+    pipeline = _loaded(model, device)
+    image = from_array(array, "upscale")
+    (larger,) = pipeline.upscale([image], pipeline.configure(upscale=factor, **settings))
+    return to_array(larger, like=array)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(model: str, device: str) -> ClearSRPipeline:
+    return ClearSRPipeline.from_pretrained(model, device=device)
+
+
+def _is_halved(network: ClearSRNetwork) -> bool:
+    return any(parameter.dtype != torch.float32 for parameter in network.parameters())
 
 
 def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:

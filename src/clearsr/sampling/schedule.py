@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from clearsr.config.sampling import SamplingConfig, SchedulerName
+from clearsr.errors import optional
 from clearsr.models.prediction import BETAS, TRAIN_TIMESTEPS, alpha_bars
 from clearsr.sampling.solver import DiffusersSolver, DPMSolver, Solver
 
@@ -40,7 +41,7 @@ def make_solver(config: SamplingConfig, device: torch.device) -> Solver:
     if config.scheduler in _SOLVER_ORDERS:
         return DPMSolver(alpha_bars("cpu"), timesteps, _SOLVER_ORDERS[config.scheduler], device)
     name, extra = _DIFFUSERS[config.scheduler]
-    with _IMPORTING:
+    with _IMPORTING, optional(f"--scheduler {config.scheduler}"):
         import diffusers
 
         cls = getattr(diffusers, name)

@@ -16,10 +16,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from clearsr.config.training import TrainConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.training.progress import Report
@@ -41,6 +40,9 @@ from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
 from clearsr.training.validation import Validation
+
+with optional("training"):
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 logger = logging.getLogger(__name__)
 

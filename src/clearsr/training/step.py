@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from clearsr.config.training import TrainConfig
 from clearsr.data.crops import CropDataset, TrainingBatch, iterate, make_loader
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.training.losses import Losses
 from clearsr.training.setup import DTYPES
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, average_decay, learning_rate_at
 from clearsr.training.teacher import labels_of, make_labels
+
+with optional("training"):
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 

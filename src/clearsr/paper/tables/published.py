@@ -1,8 +1,10 @@
-"""The paper's Tables 1 to 8, as shipped in `published.json` with their source."""
+"""The paper's Tables 1 to 8 and rows of newer methods, as shipped in `published.json` with their sources."""
 
 import functools
 import importlib.resources
 import json
+from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from clearsr.errors import ClearSRError
@@ -29,6 +31,28 @@ def published_table(number: int) -> dict[str, Any]:
         raise ClearSRError(f"table {number}: the paper has Tables {', '.join(tables)}")
     table: dict[str, Any] = tables[str(number)]
     return table
+
+
+def newer_rows(dataset: str) -> list[dict[str, Any]]:
+    """Rows of methods that the paper does not have, each with its `source` and when it was `read`."""
+    return [row for row in map(sourced, _document()["newer"]["rows"]) if row["dataset"] == dataset]
+
+
+def newer_methods() -> list[dict[str, Any]]:
+    """Methods with `source` and `read`, and where stated `million_parameters`, `steps` and `licence`."""
+    return [sourced(method) for method in _document()["newer"]["methods"]]
+
+
+def sourced(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row, if it says where it is from and when it was read there.
+
+    Raises:
+        ValueError: it does not; what nobody can look up is not shipped.
+    """
+    if not str(row.get("source", "")).strip():
+        raise ValueError(f"{row.get('method')}: a published row needs its source")
+    date.fromisoformat(row.get("read", ""))
+    return dict(row)
 
 
 def note() -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 from clearsr.evaluation.evaluate import Evaluation
 from clearsr.evaluation.measures import MEASURES, shown
 from clearsr.evaluation.table import Table, TableRow, paired_notes, summary_row
-from clearsr.paper.tables.published import DATASETS, note, published_table
+from clearsr.paper.tables.published import DATASETS, newer_rows, note, published_table
 
 Marking = Literal["dataset", "group"]
 _OWN_SCALES = {"niqe": "niqe_pyiqa"}  # ours, and the published scale that it stands in for
@@ -21,7 +21,8 @@ def benchmark_tables(
     Args:
         datasets: which to show; none: those that were measured, or all of Table 1 if nothing was.
         marking: best and second best of a whole data set, or as the paper has it: methods without a
-            generative prior against ClearSR*, those on Stable Diffusion against ClearSR, measured rows apart.
+            generative prior against ClearSR*, those on Stable Diffusion against ClearSR, newer and measured
+            rows apart.
     """
     shown = datasets or tuple(dict.fromkeys(e.dataset for e in measured)) or tuple(DATASETS)
     return [_of_dataset(name, [e for e in measured if e.dataset == name], marking) for name in shown]
@@ -39,6 +40,13 @@ def _of_dataset(dataset: str, measured: Sequence[Evaluation], marking: Marking) 
         if row["dataset"] == dataset
     ]
     notes = [f"Published rows: {published['source']}, Table 1. {note()}"] if rows else []
+    newer = newer_rows(dataset)
+    for row in newer:
+        cells = (row["method"], row["reference"])
+        rows.append(TableRow(cells, row["values"], group="newer" if marking == "group" else ""))
+    for source in dict.fromkeys(f"{row['source']}, read {row['read']}" for row in newer):
+        names = ", ".join(row["method"] for row in newer if source.startswith(row["source"]))
+        notes.append(f"{names}, which the paper does not have: {source}.")
     for evaluation in measured:
         rows.append(
             summary_row(evaluation, (evaluation.method, "measured"), "measured" if marking == "group" else "")
