@@ -54,7 +54,9 @@ def test_client_api_gives_the_bytes_of_the_file_run(served, picture, tiny_pipeli
     source.write_bytes(picture())
     sampling = tiny_pipeline.configure(upscale=2, seed=5, lsa={"preset": "fidelity"})
     assert (
-        upscale_file(tiny_pipeline, Job(source, source, tmp_path / "o.png"), sampling, OutputConfig()).error
+        upscale_file(
+            tiny_pipeline, Job(str(source), source.name, str(tmp_path / "o.png")), sampling, OutputConfig()
+        ).error
         is None
     )
     assert received == (tmp_path / "o.png").read_bytes()

@@ -61,9 +61,9 @@ def jobs_seen(monkeypatch):
     """The names of pictures that are upscaled from here on."""
     seen, upscale = [], Upscaler.upscale
 
-    def noted(self, ticket, job, *others, **options):
-        seen.append(job.input.name)
-        return upscale(self, ticket, job, *others, **options)
+    def noted(self, ticket, source, *others, **options):
+        seen.append(source.name)
+        return upscale(self, ticket, source, *others, **options)
 
     monkeypatch.setattr(Upscaler, "upscale", noted)
     return seen
@@ -117,11 +117,11 @@ def test_cancel_between_two_pictures_keeps_the_first(page, service, monkeypatch)
 def test_cancel_does_not_leave_an_early_look_at_the_second_picture(page, service, monkeypatch):
     upscale, looks = Upscaler.upscale, []
 
-    def endless_from_the_second(self, ticket, job, *others, **options):
-        if job.input.name == "a.png":
-            return upscale(self, ticket, job, *others, **options)
-        preview = job.output.with_name("preview-1.jpg")
-        ticket.report(1, 4, job.input.name, preview)
+    def endless_from_the_second(self, ticket, source, target, *others, **options):
+        if source.name == "a.png":
+            return upscale(self, ticket, source, target, *others, **options)
+        preview = target.with_name("preview-1.jpg")
+        ticket.report(1, 4, source.name, preview)
         while True:
             ticket.check()
             time.sleep(0.01)

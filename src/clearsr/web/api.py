@@ -23,7 +23,6 @@ from starlette.exceptions import HTTPException
 
 from clearsr.errors import Notice
 from clearsr.files.plan import mark_of
-from clearsr.files.upscale import Job
 from clearsr.web.errors import RequestError, internal_error
 from clearsr.web.fields import FIELDS, MEDIA_TYPES, UPSCALE_DESCRIPTION, bad_setting, check_fields, output_of
 from clearsr.web.jobs import JobQueue, Metrics, Ticket
@@ -86,19 +85,19 @@ async def _upscale(request: Request, service: Service) -> Response:
         sampling = service.upscaler.sampling(fields)
         suffix, output = output_of(fields)
         await asyncio.to_thread(service.upscaler.check, source, sampling.upscale)
-        job = Job(source, Path(source.name), folder / f"{source.stem}{mark_of(sampling.upscale)}{suffix}")
-        service.queue.start(ticket, lambda t: service.upscaler.upscale(t, job, sampling, output))
+        target = folder / f"{source.stem}{mark_of(sampling.upscale)}{suffix}"
+        service.queue.start(ticket, lambda t: service.upscaler.upscale(t, source, target, sampling, output))
         notices = await _finish(ticket, request)
     except BaseException:
         ticket.cancel()
         if folder is not None:
             ticket.future.add_done_callback(lambda _: shutil.rmtree(folder, ignore_errors=True))
         raise
-    name = job.output.name
+    name = target.name
     plain = re.sub(r"[^\w. -]", "_", name, flags=re.ASCII)
     disposition = f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name)}"
     return FileResponse(
-        job.output,
+        target,
         media_type=MEDIA_TYPES[suffix],
         headers={
             "Content-Disposition": disposition,

@@ -12,7 +12,6 @@ import gradio as gr
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import Notice, collected
 from clearsr.files.plan import mark_of
-from clearsr.files.upscale import Job
 from clearsr.web.api import Service, safe_name
 from clearsr.web.errors import RequestError
 from clearsr.web.fields import (
@@ -187,7 +186,7 @@ class Actions:
             size = max(1, round(height * sampling.upscale)), max(1, round(width * sampling.upscale))
             suffix, output = output_of(given)
             stem = folder / f"{source.stem}{mark_of(sampling.upscale)}"
-            job = Job(source, Path(source.name), Path(f"{stem}{suffix}"))
+            target = Path(f"{stem}{suffix}")
             copy, copied = copy_of_run(given, stem, size)
             before = folder / "before.jpg"
             expected = upscaler.estimate((height, width), sampling)
@@ -197,11 +196,11 @@ class Actions:
             def work(ticket: Ticket) -> None:
                 with failures_told(source), collected():  # said once, by what follows
                     before_picture(source, before, size)
-                found = upscaler.upscale(ticket, job, sampling, output, with_preview=bool(run.session))
+                found = upscaler.upscale(ticket, source, target, sampling, output, bool(run.session))
                 notices.extend(found)
                 if copy is not None:
-                    with failures_told(job.output), collected() as more:
-                        copy_of(job.output, copy, copied)
+                    with failures_told(target), collected() as more:
+                        copy_of(target, copy, copied)
                     notices.extend(notice for notice in more if notice not in found)
 
             shown: Path | None = None
@@ -217,7 +216,7 @@ class Actions:
         said = f"{width}×{height} → {size[1]}×{size[0]}"
         result = Finished(
             str(before),
-            str(job.output),
+            str(target),
             str(copy) if copy else None,
             said,
             command_line(source.name, sampling, upscaler.pipeline.defaults, output),

@@ -16,7 +16,7 @@ from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError, Notice, collected
 from clearsr.files.comparison import side_by_side
-from clearsr.files.upscale import Job, upscale_to_file
+from clearsr.files.upscale import upscale_to_file
 from clearsr.image import check_output, from_pil, read_image, read_size, resize, to_pil, write_image
 from clearsr.image.data import ImageData
 from clearsr.pipeline.budget import is_out_of_memory
@@ -87,7 +87,8 @@ class Upscaler:
     def upscale(
         self,
         ticket: Ticket,
-        job: Job,
+        source: Path,
+        target: Path,
         sampling: SamplingConfig,
         output: OutputConfig,
         with_preview: bool = False,
@@ -107,15 +108,15 @@ class Upscaler:
             nonlocal last
             preview = None
             if with_preview and z_0 is not None and time.monotonic() - last > _PREVIEW_EVERY:
-                preview = job.output.with_name(f"preview-{done}.jpg")
+                preview = target.with_name(f"preview-{done}.jpg")
                 write_image(self.preview(z_0), preview, OutputConfig(jpeg_quality=90))
                 last = time.monotonic()
-            ticket.report(done, steps, job.input.name, preview)
+            ticket.report(done, steps, source.name, preview)
 
         start = time.monotonic()
-        ticket.report(0, max(1, sampling.steps), job.input.name)
-        with failures_told(job.input), checked(self.pipeline.network, on_layer), collected() as notices:
-            height, width = upscale_to_file(self.pipeline, job, sampling, output, on_step)
+        ticket.report(0, max(1, sampling.steps), source.name)
+        with failures_told(source), checked(self.pipeline.network, on_layer), collected() as notices:
+            height, width = upscale_to_file(self.pipeline, source, target, sampling, output, on_step)
         seconds = time.monotonic() - start
         self.estimator.learn(height * width / 1e6, sampling.steps, seconds, watch.peak)
         return tuple(notices)
