@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from clearsr.atomic import remove_unfinished
+from clearsr.atomic import remove_unfinished_among
 from clearsr.batch.manifest import Manifest
 from clearsr.config.batch import BatchConfig
 from clearsr.files.plan import plan_folders
@@ -69,9 +69,10 @@ def plan_batch(
     """
     plan = Plan()
     for folder, jobs in plan_folders(inputs, output, suffix):
+        names = names_in(folder)
         if not is_url(folder):
-            remove_unfinished([folder])
-        taken = set() if config.overwrite else names_in(folder)
+            remove_unfinished_among(names, folder)
+        taken = set() if config.overwrite else names
         for job in jobs:
             _sort_in(plan, _with_version(job), split(job.output)[1] in taken, manifest, since, config)
     return plan
