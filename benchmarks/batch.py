@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from clearsr.batch.manifest import Row
 from clearsr.batch.run import run_batch
 from clearsr.config.base import build_config
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.config.sampling import SamplingConfig
+from clearsr.files.upscale import Result
 from clearsr.models.checkpoint import locate, read_description
 
 
@@ -43,7 +43,7 @@ def measure(pictures: Path, model: str, config: BatchConfig) -> dict[str, Any]:
     moments: list[float] = []
     first: dict[str | None, int] = {}
 
-    def on_row(row: Row) -> None:
+    def on_row(row: Result) -> None:
         if row.status != "ok":
             raise SystemExit(row.error)
         first.setdefault(row.worker, len(moments))

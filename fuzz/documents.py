@@ -12,7 +12,7 @@ from pathlib import Path
 from checking import ROOT, file, refusing, tests_module
 from pictures import corpus
 
-from clearsr.batch.manifest import Manifest, Row, read_rows
+from clearsr.batch.manifest import Manifest, as_line, read_rows
 from clearsr.batch.saved_settings import find_settings, save_settings, settings_path
 from clearsr.config.base import build_config, load_config, parse_override
 from clearsr.config.batch import WorkConfig
@@ -21,6 +21,7 @@ from clearsr.config.sampling import SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.data.sources import INDEX_SUFFIX, decode, list_items, write_index
 from clearsr.evaluation.results import read_results
+from clearsr.files.upscale import Result
 from clearsr.models.build import build_network
 from clearsr.models.checkpoint import (
     CONFIG_NAME,
@@ -114,11 +115,11 @@ def check_settings(data: bytes, folder: Path) -> None:
 
 def manifest_seeds(_: Path) -> Iterator[bytes]:
     rows = [
-        Row("/in/a.png", "/out/a.png", "ok", None, 0.5, 8, 8, "00", 7, "1-2", "host:1"),
-        Row("/in/a.png", "/out/a.png", "failed", "why"),
-        Row("s3://in/b", "s3://out/b", "skipped"),
+        Result("/in/a.png", "/out/a.png", "ok", None, 0.5, 8, 8, "00", 7, "1-2", "host:1"),
+        Result("/in/a.png", "/out/a.png", "failed", "why"),
+        Result("s3://in/b", "s3://out/b", "skipped"),
     ]
-    text = "".join(f"{row.as_line()}\n" for row in rows).encode()
+    text = "".join(f"{as_line(row)}\n" for row in rows).encode()
     yield from (b"\0" + text, b"\0" + text[:-20], b"\0", b"\1" + b'{"clearsr": "0.1.0", "since": 0.0}')
 
 
@@ -136,7 +137,7 @@ def check_manifest(data: bytes, folder: Path) -> None:
             manifest = Manifest(path)
             with closing(manifest):
                 manifest.lookup("/in/a.png", "1-2")
-                manifest.append([Row("/in/a.png", "/out/a.png", "ok")])
+                manifest.append([Result("/in/a.png", "/out/a.png", "ok")])
                 manifest.compact()
         path.touch()  # an empty one goes
 

@@ -1,7 +1,9 @@
 """Files that appear whole: written under another name in the same folder, then renamed.
 
 Whoever reads them sees the old file or the new one, and a run that fails leaves the old. What a killed run
-was writing stays under the other name until a later run removes it (`remove_unfinished`).
+was writing stays under the other name until a later run removes it (`remove_unfinished`): that it is locked
+no more, as the lock ends with the process, tells it from what another run is writing. The name holds the
+machine, since on a shared filesystem another one's locks may not be seen.
 """
 
 import hashlib
@@ -19,8 +21,7 @@ from clearsr.errors import ClearSRError
 
 logger = logging.getLogger(__name__)
 
-_ASIDE = re.compile(r"\.clearsr-(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{12}\.tmp")
-_YOUNG = 60.0  # seconds
+_YOUNG = 60.0  # seconds; just made, or put there by a library in place of ours, a file is not locked
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made or renamed.
     """
-    aside = path.with_name(f".clearsr-{_host()}-{os.getpid()}-{secrets.token_hex(6)}.tmp")
+    aside = path.with_name(f".clearsr-{_host()}-{secrets.token_hex(6)}.tmp")
     try:  # around all of it: a signal may come as soon as the file is made
         with _held(aside):
             yield aside
@@ -57,45 +58,35 @@ def write_text(path: Path, text: str) -> None:
 def remove_unfinished(folders: Iterable[Path | str]) -> int:
     """Remove from folders what killed runs on this machine were writing there; returns how many files.
 
-    Files stay that are younger than a minute, of a living process, or of another machine (on a shared
-    filesystem neither its processes nor, with some, its locks can be seen); so does what cannot be removed.
+    Files stay that are younger than a minute, in use, or another machine's; so does what cannot be removed.
     """
     removed = 0
     for folder in folders:
-        with suppress(OSError), os.scandir(folder) as entries:
-            dead = [Path(entry.path) for entry in entries if _is_dead(entry)]
-            for path in dead:
-                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            removed += remove_unfinished_among(os.listdir(folder), folder)
+    return removed
+
+
+def remove_unfinished_among(names: Iterable[str], folder: Path | str) -> int:
+    """`remove_unfinished` for one folder, which is not listed again."""
+    ours = re.compile(rf"\.clearsr-{_host()}-[0-9a-f]{{12}}\.tmp")
+    removed = 0
+    for path in (Path(folder, name) for name in names if ours.fullmatch(name)):
+        with suppress(OSError):
+            if not path.is_symlink() and time.time() - path.stat().st_mtime > _YOUNG and not _is_held(path):
+                path.unlink()
                 removed += 1
                 logger.info("%s: removed, a run that was killed left it", path)
     return removed
 
 
-def _is_dead(entry: os.DirEntry[str]) -> bool:
-    """Whether nobody writes a file any more that was being written."""
-    match = _ASIDE.fullmatch(entry.name)
-    if not match or match["host"] != _host() or not entry.is_file(follow_symlinks=False):
-        return False
-    if time.time() - entry.stat(follow_symlinks=False).st_mtime < _YOUNG or os.name == "nt":
-        return False
-    process = int(match["process"])
-    if process != os.getpid() and _is_alive(process):
-        return False  # or a later one of the same number; then the file goes another time
-    file = os.open(entry.path, os.O_RDWR)
+def _is_held(path: Path) -> bool:
+    """Whether a process has a file locked, or that cannot be told."""
+    file = os.open(path, os.O_RDWR)
     try:
-        return lock(file) is True
+        return lock(file) is not True
     finally:
         os.close(file)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
 
 
 @contextmanager
@@ -115,17 +106,16 @@ def _held(path: Path) -> Iterator[None]:
 def lock(file: int) -> bool | None:
     """Keep others out of an open file until this process ends: True; False, another has it.
 
-    None: there are no such locks, on Windows and on some network filesystems.
+    None: it cannot be locked, as on some network filesystems, or on Windows, where nobody could read it.
     """
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
+    if os.name == "nt":
         return None
-    return True
+    from filelock import lock_descriptor  # here, since starting does not lock
+
+    try:
+        return lock_descriptor(file, blocking=False)
+    except OSError:
+        return None
 
 
 def _host() -> str:

@@ -7,12 +7,21 @@ import os
 import pytest
 
 from clearsr.batch import manifest as module
-from clearsr.batch.manifest import Known, Manifest, Row, check_parquet, read_rows, write_parquet
+from clearsr.batch.manifest import (
+    Known,
+    Manifest,
+    as_line,
+    check_parquet,
+    from_line,
+    read_rows,
+    write_parquet,
+)
 from clearsr.errors import ClearSRError, Notice
+from clearsr.files.upscale import Result
 
 ROWS = [
-    Row("/in/a.png", "/out/a.png", "ok", None, 1.5, 64, 48, "ab" * 32, 2**62 + 1, "10-1", "host:1"),
-    Row(
+    Result("/in/a.png", "/out/a.png", "ok", None, 1.5, 64, 48, "ab" * 32, 2**62 + 1, "10-1", "host:1"),
+    Result(
         "/in/b.png",
         "/out/b.png",
         "failed",
@@ -20,7 +29,7 @@ ROWS = [
         version="0-1",
         warnings=(Notice("frames", "holds 2 \u00fc"),),
     ),  # fmt: skip
-    Row("/in/\u00fc\u4e2d.png", "/out/\u00fc\u4e2d.png", "skipped", "was there", version="12-1"),
+    Result("/in/\u00fc\u4e2d.png", "/out/\u00fc\u4e2d.png", "skipped", "was there", version="12-1"),
 ]
 
 
@@ -40,13 +49,13 @@ def test_rows_are_json_lines_and_come_back(tmp_path):
 @pytest.mark.parametrize("warnings", [3, [3], [{}], [{"kind": "x", "text": "y"}], [{"kind": [], "text": ""}]])
 def test_warnings_that_are_none_make_no_row(warnings):
     with pytest.raises(ValueError, match="."):
-        Row.from_line(json.dumps({**ROWS[0].as_dict(), "warnings": warnings}))
+        from_line(json.dumps({**ROWS[0].as_dict(), "warnings": warnings}))
 
 
 def test_a_row_of_a_time_before_there_were_warnings():
     values = ROWS[0].as_dict()
     del values["warnings"]
-    assert Row.from_line(json.dumps(values)) == ROWS[0]
+    assert from_line(json.dumps(values)) == ROWS[0]
 
 
 def test_lookup_tells_status_and_whether_the_input_is_the_same(tmp_path):
@@ -63,7 +72,7 @@ def test_lookup_tells_status_and_whether_the_input_is_the_same(tmp_path):
 
 
 def test_a_kill_at_any_byte_costs_the_torn_row_alone(tmp_path):
-    whole = "".join(f"{row.as_line()}\n" for row in ROWS).encode()
+    whole = "".join(f"{as_line(row)}\n" for row in ROWS).encode()
     path = tmp_path / "manifest.jsonl"
     ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
     near_ends = {end + step for end in ends for step in (-1, 0, 1)} - {len(whole)}
@@ -135,7 +144,7 @@ def test_repeats_of_a_killed_run_are_dropped_by_the_next(tmp_path):
 
 def test_a_name_that_is_no_unicode(tmp_path):
     name = b"/in/\xff.png".decode("utf-8", "surrogateescape")
-    write(tmp_path / "m.jsonl", [Row(name, "/out/x.png", "ok", version="1-1")])
+    write(tmp_path / "m.jsonl", [Result(name, "/out/x.png", "ok", version="1-1")])
     manifest = Manifest(tmp_path / "m.jsonl")
     assert manifest.lookup(name, "1-1") == Known("ok", True)
     manifest.close()
@@ -158,7 +167,7 @@ def test_a_file_that_an_ending_run_replaced_is_opened_anew(tmp_path, monkeypatch
 
     def replaced_before_the_lock(file):
         if not calls:  # between opening and locking, the other run compacts and lets go
-            (tmp_path / "new").write_text(ROWS[0].as_line() + "\n")
+            (tmp_path / "new").write_text(as_line(ROWS[0]) + "\n")
             os.replace(tmp_path / "new", path)
         calls.append(file)
         return lock(file)

@@ -7,13 +7,12 @@ import pytest
 
 from clearsr.batch import on_ray
 from clearsr.batch.local import Share, run_processes
-from clearsr.batch.manifest import Row
 from clearsr.batch.on_ray import Ledger
 from clearsr.batch.run import choose_engine, manifest_path, share_out
 from clearsr.batch.spool import Spool
-from clearsr.batch.worker import Item
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError
+from clearsr.files.upscale import Job, Result
 
 
 @pytest.mark.parametrize(
@@ -91,8 +90,8 @@ def test_blocks_hold_each_item_once_and_are_small(count, workers, longest):
     pytest.importorskip("pyarrow")
     spool = Spool()
     for number in range(count):
-        spool.add(Item(f"/in/{number}", f"/out/{number}", ""))
-    blocks = [block["item"].to_pylist() for block in on_ray._blocks(spool, workers)]
+        spool.add(Job(f"/in/{number}", f"{number}", f"/out/{number}"))
+    blocks = [block["job"].to_pylist() for block in on_ray._blocks(spool, workers)]
     assert max(map(len, blocks)) == longest
     assert [text for block in blocks for text in block] == [on_ray.json.dumps(item) for item in spool]
 
@@ -113,14 +112,14 @@ def serve(pipe, work, _threads, _device):
             open(item.output, "w").close()
             os._exit(1)
         time.sleep(0.005)
-        pipe.send(Row(*item[:2], "ok", worker=str(os.getpid())))
+        pipe.send(Result(item.input, item.output, "ok", worker=str(os.getpid())))
 
 
 @pytest.mark.slow
 def test_dead_processes_are_replaced_and_no_item_is_lost_or_done_twice(tmp_path):
     names = [f"/in/{number}" for number in range(30)]
     names[5], names[20] = "kill", "once"
-    items = [Item(name, str(tmp_path / "mark") if name == "once" else "", "") for name in names]
+    items = [Job(name, name, str(tmp_path / "mark") if name == "once" else "") for name in names]
     pool = run_processes(items, WorkConfig(model="x"), Share(2, 1, 0.0), 3, serve)
     rows = [row for block in pool for row in block]
     assert sorted(row.input for row in rows) == sorted(names)
@@ -131,6 +130,6 @@ def test_dead_processes_are_replaced_and_no_item_is_lost_or_done_twice(tmp_path)
 
 @pytest.mark.slow
 def test_workers_that_cannot_load_end_the_run():
-    items = [Item("/in/1", "/out/1", "")]
+    items = [Job("/in/1", "1", "/out/1")]
     with pytest.raises(ClearSRError, match="workers end while they load the model"):
         list(run_processes(items, WorkConfig(model="broken"), Share(1, 1, 0.0), 3, serve))

@@ -7,12 +7,13 @@ import fsspec
 import pytest
 from fsspec.spec import AbstractFileSystem
 
-from clearsr.batch.manifest import Manifest, Row
+from clearsr.batch.manifest import Manifest
 from clearsr.batch.spool import plan_batch
 from clearsr.config.batch import BatchConfig
 from clearsr.errors import ClearSRError
 from clearsr.files.plan import plan_jobs
 from clearsr.files.storage import version_of
+from clearsr.files.upscale import Result
 
 NAMES = ("a.png", "b.jpg", "b.png", "b.webp", "deep/er/c.tif", "deep/d.bmp", "deep/d.png", "other/a.png")
 
@@ -112,7 +113,7 @@ def test_going_on_from_a_manifest(tree, plan, tmp_path):
     def row(name, status="ok", version=None):
         (out / name).write_bytes(b"result")
         given = tree / name
-        return Row(str(given), str(out / name), status, version=version or version_of(str(given)))
+        return Result(str(given), str(out / name), status, version=version or version_of(str(given)))
 
     (tree / "b.jpg").unlink()
     (tree / "b.webp").unlink()

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from clearsr.batch import on_ray
-from clearsr.batch.manifest import Row
 from clearsr.batch.worker import Worker
 from clearsr.cli import batch as command
 from clearsr.cli.parser import Parser
+from clearsr.files.upscale import Result
 from clearsr.pipeline.pipeline import ClearSRPipeline
 
 DOCS = (Path(__file__).parents[2] / "docs" / "batch.md").read_text(encoding="utf-8")
@@ -221,7 +221,7 @@ def test_mistakes_are_said_before_a_model_is_loaded(batch, tree, tmp_path, monke
 def test_docs_name_every_field_and_only_flags_that_there_are():
     table = DOCS[DOCS.index("## The manifest") : DOCS.index("## In Python")]
     fields = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)))
-    assert fields == [field.name for field in dataclasses.fields(Row)]
+    assert fields == [field.name for field in dataclasses.fields(Result)]
     parser = Parser("clearsr batch", "x")
     command.add_arguments(parser)
     lines = re.findall(r"^clearsr batch (.*)$", DOCS, flags=re.MULTILINE)

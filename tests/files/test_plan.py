@@ -26,7 +26,7 @@ def tree(tmp_path, monkeypatch):
 
 def plan(*inputs, output="out", **options):
     jobs = plan_jobs([Path(i) for i in inputs], None if output is None else Path(output), **options)
-    return {job.input.as_posix(): job.output.as_posix() for job in jobs}
+    return {job.input: job.output for job in jobs}
 
 
 def test_mirrors_folders_and_replaces_suffixes(tree):

@@ -45,7 +45,7 @@ def test_a_negative_prompt_gives_the_bytes_of_the_file_run(client, pipeline, con
     # Looks like a number, and is text even so.
     sampling = pipeline.configure(**SETTINGS, negative_prompt="007", guidance_scale=4)
     (tmp_path / "a.png").write_bytes(content)
-    job = Job(tmp_path / "a.png", tmp_path / "a.png", tmp_path / "out.png")
+    job = Job(str(tmp_path / "a.png"), "a.png", str(tmp_path / "out.png"))
     assert upscale_file(pipeline, job, sampling, OutputConfig()).error is None
     settings = {**SETTINGS, "negative_prompt": "007", "guidance_scale": 4}
     response = client.post("/v1/upscale", files={"file": ("a.png", content)}, data=settings)

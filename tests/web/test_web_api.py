@@ -46,7 +46,7 @@ def test_bytes_are_those_of_the_file_run(serve, picture, tiny_pipeline, tmp_path
     settings = {"upscale": 2, "steps": 3, "seed": 7, "lsa": {"alpha": 0.02, "beta": 0.04}}
     sampling = tiny_pipeline.configure(**settings)
     expected = tmp_path / "out.png"
-    job = Job(source, source, expected)
+    job = Job(str(source), source.name, str(expected))
     assert upscale_file(tiny_pipeline, job, sampling, OutputConfig()).error is None
     with serve() as client:
         response = post(

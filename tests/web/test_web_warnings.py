@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clearsr.batch.worker import Item, Worker
+from clearsr.batch.worker import Worker
 from clearsr.config.batch import WorkConfig
 from clearsr.config.output import OutputConfig
 from clearsr.errors import Notice, collected, notify
@@ -45,7 +45,7 @@ def test_every_front_end_gives_the_same_warnings(
     source, output = tmp_path / name, tmp_path / "out.jpg"
     source.write_bytes(content)
     sampling = tiny_pipeline.configure(upscale=2)
-    result = upscale_file(tiny_pipeline, Job(source, source, output), sampling, OutputConfig())
+    result = upscale_file(tiny_pipeline, Job(str(source), source.name, str(output)), sampling, OutputConfig())
     assert [notice.kind for notice in result.warnings] == kinds
     assert not any(str(tmp_path) in notice.text for notice in result.warnings)
     assert caplog.text == ""  # who has the record shows it
@@ -54,7 +54,7 @@ def test_every_front_end_gives_the_same_warnings(
 
     monkeypatch.setattr(ClearSRPipeline, "from_pretrained", lambda *_a, **_k: tiny_pipeline)
     row = Worker(WorkConfig(model="any", sampling=sampling)).do(
-        Item(str(source), str(tmp_path / "row.jpg"), "")
+        Job(str(source), source.name, str(tmp_path / "row.jpg"))
     )
     assert row.warnings == result.warnings
 

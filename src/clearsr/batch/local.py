@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from clearsr.batch.manifest import Row
-from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
+from clearsr.batch.worker import Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import WorkConfig
 from clearsr.errors import ClearSRError
+from clearsr.files.upscale import Job, Result
 from clearsr.quiet import own_stderr
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class Share(NamedTuple):
     gpus: float
 
 
-def run_alone(items: Iterable[Item], work: WorkConfig, share: Share) -> Iterator[list[Row]]:
-    """Rows of the items, one after the other, in this process.
+def run_alone(jobs: Iterable[Job], work: WorkConfig, share: Share) -> Iterator[list[Result]]:
+    """Rows of the jobs, one after the other, in this process.
 
     Raises:
         ClearSRError: the model cannot be loaded.
@@ -45,25 +45,25 @@ def run_alone(items: Iterable[Item], work: WorkConfig, share: Share) -> Iterator
     before = torch.get_num_threads()
     worker = Worker(work, share.threads)
     try:
-        for item in items:
-            yield [worker.do(item)]
+        for job in jobs:
+            yield [worker.do(job)]
     finally:
         torch.set_num_threads(before)
 
 
 def run_processes(
-    items: Iterable[Item],
+    jobs: Iterable[Job],
     work: WorkConfig,
     share: Share,
     max_attempts: int,
     serve: Callable[[Connection, WorkConfig, int, str | None], None] | None = None,
-) -> Iterator[list[Row]]:
-    """Rows of the items as they are done by several processes, in no particular order.
+) -> Iterator[list[Result]]:
+    """Rows of the jobs as they are done by several processes, in no particular order.
 
-    An item whose process dies is given to another one, up to `max_attempts` times.
+    A job whose process dies is given to another one, up to `max_attempts` times.
 
     Args:
-        max_attempts: processes that an item may cost before it is recorded as failed.
+        max_attempts: processes that a job may cost before it is recorded as failed.
         serve: what a process runs; unset: a `Worker`.
 
     Raises:
@@ -71,18 +71,18 @@ def run_processes(
     """
     pool = _Pool(work, share, serve or _serve)
     try:
-        yield from _done_by(pool, iter(items), max_attempts)
+        yield from _done_by(pool, iter(jobs), max_attempts)
     finally:
         pool.close()
 
 
-def _done_by(pool: "_Pool", waiting: Iterator[Item], max_attempts: int) -> Iterator[list[Row]]:
+def _done_by(pool: "_Pool", waiting: Iterator[Job], max_attempts: int) -> Iterator[list[Result]]:
     """The rows of what waits, each time some are done."""
     again: deque[_Task] = deque()
     deaths_loading = 0
     while True:
         for member in pool.idle():
-            task = again.popleft() if again else next((_Task(item, 1) for item in waiting), None)
+            task = again.popleft() if again else next((_Task(job, 1) for job in waiting), None)
             if task is None:
                 break
             member.give(task)
@@ -92,7 +92,7 @@ def _done_by(pool: "_Pool", waiting: Iterator[Item], max_attempts: int) -> Itera
         for member, answer in pool.answers():
             if isinstance(answer, ClearSRError):
                 raise answer
-            if isinstance(answer, Row):
+            if isinstance(answer, Result):
                 rows.append(answer)
             if answer is not None:
                 deaths_loading = 0
@@ -102,9 +102,9 @@ def _done_by(pool: "_Pool", waiting: Iterator[Item], max_attempts: int) -> Itera
             if task is None:
                 deaths_loading += 1
             elif task.attempt < max_attempts:
-                again.append(_Task(task.item, task.attempt + 1))
+                again.append(_Task(task.job, task.attempt + 1))
             else:
-                rows.append(given_up(task.item, task.attempt))
+                rows.append(given_up(task.job, task.attempt))
         if deaths_loading >= _MAX_DEATHS_LOADING:
             raise ClearSRError(
                 f"workers end while they load the model, {deaths_loading} in a row; "
@@ -115,7 +115,7 @@ def _done_by(pool: "_Pool", waiting: Iterator[Item], max_attempts: int) -> Itera
 
 
 class _Task(NamedTuple):
-    item: Item
+    job: Job
     attempt: int
 
 
@@ -131,7 +131,7 @@ class _Member:
         """Hand it a task; if it is dead, its pipe says so when it is asked for answers."""
         self.task = task
         try:
-            self.pipe.send(task.item)
+            self.pipe.send(task.job)
         except OSError:
             logger.debug("worker %d is gone", self.process.pid)
 
@@ -153,7 +153,7 @@ class _Pool:
         return [member for member in self._members if member.task is not None or not member.is_ready]
 
     def answers(self) -> list[tuple[_Member, Any]]:
-        """What members said, at least one of them: a `Row`, True for ready, an error, None for death."""
+        """What members said, at least one of them: a `Result`, True for ready, an error, None for death."""
         ready = set(wait([member.pipe for member in self._members]))
         found: list[tuple[_Member, Any]] = []
         for member in [member for member in self._members if member.pipe in ready]:
@@ -163,7 +163,7 @@ class _Pool:
                 found.append((member, None))
                 continue
             member.is_ready = True
-            if isinstance(answer, Row):
+            if isinstance(answer, Result):
                 member.task = None
             found.append((member, answer))
         return found
@@ -199,7 +199,7 @@ class _Pool:
 
 
 def _serve(pipe: Connection, work: WorkConfig, threads: int, device: str | None) -> None:
-    """A worker process: load, say so, then a row for each item until the other end of the pipe closes."""
+    """A worker process: load, say so, then a row for each job until the other end of the pipe closes."""
     own_stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, _end)

@@ -5,14 +5,12 @@ a line takes 16 bytes. A later line of the same input replaces the earlier one; 
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
@@ -22,7 +20,8 @@ import numpy as np
 from clearsr.atomic import lock, written_aside
 from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError, Notice, display_name
-from clearsr.files.storage import normalise, split, store
+from clearsr.files.storage import hash_of, normalise, split, store
+from clearsr.files.upscale import Result
 
 logger = logging.getLogger(__name__)
 
@@ -32,64 +31,27 @@ _STATUS_BITS = 3  # the low bits of an index entry; the others are of the input'
 _START = b'{"input": '
 
 
-@dataclass(frozen=True)
-class Row:
-    """What became of one input.
+def as_line(row: Result) -> str:
+    """A row as one line of JSON, without its end."""
+    return json.dumps(row.as_dict())
 
-    Attributes:
-        input: absolute path or URL.
-        output: absolute path or URL.
-        status: `ok`; `failed`, with an error; `skipped`, since the output was there before the manifest.
-        error: one line, if it failed or was skipped.
-        seconds: time that it took.
-        width: of the output, in pixels.
-        height: of the output, in pixels.
-        sha256: of the output's bytes.
-        seed: what `ClearSRPipeline` takes as `seed` to draw the same noise.
-        version: of the input when it was planned; it changes when the input does.
-        worker: machine and process that did it.
-        warnings: what the output does not have as the input had it.
+
+def from_line(line: bytes | str) -> Result:
+    """The row of a line.
+
+    Raises:
+        ValueError: it is none.
     """
-
-    input: str
-    output: str
-    status: RowStatus
-    error: str | None = None
-    seconds: float = 0.0
-    width: int | None = None
-    height: int | None = None
-    sha256: str | None = None
-    seed: int | None = None
-    version: str = ""
-    worker: str | None = None
-    warnings: tuple[Notice, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record in JSON's types."""
-        record = dataclasses.asdict(self)
-        return {**record, "warnings": list(record["warnings"])}
-
-    def as_line(self) -> str:
-        """The record as one line of JSON, without its end."""
-        return json.dumps(self.as_dict())
-
-    @classmethod
-    def from_line(cls, line: bytes | str) -> "Row":
-        """The record of a line.
-
-        Raises:
-            ValueError: it is none.
-        """
-        values = parse_json(line)
-        if not isinstance(values, dict) or values.get("status") not in _STATUSES:
-            raise ValueError("no row of a manifest")
-        try:
-            notices = tuple(map(Notice.from_values, values.get("warnings", ())))
-            row = cls(**{**values, "warnings": notices})
-            hash_of(row.input), hash_of(row.version)
-        except (TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from None
-        return row
+    values = parse_json(line)
+    if not isinstance(values, dict) or values.get("status") not in _STATUSES:
+        raise ValueError("no row of a manifest")
+    try:
+        notices = tuple(map(Notice.from_values, values.get("warnings", ())))
+        row = Result(**{**values, "warnings": notices})
+        hash_of(row.input), hash_of(row.version)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from None
+    return row
 
 
 class Known(NamedTuple):
@@ -130,14 +92,14 @@ class Manifest:
         value = int(self._values[position])
         return Known(_STATUSES[value & _STATUS_BITS], value | _STATUS_BITS == hash_of(version) | _STATUS_BITS)
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[Result]) -> None:
         """Write rows and have the disk hold them.
 
         Raises:
             ClearSRError: the disk is full, and the like.
         """
         try:
-            self._file.write("".join(f"{row.as_line()}\n" for row in rows).encode("ascii"))
+            self._file.write("".join(f"{as_line(row)}\n" for row in rows).encode("ascii"))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -150,7 +112,7 @@ class Manifest:
         if not self._has_repeats:
             self.close()
             return
-        keys = np.fromiter((hash_of(Row.from_line(line).input) for line in self._lines()), dtype=np.uint64)
+        keys = np.fromiter((hash_of(from_line(line).input) for line in self._lines()), dtype=np.uint64)
         last = _last_of_each(keys)
         with written_aside(self.path) as aside:
             with aside.open("wb") as file:
@@ -198,7 +160,7 @@ class Manifest:
             yield from file
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[Result]:
     """The rows of a manifest, in the order of writing; a torn last line is passed over.
 
     Raises:
@@ -212,9 +174,9 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise ClearSRError(f"{display_name(path)}: cannot be read: {error.strerror}") from None
 
 
-def _row_or_error(line: bytes, path: Path, number: int) -> Row:
+def _row_or_error(line: bytes, path: Path, number: int) -> Result:
     try:
-        return Row.from_line(line)
+        return from_line(line)
     except ValueError:
         raise ClearSRError(
             f"{display_name(path)}: line {number} is no row of a manifest; repair it or name another file"
@@ -260,12 +222,6 @@ def _open_locked(path: Path) -> BinaryIO:
         file.close()
 
 
-def hash_of(text: str) -> int:
-    """64 bits of a text; for a million of them, the odds that any two meet are 1 in 30 million."""
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "big")
-
-
 T = TypeVar("T")
 
 
@@ -300,7 +256,7 @@ def write_parquet(manifest: Path, target: str) -> None:
     text, number = pa.string(), pa.int32()
     kinds = {"seconds": pa.float64(), "width": number, "height": number, "seed": pa.int64()}
     kinds["warnings"] = pa.list_(pa.struct([("kind", text), ("text", text)]))
-    schema = pa.schema([(field.name, kinds.get(field.name, text)) for field in dataclasses.fields(Row)])
+    schema = pa.schema([(field.name, kinds.get(field.name, text)) for field in dataclasses.fields(Result)])
     target = normalise(target)
     with tempfile.TemporaryDirectory(prefix="clearsr-") as folder:
         file = Path(folder) / split(target)[1]

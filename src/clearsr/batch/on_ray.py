@@ -1,8 +1,8 @@
 """The pool on Ray Data: a dataset of paths through actors that hold a model each, on one machine or many.
 
 Only paths and rows travel through Ray; workers read and write files themselves. Ray restarts an actor that
-died and gives its block to another one. A ledger (one small actor) remembers which items of the blocks in
-work are done and how many workers an item has cost, so that none is done twice or tried for ever.
+died and gives its block to another one. A ledger (one small actor) remembers which jobs of the blocks in
+work are done and how many workers a job has cost, so that none is done twice or tried for ever.
 """
 
 import json
@@ -15,16 +15,17 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from clearsr.batch.local import Share
-from clearsr.batch.manifest import Row, in_chunks
+from clearsr.batch.manifest import as_line, from_line, in_chunks
 from clearsr.batch.spool import Spool
-from clearsr.batch.worker import Item, Worker, WorkerBrokenError, given_up
+from clearsr.batch.worker import Worker, WorkerBrokenError, given_up
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError, first_line
+from clearsr.files.upscale import Job, Result
 from clearsr.quiet import muted, own_stderr
 
 logger = logging.getLogger(__name__)
 
-_MAX_BLOCK = 64  # items; what a worker takes at once, and what the manifest may lack after a kill
+_MAX_BLOCK = 64  # jobs; what a worker takes at once, and what the manifest may lack after a kill
 _BLOCKS_PER_WORKER = 50  # at least, so that all workers end at about the same time
 _OBJECT_STORE_BYTES = 200_000_000  # of a Ray of our own: paths and rows are small
 
@@ -39,8 +40,8 @@ def has_ray() -> bool:
     return True
 
 
-def run_on_ray(items: Spool, work: WorkConfig, share: Share, config: BatchConfig) -> Iterator[list[Row]]:
-    """Rows of the items as blocks of them are done, in no particular order. Ray must be running.
+def run_on_ray(jobs: Spool, work: WorkConfig, share: Share, config: BatchConfig) -> Iterator[list[Result]]:
+    """Rows of the jobs as blocks of them are done, in no particular order. Ray must be running.
 
     Raises:
         ClearSRError: the model cannot be loaded.
@@ -52,7 +53,7 @@ def run_on_ray(items: Spool, work: WorkConfig, share: Share, config: BatchConfig
     ledger_actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
     ledger = ledger_actor.remote(config.max_attempts, max_loads=10 + 3 * share.workers)
     with _quiet_data():
-        blocks: list[Any] = [ray.put(block) for block in _blocks(items, share.workers)]
+        blocks: list[Any] = [ray.put(block) for block in _blocks(jobs, share.workers)]
         rows = ray.data.from_arrow_refs(blocks).map_batches(
             RayWorker,
             fn_constructor_args=(work, share.threads, ledger),
@@ -70,7 +71,7 @@ def run_on_ray(items: Spool, work: WorkConfig, share: Share, config: BatchConfig
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             )
             for batch in tables:
-                yield [Row.from_line(line) for line in batch["row"].to_pylist()]
+                yield [from_line(line) for line in batch["row"].to_pylist()]
         except Exception as error:
             if (reason := _own_error(error)) is not None:
                 raise ClearSRError(str(reason)) from None
@@ -78,7 +79,7 @@ def run_on_ray(items: Spool, work: WorkConfig, share: Share, config: BatchConfig
 
 
 class RayWorker:
-    """A worker as Ray Data calls it: a table of items in, a table of rows out."""
+    """A worker as Ray Data calls it: a table of jobs in, a table of rows out."""
 
     def __init__(self, work: WorkConfig, threads: int, ledger: Any) -> None:
         import ray
@@ -97,26 +98,26 @@ class RayWorker:
         """The rows of a block."""
         import pyarrow as pa
 
-        items = [Item(*json.loads(text)) for text in batch["item"].to_pylist()]
-        lines = [self._line(item) for item in items]
-        self._ledger.forget.remote([item.input for item in items])
+        jobs = [Job(*json.loads(text)) for text in batch["job"].to_pylist()]
+        lines = [self._line(job) for job in jobs]
+        self._ledger.forget.remote([job.input for job in jobs])
         return pa.table({"row": lines})
 
-    def _line(self, item: Item) -> str:
-        line, attempts = self._ask("begin", item.input)
+    def _line(self, job: Job) -> str:
+        line, attempts = self._ask("begin", job.input)
         if line is None:
             try:
-                row = given_up(item, attempts) if attempts is not None else self._worker.do(item)
+                row = given_up(job, attempts) if attempts is not None else self._worker.do(job)
             except WorkerBrokenError as error:
                 logger.error("%s", error)
                 os._exit(1)  # Ray replaces the actor; an exception would end the run
-            line = row.as_line()
-            self._ask("finish", item.input, line)
+            line = as_line(row)
+            self._ask("finish", job.input, line)
         return str(line)
 
 
 class Ledger:
-    """What became of the items of the blocks in work, kept outside the workers, which may die."""
+    """What became of the jobs of the blocks in work, kept outside the workers, which may die."""
 
     def __init__(self, max_attempts: int, max_loads: int) -> None:
         self._max_attempts, self._max_loads = max_attempts, max_loads
@@ -125,7 +126,7 @@ class Ledger:
         self._loading = 0
 
     def begin(self, input: str) -> tuple[str | None, int | None]:
-        """A worker is about to do an item: its row if it is done, or how often it was tried in vain."""
+        """A worker is about to do a job: its row if it is done, or how often it was tried in vain."""
         if (line := self._lines.get(input)) is not None:
             return line, None
         if self._attempts[input] >= self._max_attempts:
@@ -134,7 +135,7 @@ class Ledger:
         return None, None
 
     def finish(self, input: str, line: str) -> None:
-        """An item has its row."""
+        """A job has its row."""
         self._lines[input] = line
 
     def forget(self, inputs: Sequence[str]) -> None:
@@ -202,13 +203,13 @@ def _size() -> tuple[int, int]:
     return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
 
 
-def _blocks(items: Spool, workers: int) -> Iterator[Any]:
-    """Tables of items, small enough for all workers to end together."""
+def _blocks(jobs: Spool, workers: int) -> Iterator[Any]:
+    """Tables of jobs, small enough for all workers to end together."""
     import pyarrow as pa
 
-    size = max(1, min(_MAX_BLOCK, items.count // (workers * _BLOCKS_PER_WORKER)))
-    for block in in_chunks(items, size):
-        yield pa.table({"item": [json.dumps(item) for item in block]})
+    size = max(1, min(_MAX_BLOCK, jobs.count // (workers * _BLOCKS_PER_WORKER)))
+    for block in in_chunks(jobs, size):
+        yield pa.table({"job": [json.dumps(job) for job in block]})
 
 
 @contextmanager

@@ -11,12 +11,13 @@ import torch
 
 from clearsr.batch import on_ray
 from clearsr.batch.local import Share, run_alone, run_processes
-from clearsr.batch.manifest import Manifest, Row, in_chunks
+from clearsr.batch.manifest import Manifest, in_chunks
 from clearsr.batch.saved_settings import find_settings, save_settings
 from clearsr.batch.spool import Plan, in_the_way, plan_batch
 from clearsr.config.batch import BatchConfig, WorkConfig
 from clearsr.errors import ClearSRError
 from clearsr.files.storage import check_writable, is_url, normalise
+from clearsr.files.upscale import Result
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def run_batch(
     *,
     manifest: Path | None = None,
     on_plan: Callable[[Plan], None] | None = None,
-    on_row: Callable[[Row], None] | None = None,
+    on_row: Callable[[Result], None] | None = None,
 ) -> Summary:
     """Upscale all pictures that files, folders and URLs stand for; what an earlier run did is left alone.
 
@@ -142,9 +143,9 @@ def share_out(config: BatchConfig, cores: int, gpus: int, device: str) -> Share:
     return Share(workers, threads, each)
 
 
-def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) -> Iterator[list[Row]]:
+def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) -> Iterator[list[Result]]:
     """First the rows of what is left alone, then those of the work."""
-    yield from in_chunks((in_the_way(item) for item in plan.in_the_way), _ROWS_AT_ONCE)
+    yield from in_chunks((in_the_way(job) for job in plan.in_the_way), _ROWS_AT_ONCE)
     if not plan.to_do.count:
         return
     device = str(work.pipeline.get("device", "auto"))

@@ -13,9 +13,9 @@ from clearsr.config.batch import BatchConfig
 from clearsr.config.output import FORMATS
 
 if TYPE_CHECKING:
-    from clearsr.batch.manifest import Row
     from clearsr.batch.spool import Plan
     from clearsr.cli.reporter import Reporter
+    from clearsr.files.upscale import Result
 
 POOL_FLAGS = {
     "--engine": "engine",
@@ -109,7 +109,7 @@ class _Report:
             self._reporter.say(f"{plan.changed} done again: the input has changed, or the result is gone")
         self._stack.enter_context(self._reporter.working(plan.to_do.count))
 
-    def add(self, row: "Row") -> None:
+    def add(self, row: "Result") -> None:
         """A picture is through."""
         assert self._reporter is not None
         self._reporter.add(row)

@@ -63,8 +63,8 @@ def run(args: Namespace) -> int:
     hr_jobs = []
     if args.hr_out is not None:
         hr_jobs = plan_jobs(args.inputs, args.hr_out, results=folders, listed=listed)
-    hr_outputs = {job.input: job.output for job in hr_jobs}
-    remove_unfinished({job.output.parent for job in [*jobs, *hr_jobs]})
+    hr_outputs = {job.input: Path(job.output) for job in hr_jobs}
+    remove_unfinished({Path(job.output).parent for job in [*jobs, *hr_jobs]})
     reporter = Reporter("degraded", len(jobs), as_json=args.json, quiet=args.quiet)
 
     def take(job: Job) -> None:

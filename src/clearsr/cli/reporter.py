@@ -2,11 +2,12 @@
 
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import rich
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,13 +17,12 @@ from clearsr.cli.parser import complain
 from clearsr.cli.terminal import write_line
 from clearsr.files.upscale import Job, Result, skipped
 
-if TYPE_CHECKING:
-    from clearsr.batch.manifest import Row
-
 logger = logging.getLogger(__name__)
 
 _MAX_ERROR_LINES = 1000  # at the end; a batch's manifest has them all
 _MAX_SKIP_LINES = 10  # with more, the summary alone says how many
+# Of a record in JSON; a batch's has all fields.
+_FIELDS = ("input", "output", "status", "seconds", "width", "height", "error", "warnings")
 
 
 class Reporter:
@@ -66,7 +66,7 @@ class Reporter:
         before = float(self._worked_on)
         task = bar.tasks[0]
         place = "" if task.total == 1 else f"file {int(before) + 1}/{int(task.total or 0)}"
-        bar.update(task.id, description=job.input.name, note=place, completed=before)
+        bar.update(task.id, description=os.path.basename(job.input), note=place, completed=before)
 
         def on_step(done: int, steps: int, _latents: Any = None) -> None:
             bar.update(task.id, completed=before + done / steps, note=f"{place} step {done}/{steps}".strip())
@@ -80,7 +80,7 @@ class Reporter:
             line = f"{job.input}: skipped, {job.output} is there (--overwrite does it again)"
             self._console.print(Text(line), soft_wrap=True)
 
-    def add(self, result: "Result | Row") -> None:
+    def add(self, result: Result) -> None:
         """A job that was worked on, or a line of a batch's manifest."""
         self._add(result)
         if self._bar is not None:
@@ -110,11 +110,13 @@ class Reporter:
     def _worked_on(self) -> int:
         return self._counts.total() - self._counts["skipped"]
 
-    def _add(self, result: "Result | Row") -> None:
+    def _add(self, result: Result) -> None:
         self._counts[result.status] += 1
         for notice in result.warnings:
             logger.warning("%s: %s", result.input, notice.text)
         if result.status == "failed" and result.error is not None and len(self._errors) < _MAX_ERROR_LINES:
             self._errors.append(result.error)
         if self._as_json:
-            print(json.dumps(result.as_dict()), flush=True, file=self._out)
+            record = result.as_dict()
+            names = record if self._verb == "ok" else _FIELDS
+            print(json.dumps({name: record[name] for name in names}), flush=True, file=self._out)

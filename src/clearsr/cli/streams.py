@@ -34,7 +34,7 @@ class Streams:
 
     inputs: list[Path]
     output: Path | None
-    stands_for: dict[Path, str]
+    stands_for: dict[str, str]
 
     @property
     def writes_stdout(self) -> bool:
@@ -45,8 +45,8 @@ class Streams:
         """The record in the user's words."""
         error = result.error
         for file, name in self.stands_for.items():
-            error = None if error is None else error.replace(str(file), name)
-        place = {file: _STREAM for file in self.stands_for}
+            error = None if error is None else error.replace(file, name)
+        place = {file: str(_STREAM) for file in self.stands_for}
         return dataclasses.replace(
             result,
             error=error,
@@ -56,7 +56,7 @@ class Streams:
 
     def shown_job(self, job: "Job") -> "Job":
         """The job in the user's words."""
-        return dataclasses.replace(job, input=_STREAM) if job.input in self.stands_for else job
+        return job._replace(input=str(_STREAM)) if job.input in self.stands_for else job
 
 
 @contextmanager
@@ -78,15 +78,15 @@ def open_streams(args: Namespace, suffix: str) -> Iterator[Streams]:
         return
     _check(args, from_stdin, to_stdout)
     with tempfile.TemporaryDirectory(prefix="clearsr-") as name:
-        stands_for: dict[Path, str] = {}
+        stands_for: dict[str, str] = {}
         if from_stdin:
             inputs = [Path(name) / "stdin"]  # this name seeds the noise
-            stands_for[inputs[0]] = "standard input"
+            stands_for[str(inputs[0])] = "standard input"
             with inputs[0].open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
         if to_stdout:
             output = Path(name) / f"stdout{suffix}"
-            stands_for[output] = "standard output"
+            stands_for[str(output)] = "standard output"
         yield Streams(inputs, output, stands_for)
         if to_stdout and output is not None and output.is_file():
             with output.open("rb") as file:

@@ -116,7 +116,7 @@ def run(args: Namespace) -> int:
         sampling = resolve_sampling(args, sampling_given)
         mark = mark_of(sampling.upscale)
         jobs = plan_jobs(streams.inputs, streams.output, suffix, mark, listed=listed)
-        remove_unfinished({job.output.parent for job in jobs})
+        remove_unfinished({Path(job.output).parent for job in jobs})
         if args.compare:
             from clearsr.files.comparison import check_comparisons
 
@@ -179,7 +179,7 @@ def _upscale_all(
                 result = compare_file(job, result, others=others)
             reporter.add(streams.shown(result))
             if result.status != "failed":
-                show(job.input, job.output)
+                show(Path(job.input), Path(job.output))
 
 
 def _compared_with(args: Namespace, sampling: SamplingConfig) -> "list[Method]":

@@ -49,7 +49,8 @@ class Enlarger(Protocol):
 
 def comparison_of(job: Job) -> Path:
     """The file that shows a job's result beside its input."""
-    return job.output.with_name(f"{job.output.stem}{COMPARISON_MARK}.png")
+    output = Path(job.output)
+    return output.with_name(f"{output.stem}{COMPARISON_MARK}.png")
 
 
 def check_comparisons(jobs: Sequence[Job]) -> None:
@@ -58,7 +59,7 @@ def check_comparisons(jobs: Sequence[Job]) -> None:
     Raises:
         ClearSRError: one is.
     """
-    taken = {job.output for job in jobs} | {job.input for job in jobs}
+    taken = {Path(location) for job in jobs for location in (job.output, job.input)}
     for job in jobs:
         if (target := comparison_of(job)) in taken:
             raise ClearSRError(
@@ -80,13 +81,13 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
         return result
 
     def work() -> tuple[int, int]:
-        height, width = read_size(job.output)
+        height, width = read_size(Path(job.output))
         if height * width > _MAX_PIXELS:
             raise ClearSRError(
                 f"{display_name(target)}: {width}x{height} is too large for a comparison "
                 f"(at most {_MAX_PIXELS:,} pixels); leave --compare out"
             )
-        lr, sr = read_image(job.input), read_image(job.output)
+        lr, sr = read_image(Path(job.input)), read_image(Path(job.output))
         shown = on_white(lr).color
         bicubic = resize(shown[None], (height, width))[0]
         theirs = [(m.name, m.upscale(ImageData(shown, source=lr.source), (height, width), 0)) for m in others]
@@ -96,7 +97,7 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
         write_image(dataclasses.replace(from_pil(sheet), metadata=ImageMetadata(profile)), target)
         return height, width
 
-    record = record_of(dataclasses.replace(job, output=target), result.status, work)
+    record = record_of(job._replace(output=str(target)), result.status, work)
     if record.status == "failed":
         return dataclasses.replace(result, status="failed", error=record.error)
     return dataclasses.replace(result, seconds=result.seconds + record.seconds)
@@ -109,12 +110,13 @@ def enlarge_file(method: Enlarger, job: Job, factor: float, output: OutputConfig
     """
 
     def work() -> tuple[int, int]:
-        image = read_image(job.input)
+        source, output_path = Path(job.input), Path(job.output)
+        image = read_image(source)
         size = max(1, round(image.height * factor)), max(1, round(image.width * factor))
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        target = check_output(job.output, size)
+        output_path.parent.mkdir(parents=True, exist_ok=True)
+        target = check_output(output_path, size)
         visible = dataclasses.replace(image, color=fill_transparent(image.color, image.alpha), alpha=None)
-        color = method.upscale(visible, size, file_seed(seed, job.input.name)).clamp(0, 1)
+        color = method.upscale(visible, size, file_seed(seed, source.name)).clamp(0, 1)
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         write_image(dataclasses.replace(image, color=color, alpha=alpha), target, output)
         return size

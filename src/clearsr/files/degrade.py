@@ -25,18 +25,19 @@ def degrade_file(
     """
 
     def work() -> tuple[int, int]:
-        image = read_image(job.input)
+        image = read_image(Path(job.input))
         try:
             hr = crop_to_multiple(fill_transparent(image.color, image.alpha), upscale).contiguous()
         except ClearSRError as error:
             raise ClearSRError(f"{image.source}: {error}") from None
-        lr = degrade(hr, config, make_generator("degrade", seed, job.relative.as_posix()), upscale)
+        lr = degrade(hr, config, make_generator("degrade", seed, job.relative), upscale)
         image = dataclasses.replace(image, color=hr, alpha=None, is_gray=False)
         if hr_output is not None:
             hr_output.parent.mkdir(parents=True, exist_ok=True)
             write_image(image, hr_output)
-        job.output.parent.mkdir(parents=True, exist_ok=True)
-        write_image(dataclasses.replace(image, color=lr, bit_depth=8), job.output)
+        output = Path(job.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_image(dataclasses.replace(image, color=lr, bit_depth=8), output)
         return lr.shape[1], lr.shape[2]
 
     return record_of(job, "degraded", work)

@@ -1,19 +1,32 @@
 """Which picture becomes which file, decided and checked before any work.
 
 The rules lose nothing and hold for a second run of the same command: no two inputs share an output, no output
-is an input, and results of an earlier run are not taken for inputs.
+is an input, and results of an earlier run are not taken for inputs. `plan_jobs` has all names in memory, and
+can tell apart what would meet; `plan_folders`, for a million pictures and for URLs, has those of one folder.
 """
 
 import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clearsr.errors import ClearSRError, display_name
+from clearsr.files.storage import (
+    contains,
+    hash_of,
+    join,
+    kind_of,
+    list_folder,
+    normalise,
+    real_location,
+    shown,
+    split,
+)
 from clearsr.files.upscale import Job
 from clearsr.image import IMAGE_SUFFIXES, ListedImage, list_images, output_suffixes
+from clearsr.image.listing import Listing, no_images_in, once_each, walk
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +71,7 @@ def plan_jobs(
         if len(inputs) > 1 or inputs[0].is_dir():
             what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
             raise ClearSRError(f"-o {display_name(output)}: names one file, but {what}; give a folder")
-        jobs = [Job(listed[0].file, listed[0].relative, output)]
+        jobs = [_job(listed[0], output)]
     else:
         if output is not None and any(_same_folder(output, given) for given in inputs):
             raise ClearSRError(
@@ -67,11 +80,15 @@ def plan_jobs(
             )
         kept = _without_results(listed, inputs, output, results)
         outputs = _beside(kept, suffix, mark) if output is None else _mirrored(kept, output, suffix)
-        jobs = [Job(item.file, item.relative, path) for item, path in zip(kept, outputs, strict=True)]
+        jobs = [_job(item, path) for item, path in zip(kept, outputs, strict=True)]
     if not jobs:
         raise ClearSRError(f"{display_name(inputs[0])}: holds no images but results of earlier runs")
     _check_outputs(jobs, None if output is None or names_file(output) else output)
     return jobs
+
+
+def _job(item: ListedImage, output: Path) -> Job:
+    return Job(str(item.file), item.relative.as_posix(), str(output))
 
 
 def names_file(output: Path) -> bool:
@@ -186,17 +203,21 @@ def _check_outputs(jobs: Sequence[Job], folder: Path | None) -> None:
     checked: set[Path] = set() if folder is None else {folder}
     if folder is not None:
         _check_folder(folder)
-    for job in jobs:
-        name = display_name(job.output)
-        if os.path.realpath(job.output) in inputs:
-            raise ClearSRError(f"{name}: is also an input, which would be lost; choose another -o")
-        if job.output.suffix.lower() not in output_suffixes():
+    for output in (Path(job.output) for job in jobs):
+        name = display_name(output)
+        if os.path.realpath(output) in inputs:
+            raise _is_an_input(name)
+        if output.suffix.lower() not in output_suffixes():
             raise ClearSRError(f"{name}: accepted for output: {', '.join(output_suffixes())}")
-        if job.output.is_dir():
+        if output.is_dir():
             raise ClearSRError(f"{name}: is a folder; it is to become a picture")
-        if job.output.parent not in checked:
-            checked.add(job.output.parent)
-            _check_folder(job.output.parent)
+        if output.parent not in checked:
+            checked.add(output.parent)
+            _check_folder(output.parent)
+
+
+def _is_an_input(name: str) -> ClearSRError:
+    return ClearSRError(f"{name}: is also an input, which would be lost; choose another -o")
 
 
 def _check_folder(folder: Path) -> None:
@@ -211,3 +232,101 @@ def _check_folder(folder: Path) -> None:
         raise ClearSRError(f"{name}: {display_name(standing)} is a file; expected a folder")
     if not os.access(standing, os.W_OK | os.X_OK):
         raise ClearSRError(f"{name}: no permission to write in {display_name(standing)}")
+
+
+def plan_folders(inputs: Sequence[str], output: str, suffix: str) -> Iterator[tuple[str, list[Job]]]:
+    """Folder by folder of the inputs, where its results go and its jobs; outputs are as `plan_jobs` has them.
+
+    Args:
+        inputs: files, folders and URLs of either.
+        output: a folder or its URL; folders below a named folder are mirrored in it.
+        suffix: of the files to write, with its dot.
+
+    Raises:
+        ClearSRError: an input is missing or unreadable, two would become one file, or an input would be lost.
+    """
+    output = normalise(output)
+    folders, files = _sort_inputs([normalise(given) for given in inputs], output)
+    at_risk = _inputs_below(real_location(output), files)
+    seen = _Seen() if len(folders) + len(files) > 1 else None
+    count = 0
+    for folder, relative, listing in _listings(folders, files, real_location(output)):
+        target = join(output, *relative)
+        jobs = []
+        names = listing.images
+        for name, result in zip(names, output_names(names, suffix, folder), strict=True):
+            place, version = "/".join((*relative, name)), listing.versions.get(name, "")
+            job = Job(join(folder, name), place, join(target, result), version)
+            if at_risk and real_location(job.output) in at_risk:
+                raise _is_an_input(shown(job.output))
+            if seen is None or seen.is_new(job):
+                jobs.append(job)
+        count += len(jobs)
+        yield target, jobs
+    if not count:
+        raise no_images_in(shown(inputs[0]))
+
+
+class _Seen:
+    """Inputs and outputs so far, as hashes of 8 bytes; needed where several inputs are named."""
+
+    def __init__(self) -> None:
+        self._inputs: set[int] = set()
+        self._outputs: set[int] = set()
+
+    def is_new(self, job: Job) -> bool:
+        """Whether the input was not there yet.
+
+        Raises:
+            ClearSRError: another input has the same output.
+        """
+        input, output = hash_of(real_location(job.input)), hash_of(job.output)
+        if input in self._inputs:
+            return False
+        if output in self._outputs:
+            raise ClearSRError(
+                f"{shown(job.input)}: would become {shown(job.output)}, as would another input; "
+                "go through them in two runs with an -o of their own"
+            )
+        self._inputs.add(input)
+        self._outputs.add(output)
+        return True
+
+
+def _sort_inputs(inputs: Sequence[str], output: str) -> tuple[list[str], dict[str, list[str]]]:
+    """The folders among the inputs, and the names of the files by the folder that they are in."""
+    folders = []
+    files: dict[str, set[str]] = {}
+    for given in inputs:
+        kind = kind_of(given)
+        if kind is None:
+            raise ClearSRError(f"{shown(given)}: does not exist; expected an image file or a folder")
+        if kind == "file":
+            folder, name = split(given)
+            files.setdefault(folder, set()).add(name)
+            continue
+        if contains(real_location(output), real_location(given)):
+            raise ClearSRError(
+                f"-o {shown(output)}: is or holds the input {shown(given)}; choose one beside or below it"
+            )
+        folders.append(given)
+    return folders, {folder: sorted(names) for folder, names in files.items()}
+
+
+def _inputs_below(real_output: str, files: dict[str, list[str]]) -> set[str]:
+    """Files that were named and lie where results go."""
+    real = (real_location(join(folder, name)) for folder, names in files.items() for name in names)
+    return {path for path in real if contains(real_output, path)}
+
+
+def _listings(
+    folders: Sequence[str], files: dict[str, list[str]], real_output: str
+) -> Iterator[tuple[str, tuple[str, ...], Listing]]:
+    """What the inputs stand for, folder by folder as `walk` gives it; no results, and each folder once."""
+    is_new = once_each(real_location)
+    for root in folders:
+        yield from walk(
+            root, lambda f: not contains(real_output, real_location(f)) and is_new(f), list_folder, join
+        )
+    for folder, names in files.items():
+        yield folder, (), Listing(names, [], {})

@@ -3,16 +3,18 @@
 Local paths go to the operating system directly. Elsewhere files are fetched and stored whole.
 """
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from clearsr.errors import ClearSRError, display_name, first_line
-from clearsr.image import IMAGE_SUFFIXES
+from clearsr.image import listing
+from clearsr.image.listing import Listing, is_image
 
 # Here an object appears when its upload is complete, so writing aside first would only cost a copy.
 _APPEARS_WHOLE = frozenset(
@@ -29,20 +31,6 @@ _VERSION_KEYS = (
     "updated",
     "created",
 )
-
-
-class Listing(NamedTuple):
-    """What lies in a folder, by name and sorted, hidden things left out.
-
-    Attributes:
-        images: files with a suffix of `IMAGE_SUFFIXES`.
-        folders: folders.
-        versions: of the images, where listing them told it (see `version_of`).
-    """
-
-    images: list[str]
-    folders: list[str]
-    versions: dict[str, str]
 
 
 def is_url(location: str) -> bool:
@@ -79,6 +67,12 @@ def real_location(location: str) -> str:
     return location if is_url(location) else os.path.realpath(location)
 
 
+def hash_of(text: str) -> int:
+    """64 bits of a text; for a million of them, the odds that any two meet are 1 in 30 million."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
 def contains(folder: str, location: str) -> bool:
     """Whether a location is the folder or lies below it; both as `real_location` gives them."""
     separator = "/" if is_url(folder) else os.sep
@@ -107,12 +101,9 @@ def list_folder(folder: str) -> Listing:
     Raises:
         ClearSRError: it cannot be read.
     """
+    if not is_url(folder):
+        return listing.list_folder(folder)
     with _explained(folder):
-        if not is_url(folder):
-            with os.scandir(folder) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
-            images = [entry.name for entry in visible if _is_image(entry.name) and entry.is_file()]
-            return Listing(sorted(images), sorted(e.name for e in visible if e.is_dir()), {})
         fs, path = filesystem(folder)
         found: tuple[list[str], list[str]] = ([], [])
         versions = {}
@@ -122,7 +113,7 @@ def list_folder(folder: str) -> Listing:
                 continue
             if info["type"] == "directory":
                 found[1].append(name)
-            elif _is_image(name):
+            elif is_image(name):
                 found[0].append(name)
                 versions[name] = _version(info)
         return Listing(sorted(found[0]), sorted(found[1]), versions)
@@ -250,10 +241,6 @@ def _explained(location: str) -> Iterator[None]:
     except Exception as error:  # each filesystem has errors of its own: botocore's, google.auth's, ...
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise ClearSRError(f"{shown(location)}: cannot be reached: {reason}") from error
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _version(info: dict[str, Any]) -> str:

@@ -5,18 +5,21 @@ picture becomes which file is decided in `files/plan.py`. Nothing here prints.
 """
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, Notice, collected, display_name
+from clearsr.files.storage import shown
 from clearsr.hardware import release_cached_memory
 from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
 from clearsr.image.writing import Target
@@ -29,55 +32,66 @@ if TYPE_CHECKING:
 
 WHOLE_FILE_BYTES = 8  # per pixel: the samples of a picture and the encoder's own copy
 
-Status = Literal["upscaled", "degraded", "skipped", "failed"]
+Status = Literal["ok", "upscaled", "degraded", "skipped", "failed"]
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """One picture and the file that it becomes.
 
     Attributes:
-        input: the file to read.
-        relative: its path below the folder that was named, or its bare name.
-        output: the file to write.
+        input: the file to read: a path, or a URL as `files.storage` takes it.
+        relative: its path below the folder that was named, or its bare name; with `/` on any system.
+        output: the file to write, likewise.
+        version: of the input when it was planned, in a batch; it changes when the input does.
     """
 
-    input: Path
-    relative: Path
-    output: Path
+    input: str
+    relative: str
+    output: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a job.
+    """What became of a job: a line of a batch's manifest, or the record of a file in a run without one.
 
     Attributes:
+        input: as the job has it.
+        output: as the job has it.
+        status: `ok`, in a batch, or else what was done; `failed`, with an error; `skipped`.
+        error: one line, if it failed, or was skipped in a batch.
         seconds: time that it took.
         width: of the output; None if none was written.
         height: of the output; None if none was written.
-        error: one line, if it failed.
+        sha256: of the output's bytes. From here to `worker` in a batch alone.
+        seed: what `ClearSRPipeline` takes as `seed` to draw the same noise.
+        version: of the input when it was planned.
+        worker: machine and process that did it.
         warnings: what the output does not have as the input had it.
     """
 
-    input: Path
-    output: Path
+    input: str
+    output: str
     status: Status
+    error: str | None = None
     seconds: float = 0.0
     width: int | None = None
     height: int | None = None
-    error: str | None = None
+    sha256: str | None = None
+    seed: int | None = None
+    version: str = ""
+    worker: str | None = None
     warnings: tuple[Notice, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The record in JSON's types."""
         record = dataclasses.asdict(self)
-        record["warnings"] = list(record["warnings"])
-        return {**record, "input": str(self.input), "output": str(self.output)}
+        return {**record, "warnings": list(record["warnings"])}
 
 
 def is_done(job: Job) -> bool:
     """Whether the output is there already. (It is written whole or not at all.)"""
-    return job.output.is_file()
+    return os.path.isfile(job.output)
 
 
 def skipped(job: Job) -> Result:
@@ -92,13 +106,16 @@ def upscale_file(
     output: OutputConfig,
     on_step: "StepCallback | None" = None,
 ) -> Result:
-    """Upscale one file. A picture that cannot be read, written or held in memory is a failed record."""
-    return record_of(job, "upscaled", lambda: upscale_to_file(pipeline, job, sampling, output, on_step))
+    """Upscale one local file. A picture that cannot be read, written or held in memory is a failed record."""
+    source, target = Path(job.input), Path(job.output)
+    work = partial(upscale_to_file, pipeline, source, target, sampling, output, on_step)
+    return record_of(job, "upscaled", work)
 
 
 def upscale_to_file(
     pipeline: "ClearSRPipeline",
-    job: Job,
+    source: Path,
+    target: Path,
     sampling: SamplingConfig,
     output: OutputConfig,
     on_step: "StepCallback | None" = None,
@@ -115,9 +132,9 @@ def upscale_to_file(
     """
     from clearsr.pipeline.steps import MAX_OUTPUT_PIXELS, result_size
 
-    sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, job.input.name)})
-    input_size, reading = read_header(job.input)
-    _check_room(job.input, input_size, reading.in_parts, sampling.max_memory)
+    sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
+    input_size, reading = read_header(source)
+    _check_room(source, input_size, reading.in_parts, sampling.max_memory)
     size = result_size(*input_size, sampling)
     workload = pipeline.plan(size, sampling, reading)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
@@ -125,19 +142,20 @@ def upscale_to_file(
 
     def attempt(workload: Workload) -> tuple[int, int]:
         if workload.is_in_blocks:
-            return _upscale_in_blocks(pipeline, job, sampling, output, workload, on_step)
-        image = read_image(job.input)
-        target = _open_folder(job, size)
+            return _upscale_in_blocks(pipeline, source, target, sampling, output, workload, on_step)
+        image = read_image(source)
+        checked = _open_folder(target, size)
         (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
-        write_image(result, target, output)
+        write_image(result, checked, output)
         return result.height, result.width
 
-    return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(job.input))
+    return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(source))
 
 
 def _upscale_in_blocks(
     pipeline: "ClearSRPipeline",
-    job: Job,
+    source: Path,
+    target: Path,
     sampling: SamplingConfig,
     output: OutputConfig,
     workload: Workload,
@@ -150,19 +168,19 @@ def _upscale_in_blocks(
     """
     from clearsr.pipeline.steps import result_size
 
-    with closing(open_source(job.input)) as source:
-        size = result_size(source.height, source.width, sampling)
-        target = _open_folder(job, size)
+    with closing(open_source(source)) as image:
+        size = result_size(image.height, image.width, sampling)
+        checked = _open_folder(target, size)
         free = free_bytes(sampling.max_memory, torch.device("cpu"))
-        if not target.is_streamed and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
+        if not checked.is_streamed and (needed := WHOLE_FILE_BYTES * size[0] * size[1]) > free:
             raise ClearSRError(
-                f"{display_name(job.output)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
+                f"{display_name(target)}: {size[1]}x{size[0]} needs {as_text(needed)} beside "
                 "the model; use --format tiff or png, which are written in pieces, or raise --max-memory"
             )
         blocks = pipeline.upscale_in_blocks(
-            source, workload.applied_to(sampling), size, workload, job.output.parent, on_part
+            image, workload.applied_to(sampling), size, workload, target.parent, on_part
         )
-        write_blocks(target, size, workload.piece, blocks, output)
+        write_blocks(checked, size, workload.piece, blocks, output)
     return size
 
 
@@ -181,14 +199,14 @@ def _check_room(path: Path, size: tuple[int, int], needed: int, max_memory: int 
         )
 
 
-def _open_folder(job: Job, size: tuple[int, int]) -> Target:
+def _open_folder(target: Path, size: tuple[int, int]) -> Target:
     """The output, checked for what it is to take; its folder is made, as the input is known to be a picture.
 
     Raises:
         ClearSRError: the output cannot be written there or hold a picture of that size.
     """
-    job.output.parent.mkdir(parents=True, exist_ok=True)
-    return check_output(job.output, size)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return check_output(target, size)
 
 
 def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:
@@ -208,11 +226,11 @@ def _outcome(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Res
     except ClearSRError as error:
         return failed(str(error))
     except OSError as error:
-        return failed(f"{display_name(job.output)}: cannot be written: {error.strerror or error}")
+        return failed(f"{shown(job.output)}: cannot be written: {error.strerror or error}")
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         release_cached_memory()
-        name = display_name(job.input)
+        name = shown(job.input)
         return failed(f"{name}: not enough memory; try a smaller --tile, a smaller --upscale or --device cpu")
     return Result(job.input, job.output, done, width=width, height=height)

@@ -20,7 +20,7 @@ from clearsr.config.sampling import SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError, Notice, collected
 from clearsr.files.plan import mark_of
-from clearsr.files.upscale import Job, upscale_to_file
+from clearsr.files.upscale import upscale_to_file
 from clearsr.image import check_output, read_image, read_size, resize, write_image
 from clearsr.image.data import ImageData
 from clearsr.pipeline.budget import is_out_of_memory
@@ -160,9 +160,8 @@ class Upscaler:
 
         start = time.monotonic()
         ticket.report(0, max(1, sampling.steps), source.name)
-        job = Job(source, Path(source.name), target)
         with failures_told(source), checked(self.pipeline.network, on_layer), collected() as notices:
-            size = upscale_to_file(self.pipeline, job, sampling, output, on_step)
+            size = upscale_to_file(self.pipeline, source, target, sampling, output, on_step)
         seconds = time.monotonic() - start
         self.estimator.learn(size[0] * size[1] / 1e6, sampling, seconds, watch.peak)
         return Outcome(target, size, tuple(notices), seconds)
