@@ -67,7 +67,7 @@ def test_the_ledger_ends_what_ends_its_workers():
     assert ledger.begin("b") == (None, None)
 
 
-def test_the_ledger_knows_what_is_done_until_its_block_is():
+def test_the_ledger_knows_what_is_done_until_its_chunk_is():
     ledger = Ledger(max_attempts=1, max_loads=5)
     ledger.begin("a")
     ledger.finish("a", "row")
@@ -86,14 +86,14 @@ def test_the_ledger_ends_a_run_whose_workers_never_load():
 @pytest.mark.parametrize(
     ("count", "workers", "longest"), [(200, 2, 2), (7, 4, 1), (1000, 1, 20), (9000, 2, 64)]
 )
-def test_blocks_hold_each_item_once_and_are_small(count, workers, longest):
+def test_chunks_hold_each_job_once_and_are_small(count, workers, longest):
     pytest.importorskip("pyarrow")
     spool = Spool()
     for number in range(count):
         spool.add(Job(f"/in/{number}", f"{number}", f"/out/{number}"))
-    blocks = [block["job"].to_pylist() for block in on_ray._blocks(spool, workers)]
-    assert max(map(len, blocks)) == longest
-    assert [text for block in blocks for text in block] == [on_ray.json.dumps(item) for item in spool]
+    chunks = [chunk["job"].to_pylist() for chunk in on_ray._chunks(spool, workers)]
+    assert max(map(len, chunks)) == longest
+    assert [text for chunk in chunks for text in chunk] == [on_ray.json.dumps(job) for job in spool]
 
 
 def serve(pipe, work, _threads, _device):

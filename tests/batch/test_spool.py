@@ -79,6 +79,18 @@ def test_two_inputs_never_become_one_file(tree, plan, tmp_path):
         plan([tree / "a.png", tree / "other/a.png"], tmp_path / "out")
 
 
+def test_a_folder_is_listed_once(tree, plan, tmp_path, monkeypatch):
+    for name in ("out/deep", "out/other"):
+        (tmp_path / name).mkdir(parents=True)
+    listed = []
+    for name in ("scandir", "listdir"):
+        look = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, look=look: listed.append(str(path)) or look(path))
+    plan([tree, tree / "deep"], tmp_path / "out")
+    folders = ["in", "in/deep", "in/deep/er", "in/other", "out", "out/deep", "out/deep/er", "out/other"]
+    assert sorted(listed) == [str(tmp_path / folder) for folder in folders]
+
+
 def test_results_below_the_inputs_are_no_inputs(tree, plan):
     (tree / "out").mkdir()
     (tree / "out/a.png").write_bytes(b"x")

@@ -1,7 +1,7 @@
 """The pool on Ray Data: a dataset of paths through actors that hold a model each, on one machine or many.
 
 Only paths and rows travel through Ray; workers read and write files themselves. Ray restarts an actor that
-died and gives its block to another one. A ledger (one small actor) remembers which jobs of the blocks in
+died and gives its chunk to another one. A ledger (one small actor) remembers which jobs of the chunks in
 work are done and how many workers a job has cost, so that none is done twice or tried for ever.
 """
 
@@ -25,8 +25,8 @@ from clearsr.quiet import muted, own_stderr
 
 logger = logging.getLogger(__name__)
 
-_MAX_BLOCK = 64  # jobs; what a worker takes at once, and what the manifest may lack after a kill
-_BLOCKS_PER_WORKER = 50  # at least, so that all workers end at about the same time
+_MAX_CHUNK = 64  # jobs; what a worker takes at once, and what the manifest may lack after a kill
+_CHUNKS_PER_WORKER = 50  # at least, so that all workers end at about the same time
 _OBJECT_STORE_BYTES = 200_000_000  # of a Ray of our own: paths and rows are small
 
 
@@ -41,7 +41,7 @@ def has_ray() -> bool:
 
 
 def run_on_ray(jobs: Spool, work: WorkConfig, share: Share, config: BatchConfig) -> Iterator[list[Result]]:
-    """Rows of the jobs as blocks of them are done, in no particular order. Ray must be running.
+    """Rows of the jobs as chunks of them are done, in no particular order. Ray must be running.
 
     Raises:
         ClearSRError: the model cannot be loaded.
@@ -53,19 +53,19 @@ def run_on_ray(jobs: Spool, work: WorkConfig, share: Share, config: BatchConfig)
     ledger_actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Ledger)
     ledger = ledger_actor.remote(config.max_attempts, max_loads=10 + 3 * share.workers)
     with _quiet_data():
-        blocks: list[Any] = [ray.put(block) for block in _blocks(jobs, share.workers)]
-        rows = ray.data.from_arrow_refs(blocks).map_batches(
+        chunks: list[Any] = [ray.put(chunk) for chunk in _chunks(jobs, share.workers)]
+        rows = ray.data.from_arrow_refs(chunks).map_batches(
             RayWorker,
             fn_constructor_args=(work, share.threads, ledger),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(share.workers, len(blocks)), max_tasks_in_flight_per_actor=2),
+            compute=ActorPoolStrategy(size=min(share.workers, len(chunks)), max_tasks_in_flight_per_actor=2),
             num_cpus=share.threads,
             num_gpus=share.gpus or None,
             max_restarts=-1,
             max_task_retries=-1,
         )
-        del blocks
+        del chunks
         try:
             tables: Iterable[Any] = rows.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -95,7 +95,7 @@ class RayWorker:
         self._ask("loaded")
 
     def __call__(self, batch: Any) -> Any:
-        """The rows of a block."""
+        """The rows of a chunk."""
         import pyarrow as pa
 
         jobs = [Job(*json.loads(text)) for text in batch["job"].to_pylist()]
@@ -117,7 +117,7 @@ class RayWorker:
 
 
 class Ledger:
-    """What became of the jobs of the blocks in work, kept outside the workers, which may die."""
+    """What became of the jobs of the chunks in work, kept outside the workers, which may die."""
 
     def __init__(self, max_attempts: int, max_loads: int) -> None:
         self._max_attempts, self._max_loads = max_attempts, max_loads
@@ -139,7 +139,7 @@ class Ledger:
         self._lines[input] = line
 
     def forget(self, inputs: Sequence[str]) -> None:
-        """A block is done."""
+        """A chunk is done."""
         for input in inputs:
             self._attempts.pop(input, None)
             self._lines.pop(input, None)
@@ -203,13 +203,13 @@ def _size() -> tuple[int, int]:
     return int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
 
 
-def _blocks(jobs: Spool, workers: int) -> Iterator[Any]:
+def _chunks(jobs: Spool, workers: int) -> Iterator[Any]:
     """Tables of jobs, small enough for all workers to end together."""
     import pyarrow as pa
 
-    size = max(1, min(_MAX_BLOCK, jobs.count // (workers * _BLOCKS_PER_WORKER)))
-    for block in in_chunks(jobs, size):
-        yield pa.table({"job": [json.dumps(job) for job in block]})
+    size = max(1, min(_MAX_CHUNK, jobs.count // (workers * _CHUNKS_PER_WORKER)))
+    for chunk in in_chunks(jobs, size):
+        yield pa.table({"job": [json.dumps(job) for job in chunk]})
 
 
 @contextmanager
