@@ -79,7 +79,7 @@ def display_name(path: Path) -> str:
     return name if name.isprintable() else repr(name)
 
 
-NoticeKind = Literal["frames", "transparency", "bit_depth", "profile", "metadata"]
+NoticeKind = Literal["frames", "transparency", "bit_depth", "profile", "metadata", "gain_map", "motion_photo"]
 
 
 @dataclass(frozen=True)

@@ -20,19 +20,27 @@ _FLIPS = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """What travels from the input file to the output file unchanged by the network.
+    """What travels from the input file to the output file beside the pixels (`image/metadata.py`).
 
     Attributes:
         icc_profile: the ICC profile that the colour values are in (RGB, or grey when the image is grey).
         exif: a TIFF block as Pillow's `Exif.load` takes it; Orientation is 1, there is no thumbnail.
         xmp: the XMP packet; its orientation, if any, is 1.
         dpi: horizontal and vertical pixels per inch.
+        text: keywords and texts, as PNG has them.
+        iptc: a block of IPTC-IIM.
+        comment: the comment of a JPEG or GIF.
+        size: height and width of the upright picture that `exif` and `xmp` state values of.
     """
 
     icc_profile: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    iptc: bytes | None = None
+    comment: str | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +158,15 @@ def _upright(planes: Tensor, orientation: int) -> Tensor:
 def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
     """Height and width of the upright picture, of those that are stored."""
     return (width, height) if orientation in _TURNED else (height, width)
+
+
+def upright_point(x: float, y: float, size: tuple[int, int], orientation: int) -> tuple[float, float]:
+    """Where the pixel at column x and row y of what is stored lies in the upright picture of that `size`."""
+    if orientation in _TURNED:
+        x, y = y, x
+    flips = _FLIPS.get(orientation, ())
+    height, width = size
+    return (width - 1 - x if -1 in flips else x), (height - 1 - y if -2 in flips else y)
 
 
 def stored_window(window: Window, height: int, width: int, orientation: int) -> Window:

@@ -7,15 +7,15 @@ shown half. Decoders raise what they like: `reading.py` calls all of this under 
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError, notify
-from clearsr.image.checksums import check_sums
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
-from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
+from clearsr.image.metadata import collect_metadata, info_of, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
-from clearsr.image.png import check_png_size
+from clearsr.image.png import check_png_size, check_png_sums
+from clearsr.image.tiff import check_deflated
 from clearsr.tiling import Window
 
 # Never EPS: Pillow hands it to Ghostscript, which runs it as a program.
@@ -69,12 +69,14 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         if layout == "unusual":
             return _cut(_decode_unusual_tiff(encoded), choose)
         with encoded.open() as again:
-            check_sums(again, image)
+            _check_sums(again, image)
         if layout == "two_bytes":
             raster = read_both_bytes(image, encoded.open)
+            stored_size = raster.samples.shape[0], raster.samples.shape[1]
             exif = safe_exif(image, source)
         else:
             image.load()
+            stored_size = image.height, image.width
             check_size(*image.size, source, max_pixels)  # an icon may hold more than its header says
             exif = safe_exif(image, source)
             if choose is not None and image.mode not in _JUDGED_WHOLE:
@@ -84,8 +86,20 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         if layout == "inverted":
             raster = Raster(~raster.samples)
         is_gray = raster.samples.shape[2] <= 2
-        metadata = collect_metadata(image.info, exif, is_gray, source)
+        metadata = collect_metadata(info_of(image), exif, is_gray, source, stored_size)
         return _cut(Decoded(raster, metadata, orientation_of(exif)), choose)
+
+
+def _check_sums(file: BinaryIO, image: Image.Image) -> None:
+    """Refuse damaged pixels by checksums that the file has of them and its decoder does not look at.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_deflated(file, image)
+    elif image.format == "PNG":
+        check_png_sums(file)
 
 
 def open_header(file: BinaryIO, source: str, max_pixels: int) -> Image.Image | None:
@@ -146,7 +160,8 @@ def _decode_unusual_tiff(encoded: Encoded) -> Decoded:
         is_classic = file.read(4) in _TIFF_MAGIC[:2]
         file.seek(0)
         exif = safe_exif(file, source) if is_classic else Image.Exif()
-        metadata = collect_metadata(page.info, exif, page.raster.samples.shape[2] <= 2, source)
+        height, width, channels = page.raster.samples.shape
+        metadata = collect_metadata(page.info, exif, channels <= 2, source, (height, width))
     return Decoded(page.raster, metadata, page.orientation)
 
 

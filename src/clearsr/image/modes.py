@@ -5,6 +5,7 @@ file, and becomes 8 bits in `to_pil`.
 """
 
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,14 @@ from PIL import Image, ImageCms
 
 from clearsr.errors import ClearSRError, notify, one_line
 from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, to_samples
-from clearsr.image.metadata import collect_metadata, orientation_of, safe_exif
+from clearsr.image.metadata import (
+    IPTC_RESOURCE,
+    collect_metadata,
+    info_of,
+    metadata_for_size,
+    orientation_of,
+    safe_exif,
+)
 
 _GRAY = ("1", "L", "LA", "La")
 _GRAY16 = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -31,7 +39,8 @@ def from_pil(image: Image.Image, source: str = "image") -> ImageData:
     image.load()
     raster = raster_of(image, source)
     exif = safe_exif(image, source)
-    metadata = collect_metadata(image.info, exif, raster.samples.shape[2] <= 2, source)
+    height, width, channels = raster.samples.shape
+    metadata = collect_metadata(info_of(image), exif, channels <= 2, source, (height, width))
     return from_raster(raster, metadata, source, orientation_of(exif))
 
 
@@ -40,12 +49,15 @@ def to_pil(image: ImageData) -> Image.Image:
     is_deep = image.bit_depth == 16 and image.is_gray and image.alpha is None
     samples = to_samples(image, 16 if is_deep else 8)
     result = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
-    metadata = image.metadata
-    info = {
+    metadata = metadata_for_size(image.metadata, image.height, image.width)
+    info: dict[str, Any] = {
+        **dict(metadata.text),
         "icc_profile": metadata.icc_profile,
         "exif": metadata.exif,
         "xmp": metadata.xmp,
         "dpi": metadata.dpi,
+        "comment": None if metadata.comment is None else metadata.comment.encode("utf-8"),
+        "photoshop": None if metadata.iptc is None else {IPTC_RESOURCE: metadata.iptc},
     }
     result.info.update({key: value for key, value in info.items() if value is not None})
     return result

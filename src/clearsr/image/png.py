@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import PngImagePlugin
 
 from clearsr.image.data import ImageMetadata
 from clearsr.image.deep import check_size
@@ -30,7 +31,6 @@ class PngWriter:
         shape: tuple[int, int, int],
         dtype: np.dtype,
         metadata: ImageMetadata,
-        exif: bytes | None,
         compression: int = 6,
     ) -> None:
         """Write all that comes before the pixels.
@@ -39,8 +39,7 @@ class PngWriter:
             file: opened for writing bytes.
             shape: H, W and C; C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
             dtype: uint8 or uint16.
-            metadata: its profile, XMP and resolution are written; its EXIF is not.
-            exif: a TIFF block, without the "Exif" header of JPEG.
+            metadata: its profile, EXIF, XMP, texts and resolution are written.
             compression: zlib level 0-9.
         """
         height, width, channels = shape
@@ -57,10 +56,10 @@ class PngWriter:
         if metadata.dpi is not None:
             per_meter = [round(value * _INCHES_PER_METER) for value in metadata.dpi]
             _write_chunk(file, b"pHYs", struct.pack(">IIB", *per_meter, 1))
-        if metadata.xmp is not None:
-            _write_chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
-        if exif is not None:
-            _write_chunk(file, b"eXIf", exif)
+        for kind, content, *_ in text_chunks(metadata).chunks:
+            _write_chunk(file, kind, content)
+        if metadata.exif is not None:
+            _write_chunk(file, b"eXIf", metadata.exif.removeprefix(b"Exif\0\0"))
 
     def write_rows(self, samples: np.ndarray) -> None:
         """The next rows, any number of them: h×W×C of the dtype that was named."""
@@ -95,6 +94,16 @@ class PngWriter:
         return np.insert(residual, 0, _PAETH, axis=1).tobytes()
 
 
+def text_chunks(metadata: ImageMetadata) -> PngImagePlugin.PngInfo:
+    """The texts of a picture as PNG has them, and its XMP, which is one of them."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in metadata.text:
+        chunks.add_text(key, value)
+    if metadata.xmp is not None:
+        chunks.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
+    return chunks
+
+
 def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
     file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
 
@@ -124,6 +133,28 @@ def png_chunks(file: BinaryIO, start: int = 0) -> Iterator[Chunk]:
         chunk = Chunk(position + 8, int.from_bytes(head[:4], "big"), head[4:])
         yield chunk
         position = chunk.start + chunk.length + 4
+
+
+def check_png_sums(file: BinaryIO) -> None:
+    """Refuse a PNG whose packed pixels are not what its checksums say, which Pillow skips.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    for chunk in png_chunks(file):
+        if chunk.kind == b"IEND":
+            return
+        if chunk.kind != b"IDAT":
+            continue
+        sum_of_all, left = zlib.crc32(chunk.kind), chunk.length
+        while left > 0 and (part := file.read(min(left, _BYTES_AT_ONCE))):
+            sum_of_all = zlib.crc32(part, sum_of_all)
+            left -= len(part)
+        found = file.read(4)
+        if len(found) < 4:
+            raise OSError("the file ends within its pixels")
+        if found != sum_of_all.to_bytes(4, "big"):
+            raise OSError("the checksum of its pixels is wrong")
 
 
 def check_png_size(file: BinaryIO, source: str, max_pixels: int) -> None:

@@ -27,7 +27,7 @@ from clearsr.image.deep import (
     silent_tifffile,
     with_alpha,
 )
-from clearsr.image.metadata import collect_metadata, safe_exif
+from clearsr.image.metadata import collect_metadata, info_of, safe_exif
 from clearsr.image.tiff import check_unpacked
 from clearsr.tiling import Window
 
@@ -186,16 +186,17 @@ class TiffSource:
 
     def _read_metadata(self, path: Path) -> ImageMetadata:
         """As `read_image` finds it: by Pillow, or by `tifffile` where Pillow does not know the layout."""
-        is_gray = self._base == 1
+        is_gray, size = self._base == 1, (self.height, self.width)
         with path.open("rb") as file:
             try:
                 image = Image.open(file, formats=["TIFF"])
             except UnidentifiedImageError:
-                return collect_metadata(info_tags(self._page), Image.Exif(), is_gray, self.source)
+                return collect_metadata(info_tags(self._page), Image.Exif(), is_gray, self.source, size)
             if image.size != (self.width, self.height):  # as where a tag is there twice
                 first, last = f"{self.width}×{self.height}", f"{image.width}×{image.height}"
                 raise ClearSRError(f"{self.source}: is damaged: {last} and {first} are both its size")
-            return collect_metadata(image.info, safe_exif(image, self.source), is_gray, self.source)
+            exif = safe_exif(image, self.source)
+            return collect_metadata(info_of(image), exif, is_gray, self.source, size)
 
 
 def _is_plain(file: tifffile.TiffFile, source: str, max_pixels: int) -> bool:

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from clearsr.errors import ClearSRError, notify
 from clearsr.image.data import ImageMetadata
 
-_XMP, _INCH, _LONG = 700, 2, 4
+_XMP, _IPTC, _INCH, _LONG = 700, 33723, 2, 4
 # tifffile leaves these two out, so each is written under the unused code below it and renamed afterwards.
 _DIRECTORIES = (int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo))
 _SET_BY_TIFFFILE = frozenset(
@@ -60,7 +60,7 @@ def write_tiff(
     Args:
         file: opened for reading and writing bytes.
         samples: the pixels, whole or in tiles.
-        metadata: its profile, XMP and resolution are written; its EXIF is not.
+        metadata: its profile, XMP, IPTC and resolution are written; its EXIF is not.
         exif: what to write of EXIF.
         compression: both are lossless.
     """
@@ -70,12 +70,12 @@ def write_tiff(
     if directories and is_big:
         notify("metadata", "TIFF", "is too large to carry its camera data, which is left out")
         directories = {}
-    tags: list[tuple[int, str, int, bytes | int, bool]] = [
-        (tag, "s", 0, value, True) for tag, value in _texts(exif).items()
-    ]
+    tags = list(_entries(exif))
     tags += [(tag - 1, "I", 1, 0, True) for tag in directories]
     if metadata.xmp is not None:
         tags.append((_XMP, "B", len(metadata.xmp), metadata.xmp, True))
+    if metadata.iptc is not None:
+        tags.append((_IPTC, "B", len(metadata.iptc), metadata.iptc, True))
     options: dict[str, Any] = {
         "byteorder": "<",
         "photometric": "rgb" if channels >= 3 else "minisblack",
@@ -128,11 +128,17 @@ def _can_be_written(tag: int, value: Any) -> bool:
     return True
 
 
-def _texts(exif: Image.Exif | None) -> dict[int, bytes]:
-    """The texts of EXIF's first directory: description, camera, date, author."""
-    entries = {} if exif is None else dict(exif)
-    texts = {tag: value for tag, value in entries.items() if isinstance(value, str)}
-    return {tag: value.encode("utf-8") for tag, value in texts.items() if tag not in _SET_BY_TIFFFILE}
+def _entries(exif: Image.Exif | None) -> Iterator[tuple[int, str, int, bytes | int, bool]]:
+    """EXIF's first directory as `tifffile` takes it: description, camera, date, author, rating."""
+    for tag, value in ({} if exif is None else dict(exif)).items():
+        if tag in _SET_BY_TIFFFILE:
+            continue
+        if isinstance(value, str):
+            yield tag, "s", 0, value.encode("latin-1", "replace"), True  # the bytes that Pillow read
+        elif isinstance(value, bytes):
+            yield tag, "B", len(value), value, True
+        elif isinstance(value, int) and 0 <= value < 2**16:
+            yield tag, "H", 1, value, True
 
 
 def _append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) -> None:
@@ -156,6 +162,10 @@ def _append_directories(file: BinaryIO, directories: dict[int, dict[int, Any]]) 
 _STEP = 2**20
 DEFLATE, _LZMA = (8, 32946), 34925  # in TIFF's numbering
 _SLACK = 2**20  # encoders fill up the last strip or tile
+_PIECE = 2**16  # of packed data; what of it waits to be unpacked is copied at each step
+_COMPRESSION, _BITS, _FILL_ORDER, _CHANNELS, _ROWS_PER_STRIP = 259, 258, 266, 277, 278
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+_PLACES = ((273, 279), (324, 325))  # where strips or tiles begin, and their sizes
 
 
 def check_unpacked(packed: bytes, compression: int, wanted: int, source: str) -> None:
@@ -188,3 +198,50 @@ def check_unpacked(packed: bytes, compression: int, wanted: int, source: str) ->
                 return
     except (zlib.error, lzma.LZMAError):
         return
+
+
+def check_deflated(file: BinaryIO, image: TiffImagePlugin.TiffImageFile) -> None:
+    """Refuse a TIFF whose deflate is damaged: libtiff stops when it has its pixels, before the checksum.
+
+    Every strip or tile is unpacked and forgotten; together at most twice what the picture needs. Other files
+    are left alone: LZW, PackBits, JPEG, WebP and AVIF have no checksums, so there damage may be shown.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    tags = image.tag_v2
+    # With the other fill order all bits of a byte are turned round; nobody writes deflate so.
+    if tags.get(_COMPRESSION) not in DEFLATE or tags.get(_FILL_ORDER, 1) != 1:
+        return
+    starts, counts = next(((tags[a], tags[b]) for a, b in _PLACES if a in tags and b in tags), ((), ()))
+    rows = tags.get(_TILE_HEIGHT, min(tags.get(_ROWS_PER_STRIP, image.height), image.height))
+    bits = tags.get(_BITS, (1,))
+    row = tags.get(_TILE_WIDTH, image.width) * max(len(bits), tags.get(_CHANNELS, 1)) * max(bits) // 8
+    left = 2 * rows * row * len(starts) + _STEP
+    for start, count in zip(starts, counts, strict=False):
+        if count > 0:  # else libtiff finds it out
+            file.seek(start)
+            left -= _unpacked(file, count, left)
+
+
+def _unpacked(file: BinaryIO, count: int, most: int) -> int:
+    """How many bytes a stream of deflate holds, whose packed ones begin here and are `count`.
+
+    Raises:
+        OSError: it is damaged, incomplete, or holds more than `most`.
+    """
+    unpacker, found, waiting = zlib.decompressobj(), 0, b""
+    try:
+        while not unpacker.eof:
+            if not waiting:
+                waiting = file.read(min(count, _PIECE))
+                count -= len(waiting)
+            part = unpacker.decompress(waiting, _STEP)
+            is_over = not (part or waiting)
+            waiting = unpacker.unconsumed_tail
+            found += len(part)
+            if found > most or is_over:
+                raise zlib.error("a part of it is " + ("cut off" if is_over else "too long"))
+    except zlib.error as error:
+        raise OSError(f"its pixels cannot be unpacked: {error}") from None
+    return found

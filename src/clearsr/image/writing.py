@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, PngImagePlugin, features
+from PIL import ExifTags, Image, features
 
 from clearsr.atomic import written_aside
 from clearsr.config.output import OutputConfig
 from clearsr.errors import ClearSRError, display_name, notify
+from clearsr.image import carrying
 from clearsr.image.data import ImageData, ImageMetadata, to_samples
-from clearsr.image.metadata import exif_for_size, fitting_profile
+from clearsr.image.metadata import exif_bytes, exif_of, fitting_profile, metadata_for_size
 from clearsr.image.modes import to_srgb
-from clearsr.image.png import PngWriter
+from clearsr.image.png import PngWriter, text_chunks
 from clearsr.image.tiff import Tiles, write_tiff
 from clearsr.tiling import Window
 
 _MAX_JPEG_SEGMENT = 65_533
+_JPEG_SEGMENTS = (("exif", "EXIF", 6), ("xmp", "XMP", 29), ("comment", "comment", 0), ("iptc", "IPTC", 0))
+_PHOTOSHOP = b"Photoshop 3.0\0"  # what JPEG's segment of Photoshop's resources begins with
 
 
 class Format(NamedTuple):
@@ -36,6 +39,7 @@ class Format(NamedTuple):
         bit_depths: bits per sample that it can store.
         has_alpha: it stores transparency.
         has_gray: it stores grey images as grey.
+        extras: what it stores beside EXIF, XMP and profile; see `carrying.py` for what becomes of the others.
     """
 
     name: str
@@ -43,11 +47,12 @@ class Format(NamedTuple):
     bit_depths: tuple[int, ...] = (8,)
     has_alpha: bool = True
     has_gray: bool = True
+    extras: frozenset[carrying.Extra] = frozenset()
 
 
-PNG = Format("PNG", 2**31 - 1, (8, 16))
-_JPEG = Format("JPEG", 65_500, has_alpha=False)
-TIFF = Format("TIFF", 2**31 - 1, (8, 16))
+PNG = Format("PNG", 2**31 - 1, (8, 16), extras=frozenset(("text", "dpi")))
+_JPEG = Format("JPEG", 65_500, has_alpha=False, extras=frozenset(("iptc", "comment", "dpi")))
+TIFF = Format("TIFF", 2**31 - 1, (8, 16), extras=frozenset(("iptc", "dpi")))
 _WEBP = Format("WEBP", 16_383, has_gray=False)
 _AVIF = Format("AVIF", 65_536, has_gray=False)
 _FORMATS = {
@@ -148,6 +153,7 @@ def as_format_holds(
         notify("bit_depth", name, f"{format.name} holds 8 bits per sample; 16-bit values were rounded")
         depth = 8
     metadata = image.metadata if config.keep_metadata else ImageMetadata()
+    metadata = carrying.as_format_holds(metadata, format.extras, format.name, name)
     profile = fitting_profile(image.metadata.icc_profile, image.is_gray)
     return dataclasses.replace(image, metadata=dataclasses.replace(metadata, icc_profile=profile)), depth
 
@@ -156,15 +162,14 @@ def encode(
     file: BinaryIO, image: ImageData, samples: np.ndarray, format: Format, config: OutputConfig
 ) -> None:
     """Write H×W×C samples with the metadata of `image`."""
-    metadata = image.metadata
     height, width, channels = samples.shape
-    exif = exif_for_size(metadata.exif, width, height)
+    metadata = metadata_for_size(image.metadata, height, width)
     if format is TIFF:
+        exif = None if metadata.exif is None else exif_of(metadata.exif)
         write_tiff(file, samples, metadata, exif, config.tiff_compression)
         return
     if samples.dtype == np.uint16:
-        block = None if exif is None else exif.tobytes()
-        writer = PngWriter(file, samples.shape, samples.dtype, metadata, block, config.png_compression)
+        writer = PngWriter(file, samples.shape, samples.dtype, metadata, config.png_compression)
         writer.write_rows(samples)
         writer.close()
         return
@@ -173,18 +178,24 @@ def encode(
     if image.is_gray and not format.has_gray:
         picture, profile = _gray_as_rgb(picture, profile, image.source)
     options: dict[str, Any] = {"icc_profile": profile, **_format_options(format, config)}
-    if exif is not None:
-        options["exif"] = exif.tobytes()
-    if metadata.dpi is not None:
-        options["dpi"] = metadata.dpi
-    if metadata.xmp is not None:
-        options["xmp"] = metadata.xmp
-    if format is PNG and "xmp" in options:
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
-        options["pnginfo"] = text
+    options |= {
+        name: value for name in ("exif", "dpi", "xmp") if (value := getattr(metadata, name)) is not None
+    }
+    if format is PNG:
+        options.pop("xmp", None)
+        options["pnginfo"] = text_chunks(metadata)
+    if format is _AVIF and metadata.exif is not None:
+        # Pillow would take Orientation out (it is 1) and pack the rest with question marks for other letters.
+        block = exif_of(metadata.exif)
+        block.pop(ExifTags.Base.Orientation, None)
+        options["exif"] = exif_bytes(block)
     if format is _JPEG:
+        iptc = metadata.iptc
+        options["comment"] = b"" if metadata.comment is None else metadata.comment.encode("utf-8")
+        options["iptc"] = b"" if iptc is None else _PHOTOSHOP + carrying.photoshop_block(iptc)
         _drop_oversized(options, image.source)
+        if resources := options.pop("iptc", b""):
+            options["extra"] = b"\xff\xed" + (len(resources) + 2).to_bytes(2, "big") + resources
     picture.save(file, format.name, **options)
 
 
@@ -203,11 +214,11 @@ def _format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
 
 
 def _drop_oversized(options: dict[str, Any], source: str) -> None:
-    """JPEG keeps EXIF and XMP in one segment each of 64 kB; what is larger cannot be carried over."""
-    for key, overhead in (("exif", 6), ("xmp", 29)):
+    """JPEG keeps each of these in one segment of 64 kB; what is larger cannot be carried over."""
+    for key, name, overhead in _JPEG_SEGMENTS:
         if len(options.get(key, b"")) + overhead > _MAX_JPEG_SEGMENT:
             del options[key]
-            notify("metadata", source, f"its {key.upper()} is too large for JPEG and is left out")
+            notify("metadata", source, f"its {name} is too large for JPEG and is left out")
 
 
 def _gray_as_rgb(
@@ -309,13 +320,13 @@ def _write(
     image, depth = template
     channels = (1 if image.is_gray else 3) + (image.alpha is not None)
     shape, dtype = (*size, channels), np.dtype(np.uint8 if depth == 8 else np.uint16)
-    exif = exif_for_size(image.metadata.exif, size[1], size[0])
+    metadata = metadata_for_size(image.metadata, *size)
     if format is TIFF:
         tiles = Tiles((part for _, part in samples), shape, dtype, side)
-        write_tiff(file, tiles, image.metadata, exif, config.tiff_compression)
+        exif = None if metadata.exif is None else exif_of(metadata.exif)
+        write_tiff(file, tiles, metadata, exif, config.tiff_compression)
     elif format is PNG:
-        block = None if exif is None else exif.tobytes()
-        writer = PngWriter(file, shape, dtype, image.metadata, block, config.png_compression)
+        writer = PngWriter(file, shape, dtype, metadata, config.png_compression)
         rows = np.empty((side, size[1], channels), dtype)
         for window, part in samples:
             rows[: len(part), window.left : window.right] = part
