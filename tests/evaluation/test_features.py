@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.filters import unsharp_mask
 
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.features import JUDGES, distance, judge
+from clearsr.evaluation.measures import JUDGES, distance, judge
 from clearsr.evaluation.metrics import laplacian_variance
 from clearsr.image import resize
 

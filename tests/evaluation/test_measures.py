@@ -13,8 +13,7 @@ import torch
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
-from clearsr.evaluation.features import distance
-from clearsr.evaluation.measures import MEASURES, Scorer
+from clearsr.evaluation.measures import MEASURES, Scorer, distance
 from clearsr.evaluation.methods import baseline
 from clearsr.evaluation.metrics import grid_power
 from clearsr.evaluation.pairs import match_folders

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from clearsr.errors import ClearSRError
-from clearsr.models.ncnn import load_convolutions
-from clearsr.models.realesrgan import RRDBNet
+from clearsr.models.realesrgan import RRDBNet, load_convolutions
 
 
 def tiny():

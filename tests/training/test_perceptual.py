@@ -14,8 +14,7 @@ from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.pipeline.pipeline import ClearSRPipeline
-from clearsr.training.adversary import Discriminator
-from clearsr.training.losses import anchor_losses, patch_pattern, shifted
+from clearsr.training.losses import Discriminator, anchor_losses, patch_pattern, shifted
 from clearsr.training.setup import stages_of_run
 from clearsr.training.stages import build_stage
 
