@@ -57,7 +57,8 @@ def test_recipe_overrides_and_resume_reach_the_engine(run, recipe, tmp_path, mon
         (["--set", "model.contorl={}"], "--set model.contorl: unknown key; did you mean control?"),
         (
             ["--set", "stage=vae"],
-            "--set stage: must be 'autoencoder', 'lr_encoder', 'decoder', 'prior' or 'clearsr' (got 'vae')",
+            "--set stage: must be 'autoencoder', 'lr_encoder', 'decoder', 'painter', 'prior' or 'clearsr' "
+            "(got 'vae')",
         ),
     ],
 )
