@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clearsr.image import resize, to_signed, to_unit
 from clearsr.models.painter import Painter
@@ -30,6 +31,18 @@ def test_with_all_of_the_teachers_blocks_it_paints_as_the_teacher(randomise, mak
     inner = (..., slice(16, -16), slice(16, -16))  # the enlarged picture's border is another
     expected = teacher(picture)
     torch.testing.assert_close(painted[inner], expected[inner], atol=0.01 * float(expected.std()), rtol=0)
+
+
+def test_a_mirrored_frame_is_seen_beyond_the_border(painter, normal):
+    pixels = normal(1, 3, 36, 44)
+    framed = F.pad(pixels, (16,) * 4, mode="reflect")
+    hidden = painter.conv_in(F.pixel_unshuffle(framed, 4))
+    hidden = hidden + painter.after_body(painter.body(hidden))
+    for conv in painter.enlarging:
+        hidden = F.leaky_relu(conv(F.interpolate(hidden, scale_factor=2)), 0.2)
+    expected = painter.conv_out(F.leaky_relu(painter.before_last(hidden), 0.2))[..., 16:-16, 16:-16]
+    torch.testing.assert_close(painter(pixels), expected, atol=1e-5, rtol=0)
+    assert painter(normal(1, 3, 4, 8)).shape == (1, 3, 4, 8)  # smaller than the frame
 
 
 def test_it_takes_over_the_blocks_that_are_named(randomise):
