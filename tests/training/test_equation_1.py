@@ -18,10 +18,11 @@ from clearsr.training.losses import sample_noise, step_draws
 from clearsr.training.stages import build_stage
 
 PREDICTIONS = ["epsilon", "v_prediction", "lr_anchored"]
-ENCODERS = {
+MODELS = {
     "E' of its own": {"unet_lora_rank": 0},
     "E' a LoRA": {"lr_encoder": {"kind": "lora", "lora_rank": 2}, "train_unet": "lora"},
     "E' draws": {"lr_encoder": {"draws": True}, "unet_lora_rank": 0},
+    "prompts of one length": {"unet_lora_rank": 0, "null_prompt_tokens": 1},
 }
 TIMESTEPS = [17, 480, 999]
 DROPPED = {
@@ -124,12 +125,12 @@ def by_hand(network, batch, noise, dropped, residual_power=0.5):
 
 
 @pytest.mark.parametrize("dropped", DROPPED)
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_loss_is_equation_1(
-    prediction, encoder, dropped, batch, noise, fixed_draws, make_run, make_network
+    prediction, model, dropped, batch, noise, fixed_draws, make_run, make_network
 ):
-    changes = {**ENCODERS[encoder], "prediction": prediction}
+    changes = {**MODELS[model], "prediction": prediction}
     network = make_network(**changes)
     stage = build_stage(make_run(model=changes), network)
     fixed_draws(DROPPED[dropped])
@@ -143,7 +144,7 @@ def test_the_loss_is_equation_1(
 def test_its_gradient_reaches_what_is_trained_and_as_the_formula_says(
     prediction, batch, noise, fixed_draws, make_run, make_network
 ):
-    changes = {**ENCODERS["E' of its own"], "prediction": prediction}
+    changes = {**MODELS["E' of its own"], "prediction": prediction}
     network = make_network(**changes)
     stage = build_stage(make_run(model=changes), network)
     fixed_draws(DROPPED["some"])
@@ -171,8 +172,8 @@ def test_each_network_sees_the_image_that_the_paper_gives_it(
     encoder, batch, fixed_draws, make_run, make_network
 ):
     """E the HR image with its LoRA off; E' and the image encoder the LR image; DPM and SPM x_lr alone."""
-    network = make_network(**ENCODERS[encoder])
-    stage = build_stage(make_run(model=ENCODERS[encoder]), network)
+    network = make_network(**MODELS[encoder])
+    stage = build_stage(make_run(model=MODELS[encoder]), network)
     fixed_draws(None)
     seen = {}
 
