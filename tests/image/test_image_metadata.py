@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from clearsr.config.output import OutputConfig
 from clearsr.image import ImageData, ImageMetadata, from_pil, output_suffixes, read_image, to_pil, write_image
+from clearsr.image.metadata import collect_metadata
 
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 _PICTURE = np.random.default_rng(0).integers(0, 256, (6, 10, 3), dtype=np.uint8)
@@ -190,3 +191,29 @@ def test_threads_that_read_together_restore_pillow_s_limit(tmp_path: Path) -> No
     for thread in threads:
         thread.join()
     assert sizes == [10] * 60 and before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("packet", "left"),
+    [
+        (b'<a hdrgm:Version="1.0"   b="c"><xmp:Thumbnails><x/></xmp:Thumbnails>d</a>', b'<a   b="c">d</a>'),
+        (b"<a hdrgm:x = '1'><hdrgm:Gain><x/></hdrgm:Gain><hdrgm:Max/><b/></a>", b"<a><b/></a>"),
+        (b"<hdrgm:a><hdrgm:b>1</hdrgm:b>", b"<hdrgm:a>"),  # what is not closed stays
+        (b"<hdrgm:a 1 <xmp:Thumbnails ", b"<hdrgm:a 1 <xmp:Thumbnails "),
+    ],
+)
+def test_xmp_of_what_does_not_come_along_is_taken_out(packet, left):
+    info = {"xmp": packet}
+    assert collect_metadata(info, Image.Exif(), False).xmp == left
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "packet",
+    [b"<xmp:Thumbnails>" * 60_000, b"hdrgm:V" + b" " * 1_000_000, b"<hdrgm:a " * 100_000]
+    + [b"hdrgm:V" + b"<Container:Directory>" * 50_000, b"hdrgm:V" + b" hdrgm:a =" * 100_000],
+    ids=["elements", "blanks", "tags", "directories", "attributes"],
+)
+def test_a_packet_of_a_megabyte_cannot_hold_a_server_up(packet):
+    """With the square of its length these took minutes; now hundredths of a second."""
+    assert collect_metadata({"xmp": packet}, Image.Exif(), False).xmp is not None

@@ -132,6 +132,24 @@ def test_a_painters_part_in_it(with_painter, make_picture, latents, overrides):
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
+def test_a_painter_goes_in_pieces_where_the_image_is_in_memory(with_painter, make_picture):
+    image, config = ImageData(make_picture(71, 90)), with_painter.configure()
+    whole, in_pieces = (
+        with_painter.upscale_with([image], config, load)[0] for load in (WHOLE, Workload(piece=96))
+    )
+    torch.testing.assert_close(in_pieces.color, whole.color, atol=2e-4, rtol=0)
+    sizes = []
+    hook = with_painter.network.painter.register_forward_hook(
+        lambda _, given, __: sizes.append(given[0].shape)
+    )
+    with_painter.upscale_with([image], config, Workload(piece=96))
+    hook.remove()
+    assert (
+        len(sizes) == 12
+        and max(max(size[2:]) for size in sizes) <= 96 + 2 * with_painter.network.painter.margin
+    )
+
+
 def test_latent_space_adjustment_says_how_much_of_the_painting_there_is(with_painter, make_picture):
     image = ImageData(make_picture(24, 32))
     steps = with_painter.steps
@@ -142,7 +160,9 @@ def test_latent_space_adjustment_says_how_much_of_the_painting_there_is(with_pai
         return with_painter.upscale([image], config)[0].color, config
 
     drawn, config = picture(0.0, 0.0)
-    painted = steps.paint(steps.prepare(image, config)[None])[0].clamp(0, 1)[:, :96, :128]
+    enlarged = steps.prepare(image, config)[None]
+    with torch.no_grad():
+        painted = (with_painter.network.painter(2 * enlarged - 1)[0, :, :96, :128] / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(drawn, painted, atol=1e-5, rtol=0)
     truest, _ = picture(1.0, 0.0)
     without, _ = picture(0.0, 0.0, steps=0)

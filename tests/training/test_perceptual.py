@@ -229,8 +229,8 @@ def test_the_feature_term_compares_the_same_part_of_both_pictures(batch, make_st
     """Judged on a picture that equals its target it is 0, whatever the part."""
     stage = make_stage(features=1.0)
     target = to_signed(batch.hr)
-    assert stage.pictures(target, batch, target, 3)["features"] == 0
-    logs = stage.pictures(target.flip(-1), batch, target, 3)
+    assert stage.pictures(target, target, target, batch.sample_ids, 3)["features"] == 0
+    logs = stage.pictures(target.flip(-1), target, target, batch.sample_ids, 3)
     network = Classifier("lite1", BLOCKS)
     ours, theirs = shifted(((target.flip(-1) + 1) / 2, (target + 1) / 2), 3, batch.sample_ids)
     torch.testing.assert_close(logs["features"], feature_distance(network(ours), network(theirs)).mean())
@@ -338,6 +338,10 @@ def test_what_cannot_be_trained_is_refused(make_run, make_network):
         make_run("painter", model=PAINTER)
     with pytest.raises(ClearSRError, match=r"perceptual.decoder: a painter has none"):
         make_run("painter", model=PAINTER, perceptual={"decoder": "full"})
+    with pytest.raises(ClearSRError, match=r"perceptual.grid: a painter has no patches"):
+        make_run("painter", model=PAINTER, perceptual={"grid": 1.0})
+    with pytest.raises(ClearSRError, match=r"teacher.blocks belong to stage painter, not to clearsr"):
+        make_run(model=PAINTER, perceptual={"teacher": {"labels": "labels", "blocks": [0]}})
     with pytest.raises(ClearSRError, match="blocks"):
         Classifier("lite1", [99])
     base = {"preset": "sd21"}

@@ -78,3 +78,14 @@ def test_a_painter_has_as_many_blocks_as_are_named(make_taught):
         make_taught(2, 1)
     with pytest.raises(ClearSRError, match=r"teacher.blocks: 23; the last one is 22"):
         make_taught(1, 23)
+
+
+def test_a_painter_that_nobody_trained_is_told(make_run, save, caplog):
+    model = {"painter": {"blocks": 1}}
+    before = save("before", 0, ["autoencoder", "lr_encoder"])
+    prepare_network(make_run("clearsr", model=model, init_from=[before]))
+    assert "init_from: brings no stage painter" in caplog.text
+    caplog.clear()
+    painter = save("painter", 1, ["painter"], **model)
+    prepare_network(make_run("clearsr", model=model, init_from=[before, painter]))
+    assert "painter" not in caplog.text

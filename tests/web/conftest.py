@@ -90,3 +90,19 @@ def run_server(model_folder):
             process.communicate(timeout=60)
 
     return start
+
+
+@pytest.fixture(scope="module")
+def address(run_server):
+    """Of a server that runs while the tests of a file do."""
+    with run_server() as (address, _):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for the tests of a file."""
+    from browsing import launched
+
+    with launched() as browser:
+        yield browser

@@ -1,7 +1,7 @@
 """The page for everyone, in every state, at three widths, light and dark: axe-core, keys, focus, order."""
 
 import pytest
-from browsing import SIZES, launched, open_page, put, setting, until, upscale, wait_for, write_picture
+from browsing import SIZES, open_page, put, setting, until, upscale, wait_for, write_picture
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -13,18 +13,6 @@ FOCUSED = """() => {
     : e.id === 'handle' ? e.firstElementChild : e, style = getComputedStyle(ring);
   return [e.tagName, e.id || e.textContent.slice(0, 20), style.outlineStyle, parseFloat(style.outlineWidth)];
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address(run_server):
-    with run_server() as (address, _):
-        yield address
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from browsing import (
     command_line,
     downloaded,
     drop,
-    launched,
     open_page,
     put,
     setting,
@@ -20,18 +19,6 @@ from browsing import (
 from PIL import Image
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def address(run_server):
-    with run_server() as (address, _):
-        yield address
 
 
 @pytest.fixture

@@ -22,12 +22,6 @@ def examples(language, *words):
     return [block for block in found if all(word in block for word in words)]
 
 
-@pytest.fixture(scope="module")
-def address(run_server):
-    with run_server() as (address, _):
-        yield address
-
-
 @pytest.fixture
 def run_example(address, tmp_path):
     """`run_example(block, "sh")`: run it beside a photo.jpg, and return what it printed."""

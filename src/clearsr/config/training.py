@@ -120,7 +120,7 @@ class TeacherConfig(FrozenConfig):
 
 
 class PerceptualConfig(FrozenConfig):
-    """clearsr: losses on the picture that `validation.sampling` draws, in place of Eq. 1 (our own)."""
+    """Losses on pictures, in place of Eq. 1 (our own): what the sampler, E' or the painter draws."""
 
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
     features: Annotated[float, Field(ge=0)] = Field(
@@ -212,6 +212,8 @@ class TrainConfig(FrozenConfig):
             raise ValueError("stage painter needs model.painter.blocks, and perceptual for its losses")
         if self.stage == "painter" and self.perceptual and self.perceptual.decoder != "frozen":
             raise ValueError("perceptual.decoder: a painter has none; leave it frozen")
+        if self.stage == "painter" and self.perceptual and self.perceptual.grid:
+            raise ValueError("perceptual.grid: a painter has no patches; leave it 0")
         if self.perceptual is not None and self.perceptual.decoder != "frozen" and self.model.base_model:
             raise ValueError("perceptual.decoder: a base's decoder stays frozen, and no checkpoint stores it")
         if self.perceptual is not None and self.perceptual.teacher and self.data.degrade_on == "device":
@@ -220,6 +222,8 @@ class TrainConfig(FrozenConfig):
             )
         teacher = None if self.perceptual is None else self.perceptual.teacher
         if teacher is not None and teacher.blocks:
+            if self.stage != "painter":
+                raise ValueError(f"perceptual.teacher.blocks belong to stage painter, not to {self.stage}")
             named, wanted = len(teacher.blocks), self.model.painter.blocks
             if named != wanted:
                 raise ValueError(

@@ -75,7 +75,9 @@ _XMP_NUMBER = re.compile(
     rb"(?P<head>(?P<name>" + b"|".join([*_XMP_SIZES, *_XMP_PLACES]) + rb")(?:\s*=\s*[\"']|>)\s*)"
     rb"(?P<number>\d+(?:\.\d+)?)"
 )
-_NAMED = rb"\s+(?:%s)\s*=\s*(?:\"[^\"]*\"|'[^']*')|<((?:%s))\b[^>]*(?:/>|>.*?</\1\s*>)"
+# Attributes of some names. Only the first blank of several begins one: the others would be tried in vain.
+_ATTRIBUTES = rb"(?<!\s)\s+(?:%s)\s*=\s*(?:\"[^\"]*\"|'[^']*')"
+_MOST_UNCLOSED = 8  # elements without an end that are looked at in a packet
 # What of XMP speaks of data that lies beside the picture and does not come along, and what is said of it.
 _XMP_BESIDE: tuple[tuple[str, str, bytes, bytes], ...] = (
     ("gain_map", "its gain map (Ultra HDR) is left out; the result is its picture for plain screens",
@@ -86,8 +88,7 @@ _XMP_BESIDE: tuple[tuple[str, str, bytes, bytes], ...] = (
     ("metadata", "the second part of its XMP is left out", rb"xmpNote:HasExtendedXMP",
      rb"xmpNote:HasExtendedXMP"),
 )  # fmt: skip
-_XMP_THUMBNAILS = re.compile(rb"<(xmp:Thumbnails)\b[^>]*>.*?</\1\s*>", re.DOTALL)
-_XMP_DIRECTORY = re.compile(rb"<(Container:Directory)\b[^>]*>.*?</\1\s*>", re.DOTALL)
+_XMP_THUMBNAILS, _XMP_DIRECTORY = rb"xmp:Thumbnails", rb"Container:Directory"
 
 
 def safe_exif(origin: Image.Image | BinaryIO, source: str) -> Image.Exif:
@@ -324,10 +325,31 @@ def _xmp_of_picture(xmp: bytes, source: str) -> bytes:
     for kind, said, seen, names in _XMP_BESIDE:
         if re.search(seen, xmp):
             notify(kind, source, said)  # type: ignore[arg-type]
-            xmp = re.sub(_NAMED % (names, names), b"", xmp, flags=re.DOTALL)
+            xmp = _without_elements(re.sub(_ATTRIBUTES % names, b"", xmp), names)
             if kind != "metadata":  # the list of what lies behind the picture in the file
-                xmp = _XMP_DIRECTORY.sub(b"", xmp)
-    return _XMP_THUMBNAILS.sub(b"", _XMP_ORIENTATION.sub(rb"\g<1>1", xmp))
+                xmp = _without_elements(xmp, _XMP_DIRECTORY)
+    return _without_elements(_XMP_ORIENTATION.sub(rb"\g<1>1", xmp), _XMP_THUMBNAILS)
+
+
+def _without_elements(xmp: bytes, names: bytes) -> bytes:
+    """The packet less the elements whose names match, from opening to closing tag.
+
+    Not one regular expression: on tags that are never closed it would take time with the square of their
+    number, minutes for a packet of a megabyte.
+    """
+    opening, kept, position, unclosed = re.compile(rb"<(%s)(?=[\s/>])" % names), [], 0, 0
+    while (tag := opening.search(xmp, position)) and unclosed < _MOST_UNCLOSED:
+        end = xmp.find(b">", tag.end())
+        close = end if xmp[end - 1 : end] == b"/" else xmp.find(b"</" + tag[1], end)
+        end = xmp.find(b">", close)
+        if min(close, end) < 0:
+            unclosed += 1
+            kept.append(xmp[position : tag.end()])
+            position = tag.end()
+        else:
+            kept.append(xmp[position : tag.start()])
+            position = end + 1
+    return b"".join([*kept, xmp[position:]])
 
 
 def _texts_in(info: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:

@@ -28,9 +28,10 @@ _TAIL_MARGIN = 2  # features that a pixel depends on to each side: four convolut
 
 
 class Painter(nn.Module):
-    """Pixels B×3×H×W, about [-1, 1], of the enlarged LR image, B×3×H×W in [-1, 1], sides multiples of 4.
+    """Pixels B×3×H×W, about [-1, 1], of the enlarged LR image, B×3×H×W in [-1, 1].
 
     Attributes:
+        side: what H and W must be a multiple of.
         margin: pixels around a part that its pixels depend on.
     """
 
@@ -45,6 +46,7 @@ class Painter(nn.Module):
         self.after_body = conv(_WIDTH, _WIDTH)
         self.enlarging = nn.ModuleList(conv(_WIDTH, _WIDTH) for _ in range(2))
         self.before_last, self.conv_out = conv(_WIDTH, _WIDTH), conv(_WIDTH, 3)
+        self.side = _FOLD
         self.margin = _FOLD * (CONVOLUTIONS_OF_A_BLOCK * blocks + 2 + _TAIL_MARGIN)
 
     @property

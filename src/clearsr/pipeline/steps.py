@@ -49,6 +49,7 @@ from clearsr.pipeline.budget import (
 from clearsr.pipeline.store import GridStore
 from clearsr.sampling.guidance import Conditioning
 from clearsr.sampling.latent_space_adjustment import total
+from clearsr.tiling import map_exactly
 
 MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
 
@@ -157,12 +158,17 @@ class PipelineSteps:
         """How much of the painter's picture is in the result, as Latent Space Adjustment has it."""
         return 0.0 if self.network.painter is None else total(config.steps, config.lsa)
 
-    def paint(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The painter's picture of B×3×H×W in [0, 1], on the CPU; it may go beyond that range."""
-        assert self.network.painter is not None, "without one there is nothing of it in the result"
+    def paint(self, pixels: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
+        """The painter's picture of B×3×H×W in [0, 1], on the CPU; it may go beyond that range.
+
+        `piece` pixels a side at once; pieces give the untiled result.
+        """
+        painter = self.network.painter
+        assert painter is not None, "without one there is nothing of it in the result"
         signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
         with self.running("painter"):
-            return (self.network.painter(signed).float().cpu() + 1) / 2
+            painted = map_exactly(painter, signed, piece, painter.margin, painter.side)
+        return (painted.float().cpu() + 1) / 2
 
     def decode_signed(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None

@@ -231,7 +231,7 @@ class _Work:
 
         def painted(window: Window) -> torch.Tensor:
             outer = window.over(fold).grown(-(-painter.margin // fold), *self._grid).times(fold)
-            picture = window.seen_from(outer).of(self._steps.paint(prepared.read(outer)))
+            picture = window.seen_from(outer).of(self._steps.paint(prepared.read(outer), max(outer.size)))
             return torch.lerp(decode(window), picture, share).clamp(0, 1)
 
         return painted

@@ -38,13 +38,20 @@ class PictureLosses(nn.Module):
         self.classifier = Classifier(config.classifier, config.blocks)
         self.discriminator = Discriminator(self.classifier.channels) if config.adversarial else None
 
-    def forward(self, pixels: torch.Tensor, batch: TrainingBatch, wanted: torch.Tensor, seed: int) -> Losses:
-        """`loss` and its terms, for pixels B×3×H×W in [-1, 1]."""
+    def forward(
+        self,
+        pixels: torch.Tensor,
+        wanted: torch.Tensor,
+        lr_image: torch.Tensor,
+        sample_ids: list[int],
+        seed: int,
+    ) -> Losses:
+        """`loss` and its terms, for pixels, what they should be and the LR image, B×3×H×W in [-1, 1] each."""
         absolute = F.l1_loss(pixels, wanted)
         logs = {"l1": absolute.detach(), "psnr": psnr_of(F.mse_loss(pixels.detach(), wanted))}
         total = self.config.pixel * absolute
         if self.config.features or self.discriminator is not None:
-            total = total + self._judged(pixels, wanted, signed_pair(batch)[1], batch.sample_ids, seed, logs)
+            total = total + self._judged(pixels, wanted, lr_image, sample_ids, seed, logs)
         return {"loss": total, **logs}
 
     def wanted(self, batch: TrainingBatch) -> torch.Tensor:

@@ -66,7 +66,7 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
         linear = network.latents.own_lr_encoder().get_submodule("linear")
         linear.load_state_dict(network.latents.vae.encoder.linear.state_dict())
     teacher = None if config.perceptual is None else config.perceptual.teacher
-    if network.painter is not None and teacher is not None and teacher.blocks and "painter" not in stages:
+    if teacher is not None and teacher.blocks and network.painter is not None and "painter" not in stages:
         network.painter.start_from(load_realesrgan(), teacher.blocks)
     return network, stages
 
@@ -105,6 +105,8 @@ def missing_stages(config: TrainConfig, stages: list[str]) -> list[str]:
     if config.model.base_model is not None:
         return []
     before = list(_STAGES_BEFORE[config.stage])
+    if config.stage == "clearsr" and config.model.painter.blocks:
+        before.append("painter")
     if config.model.lr_encoder.kind == "lora" and "lr_encoder" in before:
         before.remove("lr_encoder")
     return [stage for stage in before if stage not in stages]

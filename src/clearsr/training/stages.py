@@ -241,7 +241,7 @@ class PerceptualStage(StageModule):
         drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
         pixels = network.latents.decode(drawn).float()
         wanted = self.pictures.wanted(batch)
-        logs = self.pictures(pixels, batch, wanted, seed)
+        logs = self.pictures(pixels, wanted, lr_image, batch.sample_ids, seed)
         total = logs.pop("loss")
         if weights.grid:
             pattern = patch_pattern(pixels - wanted, network.latents.pixels_per_latent()).abs().mean()
@@ -284,5 +284,6 @@ class PainterStage(StageModule):
         _, lr_image = signed_pair(batch)
         assert self.network.painter is not None, "as at the start"
         pixels = self.network.painter(lr_image).float()
-        losses: Losses = self.pictures(pixels, batch, self.pictures.wanted(batch), seed)
+        wanted = self.pictures.wanted(batch)
+        losses: Losses = self.pictures(pixels, wanted, lr_image, batch.sample_ids, seed)
         return losses

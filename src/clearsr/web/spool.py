@@ -13,15 +13,10 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
 
+from clearsr.atomic import lock
 from clearsr.config.serving import ServingConfig
 from clearsr.web.errors import RequestError
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be deleted, which says the same
-    fcntl = None  # type: ignore[assignment]
 
 _PREFIX, _LOCK = "clearsr-serve-", "lock"
 _LOCKLESS_SECONDS = 60  # a folder without a lock that is older was left between its making and its locking
@@ -39,7 +34,7 @@ class Spool:
         delete_dead()
         self.root = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._lock_file = (self.root / _LOCK).open("wb")
-        _try_lock(self._lock_file)
+        lock(self._lock_file.fileno())
         self.examples = self.root / "examples"
         self._limit = limits.max_disk_mb * 1e6
         self._age = limits.keep_minutes * 60
@@ -122,21 +117,11 @@ def _is_dead(root: Path, changed: float) -> bool:
     except FileNotFoundError:
         return time.time() - changed > _LOCKLESS_SECONDS
     with file:
-        if fcntl is not None:
-            return _try_lock(file)
-    try:
+        is_free = lock(file.fileno())
+    if os.name != "nt":
+        return is_free is True
+    try:  # there are no such locks, but an open file cannot be deleted, which says the same
         (root / _LOCK).unlink()
     except PermissionError:
-        return False
-    return True
-
-
-def _try_lock(file: IO[bytes]) -> bool:
-    """Take the lock until the file is closed; whether nobody had it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
         return False
     return True
