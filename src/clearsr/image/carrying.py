@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 
 from clearsr.errors import notify
 from clearsr.image.data import ImageMetadata
-from clearsr.image.metadata import IPTC_RESOURCE, exif_bytes, exif_of, raw_profile
+from clearsr.image.metadata import IPTC_RESOURCE, RAW_PROFILE, exif_bytes, exif_of
 
 Extra = Literal["text", "iptc", "comment", "dpi"]
 
@@ -65,7 +65,7 @@ def as_format_holds(
     iptc = metadata.iptc
     if iptc is not None and "iptc" not in held:
         if "text" in held:
-            text = (*text, raw_profile("iptc", photoshop_block(iptc)))
+            text = (*text, _raw_profile("iptc", photoshop_block(iptc)))
         else:
             homeless += _entries_of(iptc)
         iptc = None
@@ -92,6 +92,13 @@ def as_format_holds(
 def photoshop_block(iptc: bytes) -> bytes:
     """A block of IPTC as the one resource of Photoshop's."""
     return b"8BIM" + IPTC_RESOURCE.to_bytes(2, "big") + bytes(2) + _counted(iptc, 4) + bytes(len(iptc) % 2)
+
+
+def _raw_profile(kind: str, data: bytes) -> tuple[str, str]:
+    """Keyword and text by which a PNG holds bytes; `metadata.py` reads them."""
+    digits = data.hex()
+    lines = [digits[start : start + 72] for start in range(0, len(digits), 72)]
+    return f"{RAW_PROFILE}{kind}", "\n".join(("", kind, f"{len(data):8}", *lines, ""))
 
 
 def _counted(data: bytes, width: int) -> bytes:

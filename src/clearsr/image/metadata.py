@@ -51,7 +51,7 @@ _SUBJECT_TAGS = (37396, 41492)  # SubjectArea, SubjectLocation: columns and rows
 _FOCAL_PLANE_TAGS = (41486, 41487)  # pixels per unit of the sensor
 
 IPTC_RESOURCE, _IPTC_TAG = 0x0404, 33723
-_RAW_PROFILE = "Raw profile type "
+RAW_PROFILE = "Raw profile type "
 _NO_TEXTS = ("compression", "mimetype", "XML:com.adobe.xmp")  # of what Pillow holds in `info` as str
 _MOST_KEYWORD = 79  # bytes, in PNG
 
@@ -332,23 +332,16 @@ def _xmp_of_picture(xmp: bytes, source: str) -> bytes:
 
 
 def _without_elements(xmp: bytes, names: bytes) -> bytes:
-    """The packet less the elements whose names match, from opening to closing tag.
-
-    Not one regular expression: on tags that are never closed it would take time with the square of their
-    number, minutes for a packet of a megabyte.
-    """
+    # One regular expression would take time with the square of the number of tags that are never closed.
     opening, kept, position, unclosed = re.compile(rb"<(%s)(?=[\s/>])" % names), [], 0, 0
     while (tag := opening.search(xmp, position)) and unclosed < _MOST_UNCLOSED:
         end = xmp.find(b">", tag.end())
         close = end if xmp[end - 1 : end] == b"/" else xmp.find(b"</" + tag[1], end)
         end = xmp.find(b">", close)
-        if min(close, end) < 0:
-            unclosed += 1
-            kept.append(xmp[position : tag.end()])
-            position = tag.end()
-        else:
-            kept.append(xmp[position : tag.start()])
-            position = end + 1
+        is_whole = min(close, end) >= 0
+        unclosed += not is_whole
+        kept.append(xmp[position : tag.start() if is_whole else tag.end()])
+        position = end + 1 if is_whole else tag.end()
     return b"".join([*kept, xmp[position:]])
 
 
@@ -358,7 +351,7 @@ def _texts_in(info: Mapping[Any, Any]) -> tuple[tuple[str, str], ...]:
     def is_keyword(key: object) -> bool:
         if not isinstance(key, str) or key in _NO_TEXTS or not key.isprintable():
             return False
-        is_ours = key.removeprefix(_RAW_PROFILE).lower() in ("iptc", "xmp", "exif", "app1", "icc", "icm")
+        is_ours = key.removeprefix(RAW_PROFILE).lower() in ("iptc", "xmp", "exif", "app1", "icc", "icm")
         return 0 < len(key.encode("latin-1", "ignore")) == len(key) <= _MOST_KEYWORD and not is_ours
 
     return tuple((key, value) for key, value in info.items() if isinstance(value, str) and is_keyword(key))
@@ -378,18 +371,11 @@ def _iptc_in(info: Mapping[Any, Any]) -> bytes | None:
 
 def _raw_profile(info: Mapping[Any, Any], kind: str) -> bytes | None:
     """Bytes that a PNG holds as text: a line with their kind, one with their number, and hexadecimals."""
-    text = info.get(f"{_RAW_PROFILE}{kind}")
+    text = info.get(f"{RAW_PROFILE}{kind}")
     try:
         return bytes.fromhex("".join(text.split()[2:])) if isinstance(text, str) else None
     except ValueError:
         return None
-
-
-def raw_profile(kind: str, data: bytes) -> tuple[str, str]:
-    """Keyword and text by which a PNG holds bytes."""
-    digits = data.hex()
-    lines = [digits[start : start + 72] for start in range(0, len(digits), 72)]
-    return f"{_RAW_PROFILE}{kind}", "\n".join(("", kind, f"{len(data):8}", *lines, ""))
 
 
 def _decoded(data: bytes) -> str:
