@@ -121,10 +121,13 @@ def release_cached_memory() -> None:
 
 
 def mixed_precision(device: torch.device, precision: torch.dtype) -> AbstractContextManager[Any]:
-    """Convolutions and matrix products in `precision` within the block; nothing changes at fp32."""
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, precision)
+    """Convolutions and matrix products in `precision` within the block, whatever is around it."""
+    return full_precision(device) if precision == torch.float32 else torch.autocast(device.type, precision)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast switched off; where only shapes are computed, on the meta device, there is none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def vae_precision(precision: torch.dtype, device: torch.device) -> torch.dtype:

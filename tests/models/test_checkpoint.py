@@ -111,21 +111,6 @@ def test_unwritable_folder(network, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_an_encoder_that_draws_begins_with_one_that_does_not(make_network, tmp_path, make_picture):
-    """Drawn is x_lr then, and x_lr is what it was."""
-    trained, network = make_network(seed=1), make_network(seed=2, lr_encoder={"draws": True})
-    save_network(trained, tmp_path, ["autoencoder", "lr_encoder"])
-    start_from(network, tmp_path)
-    pixels = make_picture(32, 32)[None]
-    with torch.no_grad():
-        before, after = (n.latents.embed_lr(pixels) for n in (trained, network))
-    assert torch.equal(after.mean, before.mean) and torch.equal(after.std, before.std)
-    assert torch.equal(after.drawn, after.mean)
-    save_network(network, tmp_path / "drawing", STAGES)
-    again = load_network(tmp_path / "drawing").network
-    assert _equal(again, network)
-
-
 def test_a_stage_takes_over_what_earlier_stages_trained(make_network, tmp_path):
     trained, network, untouched = make_network(seed=1), make_network(seed=2), make_network(seed=2)
     set_scaling_factor(trained, 0.5)

@@ -9,9 +9,7 @@ from diffusers import AutoencoderKL
 from clearsr.errors import ClearSRError
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora
-from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
-
-DRAWS = {"lr_encoder": {"draws": True}}
+from clearsr.models.patch_autoencoder import PatchAutoencoderKL
 
 
 @pytest.fixture
@@ -48,34 +46,6 @@ def test_own_encoder_gives_the_posterior_of_its_moments(network, pixels):
     embedding = network.latents.embed_lr(pixels)
     torch.testing.assert_close(embedding.mean, mean * 0.8)
     torch.testing.assert_close(embedding.std, log_variance.exp().sqrt() * 0.8)
-
-
-@torch.no_grad()
-def test_an_encoder_that_draws_says_it_beside_x_lr(make_network, pixels):
-    network = make_network(**DRAWS)
-    mean, log_variance, drawn = network.latents.lr_encoder(pixels).chunk(3, dim=1)
-    embedding = network.latents.embed_lr(pixels)
-    torch.testing.assert_close(embedding.mean, mean * 0.8)
-    torch.testing.assert_close(embedding.std, log_variance.exp().sqrt() * 0.8)
-    torch.testing.assert_close(embedding.drawn, drawn * 0.8)
-    assert torch.equal(embedding.start, embedding.drawn)
-    assert not torch.allclose(embedding.drawn, embedding.mean, atol=1e-2)
-    doubled = embedding.map(lambda part: 2 * part)
-    assert torch.equal(doubled.drawn, 2 * embedding.drawn) and torch.equal(doubled.std, 2 * embedding.std)
-
-
-@torch.no_grad()
-def test_without_drawing_runs_start_from_x_lr(network, pixels):
-    embedding = network.latents.embed_lr(pixels)
-    assert embedding.drawn is None and embedding.start is embedding.mean
-    assert embedding.map(torch.neg).drawn is None
-
-
-@torch.no_grad()
-def test_what_is_drawn_starts_as_x_lr(pixels):
-    encoder = PatchEncoder(3, 4, 4, (8, 8), (1, 1), draws=True)
-    mean, _, drawn = encoder(pixels).chunk(3, dim=1)
-    assert torch.equal(mean, drawn)
 
 
 def test_lora_gets_its_gradient_even_when_e_runs_in_between(make_network, lora_encoder, pixels):

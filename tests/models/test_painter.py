@@ -7,7 +7,11 @@ import torch.nn.functional as F
 from clearsr.image import resize, to_signed, to_unit
 from clearsr.models.painter import Painter
 from clearsr.models.realesrgan import RRDBNet
-from clearsr.tiling import map_exactly
+from clearsr.models.windowed_layers import beside
+from clearsr.pipeline.store import DiskTensor
+from clearsr.tiling import Window
+
+CPU = torch.device("cpu")
 
 
 def seeded(build, randomise, spread):
@@ -22,19 +26,20 @@ def painter(randomise):
     return seeded(lambda: Painter(1), randomise, 0.02)
 
 
-def test_with_all_of_the_teachers_blocks_it_paints_as_the_teacher(randomise, make_picture):
+def test_with_all_of_the_teachers_blocks_it_paints_as_the_teacher(randomise, make_picture, normal):
     teacher = seeded(lambda: RRDBNet(blocks=2), randomise, 0.01)
     painter = Painter(2).requires_grad_(False)
     painter.start_from(teacher, (0, 1))
     picture = make_picture(40, 44)[None]
-    painted = (painter(to_signed(resize(picture, (160, 176)))) + 1) / 2
+    enlarged = to_signed(resize(picture, (160, 176)))
+    painted = (painter(torch.cat([enlarged, normal(1, 3, 160, 176)], dim=1)) + 1) / 2  # of D(z_0) nothing
     inner = (..., slice(16, -16), slice(16, -16))  # the enlarged picture's border is another
     expected = teacher(picture)
     torch.testing.assert_close(painted[inner], expected[inner], atol=0.01 * float(expected.std()), rtol=0)
 
 
 def test_a_mirrored_frame_is_seen_beyond_the_border(painter, normal):
-    pixels = normal(1, 3, 36, 44)
+    pixels = normal(1, 6, 36, 44)
     framed = F.pad(pixels, (16,) * 4, mode="reflect")
     hidden = painter.conv_in(F.pixel_unshuffle(framed, 4))
     hidden = hidden + painter.after_body(painter.body(hidden))
@@ -42,7 +47,7 @@ def test_a_mirrored_frame_is_seen_beyond_the_border(painter, normal):
         hidden = F.leaky_relu(conv(F.interpolate(hidden, scale_factor=2)), 0.2)
     expected = painter.conv_out(F.leaky_relu(painter.before_last(hidden), 0.2))[..., 16:-16, 16:-16]
     torch.testing.assert_close(painter(pixels), expected, atol=1e-5, rtol=0)
-    assert painter(normal(1, 3, 4, 8)).shape == (1, 3, 4, 8)  # smaller than the frame
+    assert painter(normal(1, 6, 4, 8)).shape == (1, 3, 4, 8)  # smaller than the frame
 
 
 def test_it_takes_over_the_blocks_that_are_named(randomise):
@@ -54,29 +59,42 @@ def test_it_takes_over_the_blocks_that_are_named(randomise):
         assert all(torch.equal(value, theirs[name]) for name, value in ours.state_dict().items())
 
 
-def test_the_margin_is_what_its_pixels_depend_on(painter, normal):
-    """One block: 4 pixels times (15 + 2) convolutions, and two features for the tail."""
-    assert painter.margin == 4 * 19
-    pixels = normal(1, 3, 8, 4 * 51).requires_grad_()
-    painter(pixels)[..., 100:104].sum().backward()
-    seen = pixels.grad.abs().sum((0, 1, 2)).nonzero().flatten()
-    assert 100 - painter.margin <= seen.min() < 100 - painter.margin + 4
-    assert 103 + painter.margin - 4 < seen.max() <= 103 + painter.margin
+def test_what_the_margins_leave_out_changes_nothing(normal):
+    """Of a dense block, of the first and the last convolutions: no pixel further away has a gradient."""
+    features = normal(1, 64, 5, 71).requires_grad_()
+    seeded(lambda: Painter(1), lambda network, spread: network, 0).body(features)[..., 35].sum().backward()
+    seen = features.grad.abs().sum((0, 1, 2)).nonzero().flatten()
+    assert (int(seen.min()), int(seen.max())) == (35 - 15, 35 + 15)
 
 
-def test_pieces_are_the_whole(painter, normal):
-    pixels = normal(1, 3, 16, 4 * 100)
+@pytest.mark.parametrize("size", [(16, 400), (268, 132)])
+@pytest.mark.parametrize("is_on_disk", [False, True])
+def test_layer_by_layer_in_windows_it_paints_the_whole(painter, normal, size, is_on_disk, tmp_path):
+    pictures, windows = normal(2, 6, *size), []
+    new_map = beside(pictures)
+    if is_on_disk:
+        new_map = lambda shape, dtype: DiskTensor(shape, tmp_path, CPU, dtype)  # noqa: E731
     with torch.no_grad():
-        whole = painter(pixels)
-        torch.testing.assert_close(
-            map_exactly(painter, pixels, 64, painter.margin, 4), whole, atol=1e-5, rtol=0
-        )
-        near = map_exactly(painter, pixels, 64, 8, 4)
-    assert (near - whole).abs().max() > 5e-5  # and not what rounding does
+        whole = painter(pictures)
+    read = painter.in_windows(pictures, 320, CPU, new_map, lambda: windows.append(None))
+    torch.testing.assert_close(read(Window(0, 0, *size)), whole, atol=1e-5, rtol=0)
+    part = Window(4, 37, 15, 131)
+    torch.testing.assert_close(read(part), part.of(whole), atol=1e-5, rtol=0)
+    count = len(windows)
+    painter.in_windows(pictures[:1], 320, CPU, new_map, lambda: windows.append(None))
+    assert len(windows) - count == painter.windows(*size, 320) < count  # smaller windows where there are two
+
+
+def test_a_margin_that_is_too_small_would_show(painter, normal, monkeypatch):
+    pictures = normal(1, 6, 16, 400)
+    monkeypatch.setattr("clearsr.models.painter.CONVOLUTIONS_OF_A_BLOCK", 1)
+    read = painter.in_windows(pictures, 260, CPU, beside(pictures))
+    with torch.no_grad():
+        assert (read(Window(0, 0, 16, 400)) - painter(pictures)).abs().max() > 5e-5
 
 
 def test_enlarging_in_tiles_changes_nothing(painter, normal):
-    pixels = normal(1, 3, 4 * 70, 4 * 150)  # more than a tile each way
+    pixels = normal(1, 6, 4 * 70, 4 * 150)  # more than a tile each way
     with_gradients = painter(pixels)
     with torch.no_grad():
         torch.testing.assert_close(painter(pixels), with_gradients, atol=1e-5, rtol=0)
@@ -84,7 +102,7 @@ def test_enlarging_in_tiles_changes_nothing(painter, normal):
 
 def test_in_bf16_its_pixels_have_no_bands(painter, normal):
     """A ramp of pixels in bf16 would have steps of up to a level in 255."""
-    pixels = 0.05 * normal(1, 3, 32, 32) + 0.7
+    pixels = 0.05 * normal(1, 6, 32, 32) + 0.7
     painter.conv_out.bias += 0.7
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         painted = painter(pixels)

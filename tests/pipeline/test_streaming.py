@@ -108,14 +108,6 @@ def test_an_e_prime_that_is_the_vaes_own_encoder(lora_network, make_picture):
     torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
 
 
-def test_an_e_prime_that_draws(make_network, make_picture, latents):
-    config = SamplingConfig(steps=2, upscale=4.0, scheduler="ddim", tile={"size": 32, "overlap": 8})
-    network = make_network(lr_encoder={"draws": True})
-    pipeline = ClearSRPipeline(network, config, device="cpu", precision="fp32")
-    whole, in_blocks = _both(pipeline, ImageData(make_picture(71, 90)))
-    torch.testing.assert_close(in_blocks.color, whole.color, atol=2e-4, rtol=0)
-
-
 @pytest.fixture(scope="module")
 def with_painter(make_network):
     network = make_network(painter={"blocks": 1})
@@ -138,16 +130,6 @@ def test_a_painter_goes_in_pieces_where_the_image_is_in_memory(with_painter, mak
         with_painter.upscale_with([image], config, load)[0] for load in (WHOLE, Workload(piece=96))
     )
     torch.testing.assert_close(in_pieces.color, whole.color, atol=2e-4, rtol=0)
-    sizes = []
-    hook = with_painter.network.painter.register_forward_hook(
-        lambda _, given, __: sizes.append(given[0].shape)
-    )
-    with_painter.upscale_with([image], config, Workload(piece=96))
-    hook.remove()
-    assert (
-        len(sizes) == 12
-        and max(max(size[2:]) for size in sizes) <= 96 + 2 * with_painter.network.painter.margin
-    )
 
 
 def test_latent_space_adjustment_says_how_much_of_the_painting_there_is(with_painter, make_picture):
@@ -161,8 +143,10 @@ def test_latent_space_adjustment_says_how_much_of_the_painting_there_is(with_pai
 
     drawn, config = picture(0.0, 0.0)
     enlarged = steps.prepare(image, config)[None]
+    decoded = steps.decode(with_painter.sample(steps.condition(enlarged, config), config))
     with torch.no_grad():
-        painted = (with_painter.network.painter(2 * enlarged - 1)[0, :, :96, :128] / 2 + 0.5).clamp(0, 1)
+        seen = 2 * torch.cat([enlarged, decoded], dim=1) - 1
+        painted = (with_painter.network.painter(seen)[0, :, :96, :128] / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(drawn, painted, atol=1e-5, rtol=0)
     truest, _ = picture(1.0, 0.0)
     without, _ = picture(0.0, 0.0, steps=0)

@@ -14,11 +14,15 @@ from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.classifier import Classifier, feature_distance
 from clearsr.pipeline.pipeline import ClearSRPipeline
+from clearsr.sampling.denoise import denoise
+from clearsr.sampling.guidance import Conditioning
+from clearsr.seeds import make_generator
 from clearsr.training.losses import Discriminator, anchor_losses, patch_pattern, shifted
 from clearsr.training.setup import stages_of_run
 from clearsr.training.stages import build_stage
 
 OVERLAP = {"autoencoder": {"overlap_channels": 4, "overlap_layers": 1}}
+PAINTER = {"painter": {"blocks": 1}}
 BLOCKS = [0, 3]
 SAMPLING = {
     "steps": 1,
@@ -37,11 +41,10 @@ def batch(make_picture):
 
 @pytest.fixture
 def make_stage(make_run, make_network):
-    """`make_stage("clearsr", draws=False, features=0)`: a stage on random weights everywhere."""
+    """`make_stage("clearsr", PAINTER, features=0)`: a stage on random weights everywhere."""
 
-    def make(stage="clearsr", draws=False, **perceptual):
+    def make(stage="clearsr", model=OVERLAP, **perceptual):
         values = {"blocks": BLOCKS, "pixel": 0.0, "features": 0.0, **perceptual}
-        model = {**OVERLAP, "lr_encoder": {"draws": draws}}
         config = make_run(
             stage,
             model=model,
@@ -97,55 +100,28 @@ def test_the_reward_rises_with_the_steps(batch, make_stage):
         torch.testing.assert_close(terms["loss"].detach(), expected)
 
 
-def trained(name, decoder, draws, stage):
-    """Whether a parameter is to be trained."""
+def trained(name, decoder):
+    """Whether a parameter is to be trained in stage clearsr."""
     if name.startswith("pictures.discriminator."):
         return True
-    if name.startswith("network.latents.lr_encoder."):
-        return draws
     if name.startswith("network.latents.vae.decoder."):
         return decoder == "full" or (decoder == "overlap" and "overlap" in name)
-    if name.startswith(("network.latents.", "pictures.classifier.")):
-        return False
-    return stage == "clearsr"
+    return not name.startswith(("network.latents.", "pictures.classifier."))
 
 
 @pytest.mark.parametrize("decoder", ["frozen", "overlap", "full"])
-@pytest.mark.parametrize(
-    ("stage_name", "draws"), [("clearsr", False), ("clearsr", True), ("lr_encoder", True)]
-)
-def test_it_trains_what_it_should(decoder, stage_name, draws, batch, make_stage):
-    stage = make_stage(stage_name, draws, features=1.0, adversarial=0.1, adversarial_ramp=0, decoder=decoder)
+@pytest.mark.parametrize("model", [OVERLAP, {**OVERLAP, **PAINTER}], ids=["alone", "with a painter"])
+def test_it_trains_what_it_should(decoder, model, batch, make_stage):
+    stage = make_stage(model=model, features=1.0, adversarial=0.1, adversarial_ramp=0, decoder=decoder)
     stage(batch, 0)["loss"].backward()
     with_gradient = {n for n, p in stage.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     asked = {n for n, p in stage.named_parameters() if p.requires_grad}
-    assert asked == {n for n, _ in stage.named_parameters() if trained(n, decoder, draws, stage_name)}
+    assert asked == {n for n, _ in stage.named_parameters() if trained(n, decoder)}
     assert not with_gradient - asked
     # U-Net input: without noise the sampler starts at x_lr itself, and the first layer sees zeros.
     # Last biases: where no score lies beyond the hinge, what real asks for drawn takes back.
     silent = {n for n in asked - with_gradient if not n.endswith(("conv_in.weight", "layers.5.bias"))}
     assert not silent
-
-
-def test_x_lr_of_an_encoder_that_draws_learns_as_in_its_own_stage(batch, make_stage, make_run, make_network):
-    """Where the drawn picture counts nothing, loss and gradient are those of stage lr_encoder."""
-    stage = make_stage("lr_encoder", True)  # its own weights are all 0
-    plain = build_stage(
-        make_run("lr_encoder", model=stage.network.config.model_dump()), copy.deepcopy(stage.network)
-    )
-    ours, theirs = stage(batch, 0), plain(batch, 0)
-    torch.testing.assert_close(ours["loss"], theirs["loss"])
-    ours["loss"].backward()
-    theirs["loss"].backward()
-    for (name, a), (_, b) in zip(
-        stage.network.latents.lr_encoder.named_parameters(),
-        plain.network.latents.lr_encoder.named_parameters(),
-        strict=True,
-    ):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
-
-
-PAINTER = {"painter": {"blocks": 1}}
 
 
 def test_the_painter_learns_alone_and_from_its_picture(batch, make_run, make_network):
@@ -164,13 +140,50 @@ def test_the_painter_learns_alone_and_from_its_picture(batch, make_run, make_net
     terms = stage(batch, 0)
     expected = 0.7 * terms["l1"] + 0.3 * terms["features"] - 0.1 * terms["reward"] + terms["discriminator"]
     torch.testing.assert_close(terms["loss"].detach(), expected)
-    painted = stage.network.painter(to_signed(resize(batch.lr, (48, 48))))
-    torch.testing.assert_close(terms["l1"], (painted.detach() - to_signed(batch.hr)).abs().mean())
+    torch.testing.assert_close(terms["l1"], l1_of_painting(stage.network, batch, 0))
     terms["loss"].backward()
     learned = {n for n, p in stage.named_parameters() if p.grad is not None and p.grad.abs().sum()}
     asked = {n for n, p in stage.named_parameters() if p.requires_grad}
     assert learned <= asked and {n for n in asked if n.startswith("network.")} <= learned
     assert all(n.startswith(("network.painter.", "pictures.discriminator.")) for n in asked)
+
+
+@torch.no_grad()
+def l1_of_painting(network, batch, steps):
+    """Of what the pipeline would paint, less its matching of colours."""
+    lr_image = to_signed(resize(batch.lr, (48, 48)))
+    z_lr, prompt = network.latents.embed_lr(lr_image), network.image_prompt(lr_image)
+    sampling = build_config(SamplingConfig, {**SAMPLING, "steps": steps})
+    generators = [make_generator("noise", 0, i) for i in batch.sample_ids]
+    z_0 = denoise(network, Conditioning(z_lr, prompt), sampling, generators)
+    seen = torch.cat([lr_image, network.latents.decode(z_0).clamp(-1, 1)], dim=1)
+    return (network.painter(seen) - to_signed(batch.hr)).abs().mean()
+
+
+def test_with_a_painter_the_sampler_is_trained_through_it(batch, make_stage):
+    stage = make_stage(model=PAINTER, pixel=1.0)
+    terms = stage(batch, 0)
+    torch.testing.assert_close(terms["l1"], l1_of_painting(stage.network, batch, 1))
+    assert (terms["l1"] - l1_of_painting(stage.network, batch, 0)).abs() > 1e-5  # not of x_lr
+    terms["loss"].backward()
+    for part in (stage.network.painter, stage.network.unet, stage.network.detail_preserving):
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+def test_beside_the_painting_d_of_z_0_and_eq_1_may_count(batch, make_stage, make_run):
+    stage = make_stage(model=PAINTER, decoded=0.7)
+    terms = stage(batch, 0)
+    torch.testing.assert_close(terms["loss"].detach(), 0.7 * terms["decoded"])
+    decoded = []
+    decode = stage.network.latents.decode
+    stage.network.latents.decode = lambda z: decoded.append(decode(z)) or decoded[-1]
+    stage(batch, 0)
+    torch.testing.assert_close(terms["decoded"], (decoded[0] - to_signed(batch.hr)).abs().mean())
+    stage = make_stage(model=PAINTER, denoising=0.6)
+    plain = build_stage(make_run(model=PAINTER, loss={"prompt_dropout": 0.0}), copy.deepcopy(stage.network))
+    ours, theirs = stage(batch, 0), plain(batch, 0)
+    torch.testing.assert_close(ours["loss"], 0.6 * theirs["loss"])
+    torch.testing.assert_close(ours["denoising"], theirs["loss"].detach())
 
 
 def test_the_heads_and_the_network_do_not_learn_from_each_others_loss(normal):
@@ -305,26 +318,24 @@ def test_the_lora_of_the_vae_gets_its_gradient_from_pictures_too(batch, make_run
     assert lora and all(p.grad is not None and p.grad.abs().sum() > 0 for p in lora.values())
 
 
-def test_eq_1_sees_what_is_drawn_as_sampling_does(batch, make_run, make_network):
-    """The control branches and the anchor of `lr_anchored` are on `drawn`: x_lr itself changes nothing."""
-    model = {"lr_encoder": {"draws": True}, "prediction": "lr_anchored"}
-    stage = build_stage(make_run(model=model, loss={"prompt_dropout": 0.0}), make_network(**model))
-    before = stage(batch, 0)["loss"]
-    embed = stage.network.latents.embed_lr
-    stage.network.latents.embed_lr = lambda pixels: (e := embed(pixels))._replace(mean=e.mean + 1)
-    assert torch.equal(stage(batch, 0)["loss"], before)
-
-
-def test_a_run_that_trains_the_overlap_along_leaves_it_to_later_stages(make_run):
+def test_what_a_run_trains_along_it_leaves_to_later_stages(make_run):
     along = make_run(model=OVERLAP, perceptual={"decoder": "full"})
     assert stages_of_run(along) == ["clearsr", "decoder"]
     assert stages_of_run(make_run(perceptual={"decoder": "full"})) == ["clearsr"]
     assert stages_of_run(make_run(model=OVERLAP)) == ["clearsr"]
+    both = {**OVERLAP, **PAINTER}
+    assert stages_of_run(make_run(model=both, perceptual={"decoder": "full"})) == [
+        "clearsr",
+        "decoder",
+        "painter",
+    ]
+    assert stages_of_run(make_run(model=both)) == ["clearsr"]
+    assert stages_of_run(make_run("painter", model=both, perceptual={})) == ["painter"]
 
 
 def test_what_cannot_be_trained_is_refused(make_run, make_network):
-    with pytest.raises(ClearSRError, match=r"lr_encoder\.draws"):
-        build_stage(make_run("lr_encoder", perceptual={"blocks": BLOCKS}), make_network())
+    with pytest.raises(ClearSRError, match="perceptual belongs to stages painter and clearsr, not to lr_enc"):
+        make_run("lr_encoder", perceptual={"blocks": BLOCKS})
     run = make_run("clearsr", perceptual={"decoder": "overlap", "blocks": BLOCKS})
     with pytest.raises(ClearSRError, match="overlap_channels"):
         build_stage(run, make_network())

@@ -50,9 +50,6 @@ class LREncoderConfig(FrozenConfig):
     lora_rank: Rank = Field(16, description="rank of the VAE encoder's LoRA; 0 leaves it out (Table 3)")
     channels: tuple[PositiveInt, ...] = Field((96, 128), description="separate: widths, finest first")
     layers: tuple[PositiveInt, ...] = Field((6, 6), description="separate: residual blocks per width")
-    draws: bool = Field(
-        False, description="separate: E' also says what a photograph would show, which runs then start from"
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "LREncoderConfig":

@@ -120,7 +120,7 @@ class TeacherConfig(FrozenConfig):
 
 
 class PerceptualConfig(FrozenConfig):
-    """Losses on pictures, in place of Eq. 1 (our own): what the sampler, E' or the painter draws."""
+    """Losses on pictures, in place of Eq. 1 (our own): what the sampler or the painter draws."""
 
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
     features: Annotated[float, Field(ge=0)] = Field(
@@ -134,6 +134,12 @@ class PerceptualConfig(FrozenConfig):
     )
     grid: Annotated[float, Field(ge=0)] = Field(
         0.0, description="L1 of the mean error at each place of the VAE's patches, which a grid raises"
+    )
+    decoded: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="L1 of D(z_0), where a painter draws the picture from it"
+    )
+    denoising: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="clearsr: Eq. 1 beside them, so that runs of other lengths go on working"
     )
     decoder: Literal["frozen", "overlap", "full"] = Field(
         "frozen", description="what of a decoder of our own is trained along"
@@ -204,10 +210,8 @@ class TrainConfig(FrozenConfig):
                 raise ValueError("frozen_precision other than fp32 needs a frozen base: set model.base_model")
         if self.loss.min_snr_gamma is not None and self.model.prediction == "lr_anchored":
             raise ValueError("loss.min_snr_gamma needs model.prediction epsilon or v_prediction")
-        if self.perceptual is not None and self.stage not in ("lr_encoder", "painter", "clearsr"):
-            raise ValueError(
-                f"perceptual belongs to stages lr_encoder, painter and clearsr, not to {self.stage}"
-            )
+        if self.perceptual is not None and self.stage not in ("painter", "clearsr"):
+            raise ValueError(f"perceptual belongs to stages painter and clearsr, not to {self.stage}")
         if self.stage == "painter" and (self.perceptual is None or not self.model.painter.blocks):
             raise ValueError("stage painter needs model.painter.blocks, and perceptual for its losses")
         if self.stage == "painter" and self.perceptual and self.perceptual.decoder != "frozen":

@@ -66,7 +66,6 @@ def own_components(config: ModelConfig) -> Components:
             autoencoder.patch_size,
             lr_encoder.channels,
             lr_encoder.layers,
-            lr_encoder.draws,
         )
     denoiser = UNet(
         UNetShape(

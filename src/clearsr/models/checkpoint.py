@@ -168,21 +168,10 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
         for name, value in read_tensors(source).items()
         if set(stages_of(name)) & set(stages)
     }
-    load_tensors(network, _with_drawing(tensors, network), source, filled)
+    load_tensors(network, tensors, source, filled)
     if "autoencoder" in stages:
         set_scaling_factor(network, description["model"]["autoencoder"]["scaling_factor"])
     return stages
-
-
-def _with_drawing(tensors: dict[str, torch.Tensor], network: ClearSRNetwork) -> dict[str, torch.Tensor]:
-    """The tensors, with an E' that does not draw yet where the network's does: what it draws is x_lr."""
-    state = network.state_dict()
-    added = {}
-    for name in ("latents.lr_encoder.conv_out.weight", "latents.lr_encoder.conv_out.bias"):
-        if name in tensors and network.config.lr_encoder.draws:
-            missing = len(state[name]) - len(tensors[name])
-            added[name] = torch.cat([tensors[name], torch.zeros(max(0, missing), *tensors[name].shape[1:])])
-    return tensors | added
 
 
 def stages_of(name: str) -> tuple[str, ...]:

@@ -22,25 +22,18 @@ PIECE_PIXELS = 1024  # side of what is encoded or decoded at once; larger images
 
 
 class LatentLR(NamedTuple):
-    """The latent LR embedding x_lr, how far the HR latent is expected to lie from it, what is drawn on it.
+    """The latent LR embedding x_lr, and how far the HR latent is expected to lie from it.
 
     `mean` is x_lr itself, B×C×h×w. `std` is the standard deviation of E''s posterior, same shape: where it
     was trained to (`lr_encoder` stage) it is that of z_hr - x_lr, small in flat areas and large in texture.
-    `drawn` is x_lr with what a photograph would have there, where E' draws (our own); None where it does not.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
-    drawn: torch.Tensor | None = None
-
-    @property
-    def start(self) -> torch.Tensor:
-        """Where a run starts, and what the network's output is read against: `drawn`, or else x_lr."""
-        return self.mean if self.drawn is None else self.drawn
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> "LatentLR":
-        """The function of each of them."""
-        return LatentLR(*(None if part is None else function(part) for part in self))  # type: ignore[arg-type]
+        """The function of both."""
+        return LatentLR(*(function(part) for part in self))
 
 
 class LatentLREmbedding(nn.Module):

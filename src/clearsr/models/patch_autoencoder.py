@@ -9,14 +9,14 @@ random weights needs minutes to get to 22 dB. It is asked as diffusers' `Autoenc
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from clearsr.config.model import AutoencoderConfig
+from clearsr.hardware import full_precision
 
 MIN_LOG_VARIANCE = -12.0  # keeps the posterior's standard deviation above 0.0025
 INITIAL_LOG_VARIANCE = -6.0
@@ -38,8 +38,6 @@ class ResidualBlock(nn.Module):
 class PatchEncoder(nn.Module):
     """Pixels B×3×H×W in [-1, 1] -> moments (mean, log variance) B×2C×h×w.
 
-    One that draws (E' alone) gives a second mean behind them, B×3C×h×w: the first and what is drawn on it.
-
     Attributes:
         side: pixels along the side of a latent's patch; H and W must be multiples of it.
         margin: pixels around a patch that its moments depend on.
@@ -52,10 +50,9 @@ class PatchEncoder(nn.Module):
         patch_size: int,
         block_out_channels: Sequence[int],
         layers_per_block: Sequence[int],
-        draws: bool = False,
     ) -> None:
         super().__init__()
-        self.patch_size, self._latent_channels = patch_size, latent_channels
+        self.patch_size = patch_size
         self.conv_in = nn.Conv2d(in_channels * patch_size**2, block_out_channels[0], 3, padding=1)
         blocks: list[nn.Module] = []
         previous = block_out_channels[0]
@@ -65,28 +62,25 @@ class PatchEncoder(nn.Module):
             blocks.extend(ResidualBlock(width) for _ in range(layers))
             previous = width
         self.blocks = nn.Sequential(*blocks)
-        self.conv_out = nn.Conv2d(previous, (3 if draws else 2) * latent_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(previous, 2 * latent_channels, 3, padding=1)
         self.side = patch_size * 2 ** (len(block_out_channels) - 1)
         self.margin = self.side * _reach(layers_per_block)
         self.linear = nn.Conv2d(in_channels, latent_channels, self.side, stride=self.side)
         _set_to_zero(self.linear)
         basis, gains = dct_basis(latent_channels, self.side)
-        starts = torch.tensor([0.0, INITIAL_LOG_VARIANCE, 0.0][: 3 if draws else 2])
-        moments = starts.repeat_interleave(latent_channels)
+        moments = torch.tensor([0.0, INITIAL_LOG_VARIANCE]).repeat_interleave(latent_channels)
         self.conv_out.bias = nn.Parameter(moments)
         with torch.no_grad():
             self.conv_out.weight.mul_(0.1)
-            self.conv_out.weight[2 * latent_channels :].zero_()
             self.linear.weight.copy_(basis * gains)
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         moments = self.conv_out(F.silu(self.blocks(hidden)))
-        mean, log_variance, *detail = moments.split(self._latent_channels, dim=1)
+        mean, log_variance = moments.chunk(2, dim=1)
         with full_precision(pixels.device):  # 8 bits of mantissa would show as banding
             mean = mean.float() + self.linear(pixels.float())
-        drawn = [mean + part.float() for part in detail]
-        return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0), *drawn], dim=1)
+        return torch.cat([mean, log_variance.clamp(min=MIN_LOG_VARIANCE, max=10.0)], dim=1)
 
 
 class PatchOverlap(nn.Module):
@@ -237,11 +231,6 @@ class PatchAutoencoderKL(nn.Module):
     def decode(self, latents: torch.Tensor) -> Decoded:
         """Pixels B×3×H×W, about [-1, 1], of unscaled latents B×C×h×w."""
         return Decoded(self.decoder(latents))
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast switched off; where only shapes are computed, on the meta device, there is none."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def _set_to_zero(layer: nn.Module) -> None:

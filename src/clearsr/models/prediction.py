@@ -38,7 +38,7 @@ def network_input(
     if prediction != "lr_anchored":
         return z_t
     noise_variance = (1 - alpha_bar) / alpha_bar
-    return (z_t / alpha_bar.sqrt() - embedding.start) / (embedding.std**2 + noise_variance).sqrt()
+    return (z_t / alpha_bar.sqrt() - embedding.mean) / (embedding.std**2 + noise_variance).sqrt()
 
 
 def predicted_z_0(
@@ -81,5 +81,5 @@ def _anchor(
     noise_variance = (1 - alpha_bar) / alpha_bar
     residual_variance = embedding.std**2
     total = residual_variance + noise_variance
-    linear = embedding.start + residual_variance / total * (z_t / alpha_bar.sqrt() - embedding.start)
+    linear = embedding.mean + residual_variance / total * (z_t / alpha_bar.sqrt() - embedding.mean)
     return linear, (residual_variance * noise_variance / total).sqrt()

@@ -18,13 +18,14 @@ from clearsr.models.windowed_layers import (
     Layer,
     NewMap,
     SelfAttention,
+    beside,
     count_windows,
     per_cell,
     run_in_windows,
 )
 from clearsr.tiling import Grid, ReadGrid, map_exactly
 
-Moments = tuple[torch.Tensor, ...]  # mean, standard deviation, and what is drawn by one that draws
+Moments = tuple[torch.Tensor, torch.Tensor]  # mean and standard deviation
 
 
 class VaeAdapter(Protocol):
@@ -120,8 +121,8 @@ class OwnVae(NamedTuple):
         """See `VaeAdapter`; pieces give the untiled result."""
         e_prime = self.e_prime
         moments = map_exactly(e_prime, pixels, piece, e_prime.margin, e_prime.side)
-        mean, log_variance, *drawn = moments.split(int(self.vae.config.latent_channels), dim=1)
-        return mean, torch.exp(0.5 * log_variance), *drawn
+        mean, log_variance = moments.chunk(2, dim=1)
+        return mean, torch.exp(0.5 * log_variance)
 
     def decode(self, z: torch.Tensor, piece: int, new_map: NewMap | None) -> torch.Tensor:
         """See `VaeAdapter`; pieces give the untiled result."""
@@ -169,7 +170,7 @@ class DiffusersVae(NamedTuple):
         if _is_done_whole(pixels, piece):
             found = self.vae.encode(pixels).latent_dist
             return found.mode(), found.std
-        both = self.posterior_in_windows(pixels, piece, pixels.device, new_map or _beside(pixels))
+        both = self.posterior_in_windows(pixels, piece, pixels.device, new_map or beside(pixels))
         mean, std = both[..., :, :].to(pixels.device).chunk(2, dim=1)
         return mean, std
 
@@ -198,7 +199,7 @@ class DiffusersVae(NamedTuple):
         """See `VaeAdapter`."""
         if _is_done_whole(z, piece // self.pixels_per_latent):
             return self.vae.decode(z).sample
-        pixels = self.decode_in_windows(z, piece, z.device, new_map or _beside(z))
+        pixels = self.decode_in_windows(z, piece, z.device, new_map or beside(z))
         return pixels[..., :, :].to(z.device)
 
     def decode_in_windows(
@@ -231,11 +232,6 @@ class DiffusersVae(NamedTuple):
 def _is_done_whole(grid: torch.Tensor, side: int) -> bool:
     """Whether diffusers' VAE runs as it is: on what is small, for gradients, and for shapes alone."""
     return max(grid.shape[-2:]) <= side or torch.is_grad_enabled() or grid.is_meta
-
-
-def _beside(grid: torch.Tensor) -> NewMap:
-    """Feature maps on the same device."""
-    return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=grid.device)
 
 
 def encoder_layers(vae: Any, finish: Function) -> list[Layer]:

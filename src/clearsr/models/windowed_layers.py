@@ -18,6 +18,11 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 NewMap = Callable[[Sequence[int], torch.dtype], Grid]  # B×C×H×W and a type -> a grid, whatever is in it
 
 
+def beside(grid: torch.Tensor) -> NewMap:
+    """Feature maps on the same device."""
+    return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=grid.device)
+
+
 class FeatureMap:
     """A grid B×C×H×W with its channels' means and variances, gathered as windows are written."""
 

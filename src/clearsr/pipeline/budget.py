@@ -92,18 +92,17 @@ class VaeCost(NamedTuple):
         per_pixel: bytes for each pixel of a piece with its margin.
         margin: pixels around a piece, both sides together.
         kept_per_pixel: bytes for each pixel of an image larger than a piece, between its layers.
-        painter: the first two of the painter, which has its turn after it; None: there is none.
+        painter: bytes for each pixel of a piece of the painter, which has its turn after it.
     """
 
     per_pixel: float
     margin: int = LOCAL_MARGIN
     kept_per_pixel: float = 0.0
-    painter: tuple[float, int] | None = None
+    painter: float = 0.0
 
     def of_piece(self, side: int) -> int:
         """Bytes for a piece."""
-        turns = [(self.per_pixel, self.margin)] + ([] if self.painter is None else [self.painter])
-        return int(max((side + margin) ** 2 * per_pixel for per_pixel, margin in turns))
+        return int(max((side + self.margin) ** 2 * self.per_pixel, side**2 * self.painter))
 
 
 class TileCost(NamedTuple):

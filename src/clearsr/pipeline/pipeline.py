@@ -304,9 +304,8 @@ class ClearSRPipeline:
             conditioning = steps.condition(pixels, config, workload.piece, new_map)  # 2
             latents = self.sample(conditioning, config, on_step, tiles_at_once=workload.tiles)  # 3
             decoded = steps.decode(latents, workload.piece, new_map)  # 4
-            if share := steps.painting(config):
-                decoded = torch.lerp(decoded, steps.paint(pixels, workload.piece), share).clamp(0, 1)
-            for picture, reference, image in zip(decoded, prepared, batch, strict=True):
+            painted = steps.paint(pixels, decoded, steps.painting(config), workload.piece, new_map)
+            for picture, reference, image in zip(painted, prepared, batch, strict=True):
                 results.append(steps.finish(picture, reference, image, config))  # 5
         return results
 

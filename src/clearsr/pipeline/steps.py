@@ -36,7 +36,7 @@ from clearsr.image.geometry import (
 )
 from clearsr.models.clearsr import ClearSRNetwork, denoising_parts
 from clearsr.models.latent_lr_embedding import PIECE_PIXELS, LatentLR
-from clearsr.models.windowed_layers import NewMap
+from clearsr.models.windowed_layers import NewMap, beside
 from clearsr.pipeline.budget import (
     DENOISING_COPIES,
     LOCAL_COPIES,
@@ -49,7 +49,7 @@ from clearsr.pipeline.budget import (
 from clearsr.pipeline.store import GridStore
 from clearsr.sampling.guidance import Conditioning
 from clearsr.sampling.latent_space_adjustment import total
-from clearsr.tiling import map_exactly
+from clearsr.tiling import Window
 
 MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
 
@@ -158,17 +158,34 @@ class PipelineSteps:
         """How much of the painter's picture is in the result, as Latent Space Adjustment has it."""
         return 0.0 if self.network.painter is None else total(config.steps, config.lsa)
 
-    def paint(self, pixels: torch.Tensor, piece: int = PIECE_PIXELS) -> torch.Tensor:
-        """The painter's picture of B×3×H×W in [0, 1], on the CPU; it may go beyond that range.
+    def paint(
+        self,
+        pixels: torch.Tensor,
+        decoded: torch.Tensor,
+        share: float,
+        piece: int = PIECE_PIXELS,
+        new_map: NewMap | None = None,
+    ) -> torch.Tensor:
+        """`decoded` with so much of the painter's picture, B×3×H×W in [0, 1] on the CPU.
 
-        `piece` pixels a side at once; pieces give the untiled result.
+        Args:
+            pixels, decoded: the enlarged LR image and D(z_0), B×3×H×W in [0, 1] each.
+            share: what `painting` gives.
+            piece: pixels a side that go through it as they are; larger pictures go layer by layer.
+            new_map: where feature maps of those lie; unset: with the picture.
         """
         painter = self.network.painter
-        assert painter is not None, "without one there is nothing of it in the result"
-        signed = to_signed(pixels.to(self.device, memory_format=torch.channels_last))
+        if painter is None or share == 0:
+            return decoded
+        pictures = torch.cat([pixels.to(self.device), decoded.to(self.device)], dim=1)
+        signed = to_signed(pictures.contiguous(memory_format=torch.channels_last))
         with self.running("painter"):
-            painted = map_exactly(painter, signed, piece, painter.margin, painter.side)
-        return (painted.float().cpu() + 1) / 2
+            if max(signed.shape[-2:]) <= piece:
+                painted = painter(signed)
+            else:
+                read = painter.in_windows(signed, piece, self.device, new_map or beside(signed))
+                painted = read(Window(0, 0, *signed.shape[-2:]))
+        return torch.lerp(decoded, (painted.float().cpu() + 1) / 2, share).clamp(0, 1)
 
     def decode_signed(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
@@ -192,8 +209,11 @@ class PipelineSteps:
         """What encoding, decoding and painting take."""
         vae, painter = self.network.latents.adapter, self.network.painter
         copies, margin = (WINDOWED_COPIES, 0) if vae.decoder_margin is None else (LOCAL_COPIES, LOCAL_MARGIN)
-        beside = None if painter is None else (PAINTER_COPIES * painter.bytes_per_pixel, 2 * painter.margin)
-        return VaeCost(copies * vae.bytes_per_pixel, margin, vae.map_bytes_per_pixel, beside)
+        kept = vae.map_bytes_per_pixel
+        if painter is None:
+            return VaeCost(copies * vae.bytes_per_pixel, margin, kept)
+        painted = PAINTER_COPIES * painter.bytes_per_pixel
+        return VaeCost(copies * vae.bytes_per_pixel, margin, max(kept, painter.map_bytes_per_pixel), painted)
 
     def tile_cost(self, config: SamplingConfig) -> TileCost:
         """What denoising a tile takes."""

@@ -80,16 +80,16 @@ class PreparedSource:
         return dataclasses.replace(found, color=resized(color.clamp(0, 1)), alpha=alpha)
 
 
-class _SignedPixels:
-    """The padded image as a grid to read from, 1×3×H×W in [-1, 1]."""
+class _Signed:
+    """Pictures as a grid to read from, 1×C×H×W in [-1, 1]; `read` gives a window of them in [0, 1]."""
 
-    def __init__(self, prepared: PreparedSource) -> None:
-        self.shape = torch.Size((1, 3, prepared.height, prepared.width))
-        self._prepared = prepared
+    def __init__(self, channels: int, size: tuple[int, int], read: Callable[[Window], torch.Tensor]) -> None:
+        self.shape = torch.Size((1, channels, *size))
+        self._read = read
 
     def __getitem__(self, index: tuple[Any, slice, slice]) -> torch.Tensor:
         _, rows, columns = index
-        return to_signed(self._prepared.read(Window(rows.start, columns.start, rows.stop, columns.stop)))
+        return to_signed(self._read(Window(rows.start, columns.start, rows.stop, columns.stop)))
 
 
 @torch.no_grad()
@@ -159,6 +159,9 @@ class _Work:
         self._margins = latents.adapter.encoder_margin, latents.adapter.decoder_margin
         self._all += latents.encoding_windows(*at_once) if self._margins[0] is None else whole
         self._all += latents.decoding_windows(*at_once) if self._margins[1] is None else 0
+        painter = steps.network.painter
+        if painter is not None and steps.painting(config):
+            self._all += painter.windows(prepared.height, prepared.width, self._piece)
 
     def advance(self) -> None:
         """Another part is done; what it left on the heap would count in the budget."""
@@ -184,19 +187,22 @@ class _Work:
         """Steps 1 and 2: x_lr, as two grids."""
         prepared, latents, fold = self._prepared, self._latents, self._fold
         steps, network = self._steps, self._steps.network
-        channels, count = network.unet.config.in_channels, 3 if network.config.lr_encoder.draws else 2
-        grids = [self._store.latents((1, channels, *self._grid)) for _ in range(count)]
+        shape = (1, network.unet.config.in_channels, *self._grid)
+        grids = [self._store.latents(shape) for _ in range(2)]
         embedding = LatentLR(*grids)
         if (margin := self._margins[0]) is not None:
             margin = -(-margin // fold) * fold
             for inner in pieces(prepared.height, prepared.width, self._piece):
                 outer = inner.grown(margin, prepared.height, prepared.width)
                 part = steps.embed(prepared.read(outer), max(outer.size))
-                for whole, values in zip(grids, (v for v in part if v is not None), strict=True):
+                for whole, values in zip(grids, part, strict=True):
                     whole[inner.over(fold).cells] = inner.seen_from(outer).over(fold).of(values)
                 self.advance()
             return embedding
-        pixels, new_map = _SignedPixels(prepared), self._store.feature_map
+        pixels, new_map = (
+            _Signed(3, (prepared.height, prepared.width), prepared.read),
+            self._store.feature_map,
+        )
         with steps.running("latents"):
             both = latents.embed_in_windows(pixels, self._piece, steps.device, new_map, self.advance)
         for window in pieces(*self._grid, self._piece // fold):
@@ -225,16 +231,25 @@ class _Work:
         self, decode: Callable[[Window], torch.Tensor], share: float
     ) -> Callable[[Window], torch.Tensor]:
         """`decode` with so much of the painter's picture."""
-        painter, fold, prepared = self._steps.network.painter, self._fold, self._prepared
-        if painter is None or share == 0:
+        steps, new_map = self._steps, self._store.feature_map
+        if steps.network.painter is None or share == 0:
             return decode
+        prepared = self._prepared
 
-        def painted(window: Window) -> torch.Tensor:
-            outer = window.over(fold).grown(-(-painter.margin // fold), *self._grid).times(fold)
-            picture = window.seen_from(outer).of(self._steps.paint(prepared.read(outer), max(outer.size)))
+        def both(window: Window) -> torch.Tensor:
+            return torch.cat([prepared.read(window), decode(window)], dim=1)
+
+        pictures = _Signed(6, (prepared.height, prepared.width), both)
+        with steps.running("painter"):
+            painted = steps.network.painter.in_windows(
+                pictures, self._piece, steps.device, new_map, self.advance
+            )
+
+        def mixed(window: Window) -> torch.Tensor:
+            picture = (painted(window).float().cpu() + 1) / 2
             return torch.lerp(decode(window), picture, share).clamp(0, 1)
 
-        return painted
+        return mixed
 
     def statistics(self, decode: Callable[[Window], torch.Tensor]) -> ChannelStatistics:
         """The colours of the whole result, which a local VAE decodes once more for this."""

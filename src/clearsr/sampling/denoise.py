@@ -57,7 +57,7 @@ def denoise(
         z_t, *past_now = solver.step(z_0, z_t, i, past, own)
         return [adjust(z_t, z_lr, i, steps, lsa) if lsa.target == "step" else z_t, *past_now]
 
-    z_t, *past = bands.map(start, conditioning.embedding.start)
+    z_t, *past = bands.map(start, conditioning.embedding.mean)
     for i in range(steps):
         z_0 = predict(z_t, i)
         z_t, *past = bands.map(partial(step, i), z_0, z_t, z_lr, *past)

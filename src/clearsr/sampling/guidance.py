@@ -40,7 +40,7 @@ class Tiles(NamedTuple):
     ) -> "Tiles":
         """x_lr is cut with the windows; the prompts are the whole image's."""
         embedding = whole.embedding.map(lambda part: stack_windows(part, windows))
-        structure = network.structure_features(embedding.start) if keep else None
+        structure = network.structure_features(embedding.mean) if keep else None
         prompt = whole.prompt.repeat(len(windows), 1, 1)
         return cls(Conditioning(embedding, prompt, whole.negative), structure)
 
@@ -95,7 +95,7 @@ class Predictor:
         if [len(group) for group in self._kept] != [1] or len(timesteps) == 1:
             return None
         (tile,) = self._kept.values()
-        z_lr = tile.conditioning.embedding.start
+        z_lr = tile.conditioning.embedding.mean
         length = chunk_length(*z_lr.shape[-2:])
         return ControlAhead(self._network, z_lr, tile.structure, timesteps, length) if length > 1 else None
 
@@ -120,7 +120,7 @@ def guided_z_0(
     embedding, prompt, negative = tiles.conditioning
     structure = tiles.structure
     if structure is None and (control is None or negative is not None):
-        structure = network.structure_features(embedding.start)
+        structure = network.structure_features(embedding.mean)
     prediction = network.config.prediction
     batch = len(z_t)
     timestep = t.to(z_t.device).round().long().expand(batch)
@@ -133,7 +133,7 @@ def guided_z_0(
         """Outputs for several decoder prompts under one text in the encoder and the DPM."""
         text = text.expand(batch, -1, -1).to(latent.dtype)
         if control is None:
-            control = network.control_signals(embedding.start, timestep, text, structure)
+            control = network.control_signals(embedding.mean, timestep, text, structure)
         encoded = network.unet_encode(latent, timestep, text)
         return [network.unet_decode(encoded, control, p.to(latent.dtype)) for p in prompts]
 

@@ -35,7 +35,7 @@ _STAGES_BEFORE: dict[Stage, tuple[Stage, ...]] = {
     "autoencoder": (),
     "lr_encoder": ("autoencoder",),
     "decoder": ("autoencoder", "lr_encoder"),
-    "painter": (),
+    "painter": ("autoencoder", "lr_encoder"),
     "prior": ("autoencoder",),
     "clearsr": ("autoencoder", "lr_encoder"),
 }
@@ -95,9 +95,14 @@ def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[st
 
 
 def stages_of_run(config: TrainConfig) -> list[str]:
-    """The stages whose tensors a run trains: its own, and `decoder` where it trains the overlap along."""
-    along = config.perceptual is not None and config.perceptual.decoder != "frozen"
-    return [config.stage, *(["decoder"] if along and config.model.autoencoder.overlap_channels else [])]
+    """The stages whose tensors a run trains: its own, and what it trains along by pictures."""
+    along = []
+    if config.perceptual is not None and config.stage != "painter":
+        if config.perceptual.decoder != "frozen" and config.model.autoencoder.overlap_channels:
+            along.append("decoder")
+        if config.model.painter.blocks:
+            along.append("painter")
+    return [config.stage, *along]
 
 
 def missing_stages(config: TrainConfig, stages: list[str]) -> list[str]:

@@ -62,7 +62,7 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
         "clearsr": ClearSRStage,
     }
     if config.perceptual is not None:
-        return (PainterStage if config.stage == "painter" else PerceptualStage)(network, config)
+        return PerceptualStage(network, config)
     return stages[config.stage](network, config.loss)
 
 
@@ -170,39 +170,51 @@ class ClearSRStage(StageModule):
         self.trains_lr_encoder = any(p.requires_grad for p in network.latents.parameters())
 
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
-        network, prediction = self.network, self.network.config.prediction
-        target, lr_image = signed_pair(batch)
-        with torch.no_grad():
-            z_0 = network.latents.encode_hr(target).float()
+        pair = signed_pair(batch)
         with torch.set_grad_enabled(self.trains_lr_encoder and torch.is_grad_enabled()):
-            embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
-        noise = sample_noise(z_0.shape, seed, batch.sample_ids).to(z_0)
-        timestep, dropped = step_draws(seed, batch.sample_ids, self.loss, z_0.device)
-        alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
-        z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
-        prompt = network.image_prompt(lr_image)
-        latent = network_input(prediction, z_t, alpha_bar, embedding)
-        output = network(latent, timestep, embedding.start, prompt, dropped).float()
-        wanted = training_target(prediction, z_0, noise, alpha_bar, embedding)
-        squared = (output - wanted) ** 2
-        if prediction == "lr_anchored":
-            weight = embedding.std.detach() ** (2 * self.loss.residual_power)
-            squared = squared * weight / weight.mean()
-        elif self.loss.min_snr_gamma is not None:
-            squared = squared * min_snr_weight(prediction, alpha_bar, self.loss.min_snr_gamma)
-        predicted = predicted_z_0(prediction, output.detach(), z_t, alpha_bar, embedding)
-        return {
-            "loss": squared.mean(),
-            "z_0_mse": F.mse_loss(predicted, z_0),
-            "anchor_mse": F.mse_loss(embedding.mean.detach(), z_0),
-        }
+            embedding = self.network.latents.embed_lr(pair[1]).map(torch.Tensor.float)
+        return denoising_losses(self.network, self.loss, pair, embedding, batch.sample_ids, seed)
+
+
+def denoising_losses(
+    network: ClearSRNetwork,
+    loss: LossConfig,
+    pair: tuple[torch.Tensor, torch.Tensor],
+    embedding: LatentLR,
+    sample_ids: list[int],
+    seed: int,
+) -> Losses:
+    """Eq. 1 of a batch: what `signed_pair` gives, and x_lr."""
+    prediction, (target, lr_image) = network.config.prediction, pair
+    with torch.no_grad():
+        z_0 = network.latents.encode_hr(target).float()
+    noise = sample_noise(z_0.shape, seed, sample_ids).to(z_0)
+    timestep, dropped = step_draws(seed, sample_ids, loss, z_0.device)
+    alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)
+    z_t = alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
+    prompt = network.image_prompt(lr_image)
+    latent = network_input(prediction, z_t, alpha_bar, embedding)
+    output = network(latent, timestep, embedding.mean, prompt, dropped).float()
+    wanted = training_target(prediction, z_0, noise, alpha_bar, embedding)
+    squared = (output - wanted) ** 2
+    if prediction == "lr_anchored":
+        weight = embedding.std.detach() ** (2 * loss.residual_power)
+        squared = squared * weight / weight.mean()
+    elif loss.min_snr_gamma is not None:
+        squared = squared * min_snr_weight(prediction, alpha_bar, loss.min_snr_gamma)
+    predicted = predicted_z_0(prediction, output.detach(), z_t, alpha_bar, embedding)
+    return {
+        "loss": squared.mean(),
+        "z_0_mse": F.mse_loss(predicted, z_0),
+        "anchor_mse": F.mse_loss(embedding.mean.detach(), z_0),
+    }
 
 
 class PerceptualStage(StageModule):
-    """The U-Net with DPM and SPM, and an E' that draws, by the picture drawn: L1, features, an adversary.
+    """What lies between the LR image and the picture, by the picture: L1, features, an adversary.
 
-    In stage `clearsr` the sampler draws the picture, in stage `lr_encoder` E' alone. What E' says of x_lr
-    goes on learning as it did: it stays the truest picture that the model knows.
+    Stage `painter` trains the painter, on x_lr. Stage `clearsr` trains DPM, SPM and the U-Net by what the
+    sampler draws, and the painter, where there is one, along.
     """
 
     def __init__(self, network: ClearSRNetwork, config: TrainConfig) -> None:
@@ -214,14 +226,11 @@ class PerceptualStage(StageModule):
         super().__init__(network, config.loss)
         assert config.perceptual is not None, "build_stage looks at it"
         self.perceptual = perceptual = config.perceptual
-        self._sampling = config.validation.sampling
-        self._by_encoder = config.stage == "lr_encoder"
-        if not self._by_encoder:
+        self._sampling = config.validation.sampling if config.stage == "clearsr" else None
+        if self._sampling is not None:
             network.set_trainable()
-        if network.config.lr_encoder.draws:
-            network.latents.own_lr_encoder().requires_grad_(True)
-        elif self._by_encoder:
-            raise ClearSRError("perceptual: in stage lr_encoder it needs model.lr_encoder.draws")
+        if network.painter is not None:
+            network.painter.requires_grad_(True)
         self._trains_encoder = any(p.requires_grad for p in network.latents.parameters())  # its LoRA, too
         if perceptual.decoder == "full":
             network.latents.vae.decoder.requires_grad_(True)
@@ -235,11 +244,12 @@ class PerceptualStage(StageModule):
     def forward(self, batch: TrainingBatch, seed: int) -> Losses:
         network, weights = self.network, self.perceptual
         target, lr_image = signed_pair(batch)
-        draws = network.config.lr_encoder.draws
         with torch.set_grad_enabled(self._trains_encoder and torch.is_grad_enabled()):
             embedding = network.latents.embed_lr(lr_image).map(torch.Tensor.float)
-        drawn = embedding.start if self._by_encoder else self._sampled(embedding, lr_image, batch, seed)
-        pixels = network.latents.decode(drawn).float()
+        decoded = network.latents.decode(self._sampled(embedding, lr_image, batch, seed)).float()
+        pixels = decoded
+        if network.painter is not None:
+            pixels = network.painter(torch.cat([lr_image, decoded.clamp(-1, 1)], dim=1)).float()
         wanted = self.pictures.wanted(batch)
         logs = self.pictures(pixels, wanted, lr_image, batch.sample_ids, seed)
         total = logs.pop("loss")
@@ -247,10 +257,16 @@ class PerceptualStage(StageModule):
             pattern = patch_pattern(pixels - wanted, network.latents.pixels_per_latent()).abs().mean()
             total = total + weights.grid * pattern
             logs["grid"] = pattern.detach()
-        if draws:
-            found = embedding_losses(network, self.loss, target, embedding)
-            total = total + found.pop("loss")
-            logs |= {f"x_lr_{name}": value for name, value in found.items()}
+        if weights.decoded:
+            error = F.l1_loss(decoded, target)
+            total = total + weights.decoded * error
+            logs["decoded"] = error.detach()
+        if weights.denoising:
+            found = denoising_losses(
+                network, self.loss, (target, lr_image), embedding, batch.sample_ids, seed
+            )
+            total = total + weights.denoising * found["loss"]
+            logs["denoising"] = found["loss"].detach()
         if weights.decoder != "frozen":
             anchor = anchor_losses(network, target, embedding.mean.detach(), batch.sample_ids)
             total = total + weights.anchor * anchor["loss"]
@@ -260,7 +276,9 @@ class PerceptualStage(StageModule):
     def _sampled(
         self, embedding: LatentLR, lr_image: torch.Tensor, batch: TrainingBatch, seed: int
     ) -> torch.Tensor:
-        """z_0 as the sampler draws it, some of the prompts dropped."""
+        """z_0 as the sampler draws it, some of the prompts dropped; x_lr where no sampler is trained."""
+        if self._sampling is None:
+            return embedding.mean
         network = self.network
         _, dropped = step_draws(seed, batch.sample_ids, self.loss, lr_image.device)
         prompt = network.image_prompt(lr_image).float()
@@ -268,22 +286,3 @@ class PerceptualStage(StageModule):
             prompt = torch.where(dropped[:, None, None], network.null_prompt, prompt)
         generators = [make_generator("noise", seed, i) for i in batch.sample_ids]
         return denoise(network, Conditioning(embedding, prompt), self._sampling, generators)
-
-
-class PainterStage(StageModule):
-    """The painter on degraded crops, by its picture; nothing else of the network takes part."""
-
-    def __init__(self, network: ClearSRNetwork, config: TrainConfig) -> None:
-        """Raises ClearSRError where the classifier is not installed."""
-        super().__init__(network, config.loss)
-        assert config.perceptual is not None and network.painter is not None, "the configuration sees to it"
-        network.painter.requires_grad_(True)
-        self.pictures = PictureLosses(config.perceptual, config.batch_size, config.steps)
-
-    def forward(self, batch: TrainingBatch, seed: int) -> Losses:
-        _, lr_image = signed_pair(batch)
-        assert self.network.painter is not None, "as at the start"
-        pixels = self.network.painter(lr_image).float()
-        wanted = self.pictures.wanted(batch)
-        losses: Losses = self.pictures(pixels, wanted, lr_image, batch.sample_ids, seed)
-        return losses

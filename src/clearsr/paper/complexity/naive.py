@@ -32,7 +32,7 @@ def naive_denoise(
     Args:
         generators: one CPU generator per image.
     """
-    start = conditioning.embedding.start
+    start = conditioning.embedding.mean
     solver = make_solver(config, start.device)
     z_t = solver.start(config.noise_scale * draw_noise(start, generators), start)
     past: list[torch.Tensor] = []
@@ -59,7 +59,7 @@ def naive_z_0(
     prompts = [prompt]
     if config.guidance_scale != 1:
         prompts.append(network.null_prompt.expand(batch, -1, -1))
-    outputs = _branches(network, latent, timestep, embedding.start, prompts)
+    outputs = _branches(network, latent, timestep, embedding.mean, prompts)
     output = outputs[-1] + config.guidance_scale * (outputs[0] - outputs[-1])
     return predicted_z_0(network.config.prediction, output.to(z_t.dtype), z_t, alpha_bar, embedding)
 

@@ -264,7 +264,7 @@ def embed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The upsampled LR image, 3×H×W in [0, 1], and x_lr, 1×c×h×w."""
     pixels = pipeline.steps.prepare(pair.lr, sampling)
-    return pixels, pipeline.steps.condition(pixels[None].to(pipeline.device), sampling).embedding.start
+    return pixels, pipeline.steps.condition(pixels[None].to(pipeline.device), sampling).embedding.mean
 
 
 @torch.no_grad()
