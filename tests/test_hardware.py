@@ -19,6 +19,7 @@ from clearsr.hardware import (
     choose_precision,
     describe_devices,
     memory_of,
+    mixed_precision,
     on_device,
     release_cached_memory,
     vae_precision,
@@ -285,3 +286,15 @@ def test_memory_is_asked_of_the_device_and_what_is_cached_given_back(machine):
     assert memory_of(CPU) is None
     release_cached_memory()
     assert emptied == ["xpu", "mps"]
+
+
+def test_the_precision_of_a_part_is_its_own_whatever_is_around_it():
+    weight, values = torch.ones(2, 2), torch.ones(2, 2)
+    cpu = torch.device("cpu")
+    with mixed_precision(cpu, torch.bfloat16):
+        assert (values @ weight).dtype == torch.bfloat16
+        with mixed_precision(cpu, torch.float32):
+            assert (values @ weight).dtype == torch.float32
+        assert (values @ weight).dtype == torch.bfloat16
+    with mixed_precision(torch.device("meta"), torch.float32):
+        assert (values.to("meta") @ weight.to("meta")).dtype == torch.float32
