@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clearsr.config.sampling import WISHES, SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.storage import (
     contains,
@@ -31,13 +32,20 @@ from clearsr.image.listing import Listing, no_images_in, once_each, walk
 logger = logging.getLogger(__name__)
 
 COMPARISON_MARK = "_comparison"
+# What marks the results of a size: `_width1920`, `_2.5mp`, `_fit1920x1080`.
+_SIZE_MARKS = {name: f"_{name.removesuffix('_side')}{{}}" for name in WISHES} | {"megapixels": "_{:.10g}mp"}
 # A file name that an earlier run gave, without suffix.
-_MARKED = re.compile(rf"(?P<origin>.+)_x\d+(\.\d+)?({COMPARISON_MARK})?")
+_MARKED = re.compile(
+    r"(?P<origin>.+)_(x\d+(\.\d+)?|(width|height|longest|shortest)\d+|\d+(\.\d+)?mp|fit\d+x\d+)"
+    rf"({COMPARISON_MARK})?"
+)
 
 
-def mark_of(upscale: float) -> str:
-    """What marks a result beside its input: `_x4`, `_x2.5`."""
-    return f"_x{upscale:.10g}"
+def mark_of(sampling: SamplingConfig) -> str:
+    """What marks a result beside its input: `_x4`, `_x2.5`, or its size, such as `_width1920`."""
+    if (wish := sampling.size.wish) is not None:
+        return _SIZE_MARKS[wish].format(getattr(sampling.size, wish))
+    return f"_x{sampling.upscale:.10g}"
 
 
 def plan_jobs(

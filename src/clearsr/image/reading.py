@@ -115,6 +115,19 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, in
     return upright_size(height, width, orientation), cost
 
 
+def stored_format(path: Path) -> str | None:
+    """The format of a file that can be read, by Pillow's name; None for a layout that Pillow does not know.
+
+    Raises:
+        ClearSRError: as `read_image`.
+    """
+    source = display_name(path)
+    _check_file(path, source)
+    with _guarded(source, MAX_PIXELS), path.open("rb") as file:
+        image = open_header(file, source, MAX_PIXELS)
+        return None if image is None else image.format
+
+
 def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
     """The picture that a file shows, to be read part by part; a TIFF is decoded as it is read.
 
