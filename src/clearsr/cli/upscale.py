@@ -1,5 +1,6 @@
 """`clearsr upscale`: files and folders in, larger files out. All is checked before weights are loaded."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -267,7 +268,7 @@ def _suffix(args: Namespace) -> str:
     chosen = FORMATS[args.format or "png"]
     named = "" if args.output is None else args.output.suffix.lower()
     usual = _ALIASES.get(named, named)
-    if usual not in FORMATS.values() or args.output.is_dir():
+    if usual not in FORMATS.values() or os.path.isdir(args.output):
         return chosen
     if args.format and usual != chosen:
         raise UsageError(f"--format {args.format}: -o {args.output} says otherwise; leave one of them out")

@@ -3,6 +3,7 @@ method in our place.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -78,7 +79,8 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
         others: what is shown between bicubic and the result.
     """
     target = comparison_of(job)
-    if result.status == "failed" or (not always and target.is_file()) or not Path(job.output).is_file():
+    is_there = os.path.isfile(target)
+    if result.status == "failed" or (is_there and not always) or not os.path.isfile(job.output):
         return result
 
     def work() -> tuple[int, int]:
