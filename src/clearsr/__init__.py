@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from clearsr.config.output import OutputConfig
-    from clearsr.config.sampling import LSAConfig, SamplingConfig, TileConfig
+    from clearsr.config.sampling import LSAConfig, SamplingConfig, SizeConfig, TileConfig
     from clearsr.errors import ClearSRError
-    from clearsr.pipeline.pipeline import ClearSRPipeline, upscale
+    from clearsr.pipeline import upscale
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
     __version__: str
 
@@ -20,6 +21,7 @@ __all__ = [
     "LSAConfig",
     "OutputConfig",
     "SamplingConfig",
+    "SizeConfig",
     "TileConfig",
     "__version__",
     "upscale",
@@ -31,8 +33,9 @@ _MODULES = {
     "LSAConfig": "clearsr.config.sampling",
     "OutputConfig": "clearsr.config.output",
     "SamplingConfig": "clearsr.config.sampling",
+    "SizeConfig": "clearsr.config.sampling",
     "TileConfig": "clearsr.config.sampling",
-    "upscale": "clearsr.pipeline.pipeline",
+    "upscale": "clearsr.pipeline",
 }
 
 

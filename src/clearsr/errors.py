@@ -79,7 +79,13 @@ def display_name(path: Path) -> str:
     return name if name.isprintable() else repr(name)
 
 
-NoticeKind = Literal["frames", "transparency", "bit_depth", "profile", "metadata", "gain_map", "motion_photo"]
+class LargeEnoughError(ClearSRError):
+    """A picture has the size that is wanted, or more, and such are to be skipped (`--when-large skip`)."""
+
+
+NoticeKind = Literal[
+    "frames", "transparency", "bit_depth", "profile", "metadata", "gain_map", "motion_photo", "size"
+]
 
 
 @dataclass(frozen=True)

@@ -62,11 +62,11 @@ def test_lookup_tells_status_and_whether_the_input_is_the_same(tmp_path):
     path = tmp_path / "manifest.jsonl"
     write(path, [*ROWS, dataclasses.replace(ROWS[1], status="ok", error=None, version="7-2")])
     manifest = Manifest(path)
-    assert manifest.lookup("/in/a.png", "10-1") == Known("ok", True)
-    assert manifest.lookup("/in/a.png", "10-2") == Known("ok", False)
-    assert manifest.lookup("/in/b.png", "7-2") == Known("ok", True)  # the last row counts
-    assert manifest.lookup("/in/b.png", "0-1") == Known("ok", False)
-    assert manifest.lookup(ROWS[2].input, "12-1") == Known("skipped", True)
+    assert manifest.lookup("/in/a.png", "10-1") == Known("ok", True, True)
+    assert manifest.lookup("/in/a.png", "10-2") == Known("ok", True, False)
+    assert manifest.lookup("/in/b.png", "7-2") == Known("ok", True, True)  # the last row counts
+    assert manifest.lookup("/in/b.png", "0-1") == Known("ok", True, False)
+    assert manifest.lookup(ROWS[2].input, "12-1") == Known("skipped", True, True)
     assert manifest.lookup("/in/c.png", "10-1") is None
     manifest.close()
 
@@ -146,7 +146,7 @@ def test_a_name_that_is_no_unicode(tmp_path):
     name = b"/in/\xff.png".decode("utf-8", "surrogateescape")
     write(tmp_path / "m.jsonl", [Result(name, "/out/x.png", "ok", version="1-1")])
     manifest = Manifest(tmp_path / "m.jsonl")
-    assert manifest.lookup(name, "1-1") == Known("ok", True)
+    assert manifest.lookup(name, "1-1") == Known("ok", True, True)
     manifest.close()
 
 

@@ -250,3 +250,28 @@ def test_damaged_weights(run, photo, model, tmp_path):
     assert_refused(
         run("upscale", photo("a.png"), "--model", tmp_path / "model"), "cannot be read as safetensors"
     )
+
+
+def test_a_name_too_long_for_its_result_costs_that_picture_alone(upscale, run, model, photo, tmp_path):
+    photo("in/a.png")
+    photo(f"in/{'n' * 249}.png")  # n…n_x4.png has 256 bytes
+    outcomes = [upscale(tmp_path / "in")]
+    (tmp_path / "in/a_x4.png").unlink()  # it was done
+    photo(f"in/{'n' * 251}.png")
+    (tmp_path / f"in/{'n' * 249}.png").unlink()
+    pool = ["--engine", "local", "--workers", 1, "--format", "webp"]
+    outcomes += [run("batch", tmp_path / "in", "-o", tmp_path / "out", "--model", model, *pool)]
+    assert (tmp_path / "out/a.webp").exists()
+    for outcome in outcomes:
+        assert (outcome.code, len(outcome.errors)) == (1, 1)
+        assert "file name too long" in outcome.errors[0].lower()
+        assert outcome.err.splitlines()[-1].endswith(
+            ("1 upscaled, 0 skipped, 1 failed", "1 ok, 0 skipped, 1 failed")
+        )
+
+
+def test_an_output_with_too_long_a_name_is_one_line(upscale, photo, tmp_path):
+    for output in (tmp_path / f"{'n' * 260}.png", tmp_path / ("n" * 260)):
+        outcome = upscale(photo(), "-o", output)
+        assert outcome.code in (1, 2) and len(outcome.errors) == 1
+        assert "file name too long" in outcome.errors[0].lower()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 from clearsr.files.plan import mark_of, plan_jobs
 from clearsr.files.upscale import Job
@@ -143,7 +144,26 @@ def test_folder_without_permission_is_refused(tree, monkeypatch):
 
 
 def test_marks():
-    assert [mark_of(4.0), mark_of(2.5), mark_of(0.75)] == ["_x4", "_x2.5", "_x0.75"]
+    assert [mark_of(SamplingConfig(upscale=x)) for x in (4.0, 2.5, 0.75)] == ["_x4", "_x2.5", "_x0.75"]
+
+
+@pytest.mark.parametrize(
+    ("size", "mark"),
+    [
+        ({"width": 1920}, "_width1920"),
+        ({"height": 90}, "_height90"),
+        ({"longest_side": 2048}, "_longest2048"),
+        ({"shortest_side": 1080}, "_shortest1080"),
+        ({"megapixels": 2.5}, "_2.5mp"),
+        ({"fit": "1920x1080"}, "_fit1920x1080"),
+    ],
+)
+def test_a_size_marks_its_results_and_they_are_no_inputs(size, mark, tmp_path):
+    assert mark_of(SamplingConfig(size=size)) == mark
+    for name in ("a.png", f"a{mark}.png", f"a{mark}_comparison.png", "b_width.png"):
+        (tmp_path / name).touch()
+    jobs = plan_jobs([tmp_path], None, mark=mark)
+    assert [Path(job.output).name for job in jobs] == [f"a{mark}.png", f"b_width{mark}.png"]
 
 
 def test_no_picture_is_compared_with_all_others(tree, monkeypatch):

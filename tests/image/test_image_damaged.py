@@ -3,18 +3,22 @@
 import io
 import os
 import struct
+import sys
 import warnings
 import zlib
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from clearsr.errors import ClearSRError
-from clearsr.image import read_image
+from clearsr.image import read_image, read_size, to_pil
+from clearsr.image.metadata import exif_of
 
 _PICTURE = np.random.default_rng(0).integers(0, 256, (40, 52, 3), dtype=np.uint8)
 
@@ -112,15 +116,19 @@ def _png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(coded)
 
 
+def _photoshop(bits: int, mode: int) -> bytes:
+    return struct.pack(">4sH6xHIIHH", b"8BPS", 1, 3, 16, 16, bits, mode) + bytes(64)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("empty.png", b"", "is empty"),
         ("text.png", b"this is not a picture\n", "is not an image"),
-        ("page.jpg", b"<!doctype html><html></html>", "is not an image"),
-        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
-        ("paper.pdf", b"%PDF-1.7\n", "is not an image"),
-        ("program.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        ("page.jpg", b"<!doctype html><html></html>", "is a web page and no picture; download the picture"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "such as SVG; export it as PNG"),
+        ("paper.pdf", b"%PDF-1.7\n", "is a PDF; export its pages as PNG"),
+        ("program.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is a PostScript drawing"),
         ("zeros.tif", bytes(5000), "is not an image"),
         ("magic.png", b"\x89PNG\r\n\x1a\n", "is not an image"),
         ("magic.jpg", b"\xff\xd8\xff", ""),
@@ -131,6 +139,25 @@ def _png_of_size(width: int, height: int) -> bytes:
         ("riff.webp", b"RIFF\x10\0\0\0WEBPVP8 \0\0\0\0", ""),
         ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0", "heic"),
         ("photo.cr2", b"II*\0", "camera raw"),
+        ("named.jpg", b"FUJIFILMCCD-RAW 0201", "is a camera raw file; develop it to TIFF, PNG or JPEG first"),
+        ("named.jpg", b"\0\0\0\x18ftypcrx \0\0\0\1", "camera raw"),
+        (
+            "deep.psd",
+            _photoshop(16, 3),
+            "of 16 bits per channel; 8 are read; save it as a 16-bit TIFF or PNG",
+        ),
+        ("deep.psd", _photoshop(32, 3), "of 32 bits per channel"),
+        (
+            "odd.psd",
+            _photoshop(8, 5),
+            "is a Photoshop document of a kind that is not read; save it as a TIFF",
+        ),
+        ("large.psb", b"8BPS\0\2" + bytes(20), "is a large Photoshop document (PSB)"),
+        ("light.exr", b"v/1\1\2\0\0\0", "is an OpenEXR picture"),
+        ("light.hdr", b"#?RADIANCE\n", "is a Radiance HDR picture"),
+        ("work.xcf", b"gimp xcf v011\0", "is a GIMP document; export it as TIFF or PNG"),
+        ("film.mp4", b"\0\0\0\x20ftypisom\0\0\2\0", "is a film; take its frames out first"),
+        ("film.avi", b"RIFF\x10\0\0\0AVI LIST", "is a film or sound"),
         ("bomb.png", _png_of_size(100_000, 100_000), "pixels; at most"),
         ("wide.png", _png_of_size(2**31 - 1, 1), "pixels; at most"),
         ("none.png", _png_of_size(0, 7), ""),
@@ -209,3 +236,51 @@ def test_whatever_a_decoder_raises_becomes_one_line(
 
     monkeypatch.setattr(Image, "open", fail)
     assert not _read_or_refuse(tmp_path / "x.png")
+
+
+def _jxl_codestream(width: int, height: int) -> bytes:
+    """A JPEG XL of which there is no more than its size, each side in 30 bits."""
+    bits, position = 0, 0
+    for value, count in ((0, 1), (3, 2), (height - 1, 30), (0, 3), (3, 2), (width - 1, 30)):
+        bits |= value << position
+        position += count
+    return b"\xff\x0a" + bits.to_bytes(10, "little")
+
+
+def test_jpeg_xl_names_its_extra_where_that_is_missing(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
+    (tmp_path / "a.jxl").write_bytes(_jxl_codestream(8, 8))
+    (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20))
+    for name in ("a.jxl", "b.jpg"):
+        with pytest.raises(
+            ClearSRError, match=r"is a JPEG XL image; to read it, pip install 'clearsr\[jxl\]'"
+        ):
+            read_image(tmp_path / name)
+
+
+def test_the_size_of_a_jpeg_xl_is_judged_before_it_is_decoded(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(
+        sys.modules, "pillow_jxl", ModuleType("pillow_jxl")
+    )  # which would find nothing to decode
+    (tmp_path / "bomb.jxl").write_bytes(_jxl_codestream(90_000, 70_000))
+    with pytest.raises(ClearSRError, match=r"is 90000×70000, 6,300,000,000 pixels; at most 300,000,000"):
+        read_image(tmp_path / "bomb.jxl")
+
+
+@pytest.mark.parametrize("size", [(40, 24), (64, 64), (63, 41), (160, 90), (300, 7)])
+def test_a_jpeg_xl_is_read_with_what_it_says(tmp_path: Path, size: tuple[int, int]) -> None:
+    pytest.importorskip("pillow_jxl")
+    x, y = np.meshgrid(np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1]))
+    picture = Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
+    exif = Image.Exif()
+    exif[int(ExifTags.Base.Artist)], exif[int(ExifTags.Base.Orientation)] = "Ann", 6
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><tiff:Make>Maker</tiff:Make></x:xmpmeta>"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    path = tmp_path / "a.jxl"
+    picture.save(path, "JXL", lossless=True, exif=exif.tobytes(), xmp=xmp, icc_profile=profile)
+    assert read_size(path) == size[::-1]
+    image = read_image(path)
+    assert np.array_equal(to_pil(image), picture)  # upright: EXIF's orientation says nothing in JPEG XL
+    assert exif_of(image.metadata.exif)[int(ExifTags.Base.Artist)] == "Ann"
+    assert image.metadata.xmp is not None and b"Maker" in image.metadata.xmp
+    assert image.metadata.icc_profile is not None

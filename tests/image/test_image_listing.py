@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,28 @@ def test_mistakes_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_output_can_be_an_input_again() -> None:
     assert set(output_suffixes()) <= IMAGE_SUFFIXES
+
+
+def test_what_is_passed_over_in_folders_is_counted_by_suffix(tmp_path: Path, caplog: Any) -> None:
+    _tree(tmp_path, "a.png", "b.nef", "b.NEF", "deep/c.exr", "d.jpg_large", "README", ".hidden.txt")
+    list_images([tmp_path, tmp_path / "deep/c.exr"])
+    assert caplog.messages == [
+        "5 files in folders are passed over, as by their names they are no pictures that can be read: "
+        "2 .nef, 1 without suffix, 1 .exr, 1 .jpg_large"
+    ]
+    caplog.clear()
+    list_images([tmp_path / "a.png", tmp_path / "d.jpg_large"])
+    assert not caplog.messages
+    _tree(tmp_path, *(f"many/{n}.s{n}" for n in range(12)), "many/a.png", "many/b.s3")
+    list_images([tmp_path / "many"])
+    assert "13 files" in caplog.text and "2 .s3" in caplog.text and caplog.text.endswith("4 of other kinds\n")
+    with pytest.raises(ClearSRError, match=r"deep: holds no images but 1 \.exr \(accepted"):
+        list_images([tmp_path / "deep"])
+
+
+def test_jpeg_xl_counts_where_it_can_be_read(tmp_path: Path, caplog: Any, monkeypatch: Any) -> None:
+    _tree(tmp_path, "a.png", "b.jxl")
+    for reads, count in ((True, 2), (False, 1)):
+        monkeypatch.setattr("clearsr.image.listing._reads_jxl", lambda reads=reads: reads)
+        assert len(list_images([tmp_path])) == count
+    assert caplog.text.count("1 .jxl") == 1

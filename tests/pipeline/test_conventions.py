@@ -6,6 +6,7 @@ import torch
 
 import clearsr
 from clearsr import ClearSRError, ClearSRPipeline, SamplingConfig
+from clearsr import pipeline as whole
 from clearsr.image import ImageData, to_pil
 from clearsr.pipeline import pipeline as module
 
@@ -98,7 +99,7 @@ def test_what_to_cannot_do_changes_nothing(pipeline, where, message):
 @pytest.fixture
 def loaded(pipeline, monkeypatch):
     """`clearsr.upscale` with the small network."""
-    monkeypatch.setattr(module, "_loaded", lambda _model, _device: pipeline)
+    monkeypatch.setattr(whole, "_loaded", lambda _model, _device: pipeline)
     return pipeline
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clearsr.config.sampling import SizeConfig
 from clearsr.web import runs
 from clearsr.web.description import GROUPS, PRESETS
 from clearsr.web.fields import DIAL, SAMPLING_FIELDS
@@ -216,7 +217,13 @@ def test_a_large_one_is_looked_at_small(serve, picture):
 
 def test_estimates(serve, tiny_pipeline):
     with serve() as client:
-        query = {"width": 100, "height": 50, "upscale": 3, "detail": 50, "name": "my photo.jpg"}
+        query = {
+            "picture_width": 100,
+            "picture_height": 50,
+            "upscale": 3,
+            "detail": 50,
+            "name": "my photo.jpg",
+        }
         told = client.get("/v1/estimate", params=query).json()
         assert (told["result_width"], told["result_height"]) == (300, 150)
         assert "seconds" not in told  # nothing is measured yet
@@ -227,9 +234,12 @@ def test_estimates(serve, tiny_pipeline):
             client.get("/v1/estimate", params={**query, "steps": n}).json()["seconds"] for n in (1, 90)
         )
         assert 0 < quick < slow
-        for wrong in ({"width": 0}, {"height": "x"}, {"width": 10**7}, {"stepz": 1}, {"steps": 1e9}):
+        sides = ({"picture_width": 0}, {"picture_height": "x"}, {"picture_width": 10**7})
+        for wrong in (*sides, {"stepz": 1}, {"steps": 1e9}):
             assert error_of(client.get("/v1/estimate", params={**query, **wrong})) == "bad_setting"
-        large = client.get("/v1/estimate", params={**query, "width": 90_000, "height": 90_000})
+        large = client.get(
+            "/v1/estimate", params={**query, "picture_width": 90_000, "picture_height": 90_000}
+        )
         assert error_of(large) == "too_many_pixels"
 
 
@@ -238,7 +248,8 @@ def test_the_page_gets_every_setting_with_its_help(serve):
         told = client.get("/v1/settings").json()
         fields = {field["field"]: field for group in told["groups"] for field in group["fields"]}
         offered = {name for names in GROUPS.values() for name in names}
-        assert offered | {"upscale"} >= set(SAMPLING_FIELDS)
+        sizes = {"upscale", *SizeConfig.model_fields}  # what the page has its own controls for
+        assert offered | sizes >= set(SAMPLING_FIELDS)
         assert offered - set(fields) == {"negative_prompt"}  # this model takes no text
         assert all(field["help"] and field["label"] for field in fields.values())
         assert (fields["steps"]["maximum"], fields["steps"]["minimum"]) == (30, 0)

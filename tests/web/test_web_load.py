@@ -35,7 +35,7 @@ def test_fifty_clients(run_server, picture):
             return httpx.post(url, files={"file": ("a.png", content)}, data={"upscale": "2"}, timeout=120)
 
         assert post(0).status_code == 200
-        query = {"width": 64, "height": 64}
+        query = {"picture_width": 64, "picture_height": 64}
         while "seconds" not in httpx.get(f"{address}v1/estimate", params=query, timeout=60).json():
             time.sleep(0.1)  # until it has measured itself, which takes memory, too
         before, peak, done = resident(process), 0, threading.Event()

@@ -14,6 +14,7 @@ from clearsr.config.output import OutputConfig
 from clearsr.errors import Notice, collected, notify
 from clearsr.files.upscale import Job, upscale_file
 from clearsr.pipeline.pipeline import ClearSRPipeline
+from clearsr.seeds import file_seed
 
 
 def animation_with_holes():
@@ -81,3 +82,72 @@ def test_notices_are_collected_once_and_by_the_innermost(caplog):
     assert (outer, inner) == ([Notice("frames", "holds 2")], [Notice("profile", "is odd")])
     notify("metadata", "a", "is large")
     assert caplog.messages == ["a: is large"]
+
+
+def _photo(kind):
+    x, y = np.meshgrid(np.linspace(0, 255, 24), np.linspace(0, 255, 16))
+    file = io.BytesIO()
+    Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "said"),
+    [
+        ({"width": 60}, (60, 40), []),
+        ({"fit": "60x50"}, (60, 40), []),
+        ({"longest_side": 24}, (24, 16), ["it is 24x16, large enough: copied as it is"]),
+        ({"height": 8, "when_large": "shrink"}, (12, 8), ["it is 24x16, large enough: shrunk to 12x8"]),
+    ],
+)
+def test_a_size_is_the_same_at_every_front_end(
+    serve, tiny_pipeline, tmp_path, monkeypatch, fields, size, said
+):
+    content = _photo("JPEG")
+    source, output, row_output = (tmp_path / name for name in ("a.jpg", "out.jpg", "row.jpg"))
+    source.write_bytes(content)
+    sampling = tiny_pipeline.configure(size=fields)
+    result = upscale_file(tiny_pipeline, Job(str(source), "a.jpg", str(output)), sampling, OutputConfig())
+    assert (result.width, result.height) == size
+    assert [notice.text for notice in result.warnings] == said
+    monkeypatch.setattr(ClearSRPipeline, "from_pretrained", lambda *_a, **_k: tiny_pipeline)
+    row = Worker(WorkConfig(model="any", sampling=sampling)).do(Job(str(source), "a.jpg", str(row_output)))
+    assert (row.status, row.warnings) == ("ok", result.warnings)
+    larger = tiny_pipeline(Image.open(source), size=fields, seed=file_seed(0, "a.jpg"))
+    file = io.BytesIO()
+    larger.save(file, "PNG")
+    with serve() as client:
+        upload = {"file": ("a.jpg", content)}
+        answer = client.post("/v1/upscale", files=upload, data={**fields, "format": "jpg"})
+        job = client.post("/v1/jobs", files=upload, data=fields).json()
+        "".join(client.get(job["events"]).iter_lines())
+        page = client.get(job["result"], params={"format": "jpg"})
+        picture = client.get(job["result"])
+        query = {**fields, "picture_width": 24, "picture_height": 16, "name": "a.jpg"}
+        told = client.get("/v1/estimate", params=query).json()
+    assert answer.content == page.content == output.read_bytes() == row_output.read_bytes()
+    warnings = [json.loads(each.headers["X-ClearSR-Warnings"]) for each in (answer, page)]
+    assert warnings == [[dataclasses.asdict(notice) for notice in result.warnings]] * 2
+    assert (told["result_width"], told["result_height"]) == size
+    assert "--upscale" not in told["command"] and all(
+        f" {value}" in told["command"] for value in fields.values()
+    )
+    with Image.open(io.BytesIO(picture.content)) as ours, Image.open(file) as pythons:
+        assert np.array_equal(np.asarray(ours), np.asarray(pythons))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"width": 60, "upscale": 2}, "bad_setting", "upscale, width: only one size can be had"),
+        ({"width": 60, "height": 2}, "bad_setting", "width, height: only one size can be had"),
+        ({"fit": "60"}, "bad_setting", "fit: must be width x height in pixels"),
+        ({"width": 24 * 65}, "bad_setting", "width would enlarge 24x16 65 times"),
+        ({"width": 20, "when_large": "skip"}, "large_enough", "a.png: is 24x16, large enough for width"),
+    ],
+)
+def test_what_size_cannot_be_had_over_http(serve, fields, code, message):
+    with serve() as client:
+        answer = client.post("/v1/upscale", files={"file": ("a.png", _photo("PNG"))}, data=fields)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["code"] == code and message in answer.json()["error"]["message"]

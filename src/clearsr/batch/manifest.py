@@ -27,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 RowStatus = Literal["ok", "failed", "skipped"]
 _STATUSES: tuple[RowStatus, ...] = ("ok", "failed", "skipped")
+# What an index entry's low bits stand for: a status, and whether an output belongs to it. (One that a worker
+# skipped was large enough, and has none; other skipped ones have somebody else's.)
+_KINDS: tuple[tuple[RowStatus, bool], ...] = (
+    ("ok", True), ("failed", False), ("skipped", True), ("skipped", False),
+)  # fmt: skip
 _STATUS_BITS = 3  # the low bits of an index entry; the others are of the input's version
 _START = b'{"input": '
 
@@ -58,6 +63,7 @@ class Known(NamedTuple):
     """What the manifest says of an input."""
 
     status: RowStatus
+    has_output: bool
     is_current: bool  # the input is still what it was
 
 
@@ -90,7 +96,8 @@ class Manifest:
         if position < 0 or self._keys[position] != key:
             return None
         value = int(self._values[position])
-        return Known(_STATUSES[value & _STATUS_BITS], value | _STATUS_BITS == hash_of(version) | _STATUS_BITS)
+        is_current = value | _STATUS_BITS == hash_of(version) | _STATUS_BITS
+        return Known(*_KINDS[value & _STATUS_BITS], is_current)
 
     def append(self, rows: Sequence[Result]) -> None:
         """Write rows and have the disk hold them.
@@ -148,7 +155,8 @@ class Manifest:
                 break
             row = _row_or_error(line, self.path, number)
             entries.append(hash_of(row.input))
-            entries.append(hash_of(row.version) & ~_STATUS_BITS | _STATUSES.index(row.status))
+            kind = row.status, row.status == "ok" or (row.status, row.worker) == ("skipped", None)
+            entries.append(hash_of(row.version) & ~_STATUS_BITS | _KINDS.index(kind))
             end += len(line)
         self._file.truncate(end)
         table = np.frombuffer(entries, dtype=np.uint64).reshape(-1, 2)

@@ -89,7 +89,7 @@ def _sort_in(
 ) -> None:
     """Put a job where it belongs."""
     known = None if config.overwrite else manifest.lookup(job.input, job.version)
-    if known is not None and known.is_current and (is_there or known.status == "failed"):
+    if known is not None and known.is_current and (is_there or not known.has_output):
         if known.status != "failed" or not config.retry_failed:
             plan.settled[known.status] += 1
             return

@@ -79,7 +79,7 @@ class Worker:
         if result.error is not None:
             reason = result.error.replace(str(source), job.input).replace(str(target), job.output)
             row = failed_row(job, reason, time.monotonic() - start, self.name)
-            return dataclasses.replace(row, warnings=result.warnings)
+            return dataclasses.replace(row, status=result.status, warnings=result.warnings)
         digest = sha256_of(target)
         if is_url(job.output):
             store(target, job.output)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from clearsr.paper.figures.figure_pairs import Pair
 
 Number = TypeVar("Number", int, float)
-OWN_FLAGS = {flag: path for flag, path in SAMPLING_FLAGS.items() if flag != "--seed"}
+# A size has no place here: results are as large as the originals.
+OWN_FLAGS = {
+    flag: path for flag, path in SAMPLING_FLAGS.items() if flag != "--seed" and not path.startswith("size.")
+}
 EVALUATION_FLAGS = {
     "--measures": "measures",
     "--crop-border": "crop_border",
@@ -71,9 +74,15 @@ def collect_measuring(args: Namespace) -> Measuring:
     own = {key: value for key, value in given.values.items() if key not in of_evaluation}
     measured = {key: value for key, value in given.values.items() if key in of_evaluation}
     sampling = Overrides(own, given.origins)
-    build(SamplingConfig, sampling)
+    _check_sampling(sampling)
     evaluation = build(EvaluationConfig, Overrides(measured, given.origins))
     return Measuring(sampling, evaluation, numbers_of(args.seeds, "--seeds", int))
+
+
+def _check_sampling(given: Overrides) -> None:
+    if "size" in given.values:
+        raise UsageError(f"{given.origins['size']}: results are as large as the originals here; leave it out")
+    build(SamplingConfig, given)
 
 
 def find_pairs(args: Namespace, sr: Path | None = None) -> "list[ImagePair]":
@@ -120,7 +129,7 @@ STUDY_FLAGS = {
     "--rows": "analysis.rows",
     "--measures": "analysis.evaluation.measures",
 }
-_SEED_FLAG = {flag: path for flag, path in SAMPLING_FLAGS.items() if flag not in OWN_FLAGS}
+_SEED_FLAG = {"--seed": "seed"}
 
 
 class Settings(NamedTuple):
@@ -159,9 +168,9 @@ def collect_study(args: Namespace, flags: dict[str, str]) -> Settings:
     Raises:
         UsageError: a bad value; it is refused before anything heavy is imported.
     """
-    overrides = collect(args, SAMPLING_FLAGS | flags)
+    overrides = collect(args, OWN_FLAGS | _SEED_FLAG | flags)
     sampling = overrides.without("analysis")
-    build(SamplingConfig, sampling)
+    _check_sampling(sampling)
     stored = [flag for flag in ("testset", "lr", "hr") if getattr(args, flag) is not None]
     if bool(args.photographs) == bool(stored):
         raise UsageError("give photographs to degrade, or pairs: --testset DIR, or --lr DIR and --hr DIR")

@@ -85,7 +85,11 @@ class Reporter:
         self._add(result)
         if self._bar is not None:
             self._bar.update(self._bar.tasks[0].id, completed=self._worked_on)
-        if self._as_json or self._quiet or result.status in ("failed", "skipped"):
+        if self._as_json or self._quiet or result.status == "failed":
+            return
+        if result.status == "skipped":
+            if result.error is not None and self._verb == "upscaled":
+                self.say(result.error)
             return
         size = f"{result.width}x{result.height}"
         write_line(f"{result.input} -> {result.output} ({size}, {result.seconds:.1f} s)", self._out)

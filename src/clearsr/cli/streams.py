@@ -4,6 +4,7 @@ Binary data only ever goes to standard output whole, when all work on it is done
 """
 
 import dataclasses
+import os
 import shutil
 import sys
 import tempfile
@@ -88,14 +89,14 @@ def open_streams(args: Namespace, suffix: str) -> Iterator[Streams]:
             output = Path(name) / f"stdout{suffix}"
             stands_for[str(output)] = "standard output"
         yield Streams(inputs, output, stands_for)
-        if to_stdout and output is not None and output.is_file():
+        if to_stdout and output is not None and os.path.isfile(output):
             with output.open("rb") as file:
                 shutil.copyfileobj(file, sys.stdout.buffer)
             sys.stdout.buffer.flush()
 
 
 def _check(args: Namespace, from_stdin: bool, to_stdout: bool) -> None:
-    if len(args.inputs) > 1 or (to_stdout and args.inputs[0].is_dir()):
+    if len(args.inputs) > 1 or (to_stdout and os.path.isdir(args.inputs[0])):
         raise UsageError("-: stands for one picture; there are other inputs, or a folder")
     if from_stdin and sys.stdin.isatty():
         raise UsageError("-: standard input is a terminal; pipe a picture into it")

@@ -1,5 +1,6 @@
 """`clearsr upscale`: files and folders in, larger files out. All is checked before weights are loaded."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_one_size
+from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.cli.preview import Show
@@ -46,6 +48,7 @@ Defaults shown are those of the model in the package; another --model may bring 
 examples:
   clearsr upscale photo.jpg
   clearsr upscale photos/ scan.tif -o larger/ --upscale 2 --lsa fidelity --format webp
+  clearsr upscale photos/ -o larger/ --longest-side 3840 --when-large copy
   curl -s https://example.org/photo.jpg | clearsr upscale - -o - --format jpg > large.jpg
 """
 
@@ -114,8 +117,7 @@ def run(args: Namespace) -> int:
     with open_streams(args, suffix) as streams:
         listed = list_images(streams.inputs)  # a missing input is said before a model is looked for
         sampling = resolve_sampling(args, sampling_given)
-        mark = mark_of(sampling.upscale)
-        jobs = plan_jobs(streams.inputs, streams.output, suffix, mark, listed=listed)
+        jobs = plan_jobs(streams.inputs, streams.output, suffix, mark_of(sampling), listed=listed)
         remove_unfinished({Path(job.output).parent for job in jobs})
         if args.compare:
             from clearsr.files.comparison import check_comparisons
@@ -138,6 +140,10 @@ def collect_work(args: Namespace, suffix: str) -> tuple[Overrides, OutputConfig]
     """
     overrides = collect(args, SAMPLING_FLAGS | OUTPUT_FLAGS)
     sampling = overrides.without("output")
+    try:
+        check_one_size(sampling.values, overrides.origins)
+    except ClearSRError as error:
+        raise UsageError(str(error)) from None
     build(SamplingConfig, sampling)
     return sampling, build(OutputConfig, _with_quality(overrides.section("output"), args.quality, suffix))
 
@@ -178,7 +184,7 @@ def _upscale_all(
             if args.compare:
                 result = compare_file(job, result, others=others)
             reporter.add(streams.shown(result))
-            if result.status != "failed":
+            if result.status == "upscaled":
                 show(Path(job.input), Path(job.output))
 
 
@@ -211,7 +217,7 @@ def _enlarger(
     from clearsr.files.comparison import enlarge_file
 
     method = _in_our_place(args, sampling)
-    return lambda job, _on_step: enlarge_file(method, job, sampling.upscale, output, sampling.seed)
+    return lambda job, _on_step: enlarge_file(method, job, sampling, output)
 
 
 def _in_our_place(args: Namespace, sampling: SamplingConfig) -> "Method":
@@ -239,8 +245,8 @@ def _check_factor(flag: str, method: "Method", sampling: SamplingConfig) -> None
     Raises:
         UsageError: it does not.
     """
-    factor = (method.settings or {}).get("upscale", sampling.upscale)
-    if factor != sampling.upscale:
+    factor = (method.settings or {}).get("upscale")
+    if factor is not None and (factor != sampling.upscale or sampling.size.wish):
         raise UsageError(f"{flag}: enlarges {factor} times; give --upscale {factor}")
 
 
@@ -262,7 +268,7 @@ def _suffix(args: Namespace) -> str:
     chosen = FORMATS[args.format or "png"]
     named = "" if args.output is None else args.output.suffix.lower()
     usual = _ALIASES.get(named, named)
-    if usual not in FORMATS.values() or args.output.is_dir():
+    if usual not in FORMATS.values() or os.path.isdir(args.output):
         return chosen
     if args.format and usual != chosen:
         raise UsageError(f"--format {args.format}: -o {args.output} says otherwise; leave one of them out")

@@ -22,7 +22,7 @@ ConfigT = TypeVar("ConfigT", bound="FrozenConfig")
 class FrozenConfig(BaseModel):
     """Base of every configuration: immutable, and strict about the names of its fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def load_config(
@@ -155,6 +155,8 @@ def _explain(schema: type[FrozenConfig], item: Any) -> str:
     if item["type"] == "missing":
         return f"{name}: must be given"
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "finite_number":
+        message = "must be a number"
     return f"{name}: {message} (got {shortened(item['input'])})"
 
 

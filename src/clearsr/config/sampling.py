@@ -1,10 +1,11 @@
 """Settings of one super-resolution run: schedule, guidance, Latent Space Adjustment, colour (section 3.3)."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from clearsr.config.base import FrozenConfig
+from clearsr.config.base import FrozenConfig, merge
 from clearsr.errors import ClearSRError
 
 SchedulerName = Literal["ddpm", "ddim", "dpm++", "unipc", "euler"]
@@ -14,6 +15,9 @@ ColorMethod = Literal["wavelet", "adain", "none"]
 GrayRule = Literal["near", "exact", "off"]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
+Side = Annotated[int, Field(ge=1, le=1_000_000)]
+
+MAX_UPSCALE = 64.0
 
 # (alpha, beta) of the paper's settings; `fidelity` is its ClearSR*.
 LSA_PRESETS: dict[LSAName, tuple[float, float]] = {
@@ -70,10 +74,80 @@ class TileConfig(FrozenConfig):
         return self
 
 
+class SizeConfig(FrozenConfig):
+    """The size that is wanted, in place of a factor: one of these. The picture's shape stays."""
+
+    width: Side | None = Field(None, description="pixels across of the result, in place of --upscale")
+    height: Side | None = Field(None, description="pixels down of the result, in place of --upscale")
+    longest_side: Side | None = Field(None, description="pixels of its longer side, in place of --upscale")
+    shortest_side: Side | None = Field(None, description="pixels of its shorter side, in place of --upscale")
+    megapixels: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
+        None, description="about so many million pixels, in place of --upscale"
+    )
+    fit: str | None = Field(
+        None, description="WxH such as 1920x1080: the largest that fits into it, in place of --upscale"
+    )
+    when_large: Literal["copy", "shrink", "skip"] = Field(
+        "copy",
+        description="what has that size already, or more: copy it as it is, shrink it (bicubic), or skip it",
+    )
+
+    @field_validator("fit")
+    @classmethod
+    def _is_a_box(cls, value: str | None) -> str | None:
+        sides = [] if value is None else value.split("x")
+        if value is not None and (len(sides) != 2 or not all(_is_side(side) for side in sides)):
+            raise ValueError("must be width x height in pixels, such as 1920x1080")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "SizeConfig":
+        if len(wishes := [name for name in WISHES if getattr(self, name) is not None]) > 1:
+            raise ValueError(f"only one size can be had; give {' or '.join(wishes)}")
+        return self
+
+    @property
+    def wish(self) -> str | None:
+        """Which size is wanted: the name of its field; None if a factor is."""
+        return next((name for name in WISHES if getattr(self, name) is not None), None)
+
+    @property
+    def flag(self) -> str:
+        """The flag of the size that is wanted."""
+        return f"--{(self.wish or 'upscale').replace('_', '-')}"
+
+    def factor(self, height: int, width: int) -> float | None:
+        """Output size over input size for a picture of that height and width; None if there is no wish."""
+        if self.width is not None:
+            return self.width / width
+        if self.height is not None:
+            return self.height / height
+        if self.longest_side is not None:
+            return self.longest_side / max(height, width)
+        if self.shortest_side is not None:
+            return self.shortest_side / min(height, width)
+        if self.megapixels is not None:
+            return float((self.megapixels * 1e6 / height / width) ** 0.5)
+        if self.fit is not None:
+            across, down = map(int, self.fit.split("x"))
+            return min(across / width, down / height)
+        return None
+
+
+WISHES = tuple(name for name in SizeConfig.model_fields if name != "when_large")
+
+
+def _is_side(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 1 <= int(text[:8]) <= 1_000_000
+
+
 class SamplingConfig(FrozenConfig):
     """How an LR image becomes an HR one."""
 
-    upscale: Annotated[float, Field(gt=0, le=64)] = Field(4.0, description="output size over input size")
+    upscale: Annotated[float, Field(gt=0, le=MAX_UPSCALE)] = Field(
+        4.0, description="output size over input size"
+    )
+    size: SizeConfig = SizeConfig()
     steps: Annotated[int, Field(ge=0, le=1000)] = Field(
         50, description="denoising steps; 0 shows x_lr as it is, without diffusion"
     )
@@ -122,6 +196,40 @@ class SamplingConfig(FrozenConfig):
         return self
 
 
+def with_given(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with given values over it, where a factor takes the place of a size and a size of a factor.
+
+    Raises:
+        ClearSRError: several sizes are given.
+    """
+    check_one_size(given)
+    size = base.get("size")
+    if isinstance(size, Mapping) and sizes_in(given):
+        base = {**base, "size": {name: value for name, value in size.items() if name not in WISHES}}
+    return merge(base, given)
+
+
+def sizes_in(values: Mapping[str, Any]) -> list[str]:
+    """The dotted names of the values that say how large the result is to be."""
+    size = values.get("size")
+    wishes = [name for name in WISHES if isinstance(size, Mapping) and size.get(name) is not None]
+    return [*(["upscale"] if "upscale" in values else []), *(f"size.{name}" for name in wishes)]
+
+
+def check_one_size(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
+    """See that these values say only once how large the result is to be.
+
+    Args:
+        names: what the user wrote in place of dotted names.
+
+    Raises:
+        ClearSRError: they say it several times.
+    """
+    if len(found := sizes_in(values)) > 1:
+        written = [(names or {}).get(name, name) for name in found]
+        raise ClearSRError(f"{', '.join(written)}: only one size can be had; leave the others out")
+
+
 def check_negative_prompt(config: SamplingConfig, base_model: str | None) -> None:
     """See that a negative prompt has a text encoder (models on a base have one) and guidance to act through.
 
@@ -139,6 +247,7 @@ def check_negative_prompt(config: SamplingConfig, base_model: str | None) -> Non
 # What the command line and the HTTP API call the fields that are asked for most.
 SAMPLING_FLAGS = {
     "--upscale": "upscale",
+    **{f"--{name.replace('_', '-')}": f"size.{name}" for name in SizeConfig.model_fields},
     "--steps": "steps",
     "--seed": "seed",
     "--lsa": "lsa.preset",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
@@ -164,6 +164,13 @@ class ValidationConfig(FrozenConfig):
     count: PositiveInt = Field(6, description="held-out images, spread evenly over data.validation")
     crop_size: PositiveInt = Field(256, description="side of the central crop that is used of each")
     sampling: SamplingConfig = SamplingConfig(steps=10)
+
+    @field_validator("sampling")
+    @classmethod
+    def _takes_no_size(cls, value: SamplingConfig) -> SamplingConfig:
+        if value.size.wish is not None:
+            raise ValueError("size: results are as large as the originals here; leave it out")
+        return value
 
 
 class TrainConfig(FrozenConfig):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from clearsr.config.evaluation import BaselineName
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.sampling import SamplingConfig, SizeConfig
 from clearsr.errors import ClearSRError, optional
 from clearsr.image import ImageData, from_pil, resize, to_pil
 
@@ -71,7 +71,7 @@ def clearsr_method(name: str, pipeline: "ClearSRPipeline", config: SamplingConfi
 
     def upscale(image: ImageData, size: tuple[int, int], seed: int) -> torch.Tensor:
         factor = factor_of(image, size)
-        settings = config.model_copy(update={"upscale": factor, "seed": seed})
+        settings = config.model_copy(update={"upscale": factor, "size": SizeConfig(), "seed": seed})
         return pipeline.upscale([image], settings)[0].color
 
     is_fixed = config.steps == 0 or (config.scheduler != "ddpm" and config.noise_scale == 0)

@@ -3,6 +3,7 @@ method in our place.
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,9 +12,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.plan import COMPARISON_MARK
-from clearsr.files.upscale import Job, Result, record_of
+from clearsr.files.upscale import Job, Result, record_of, settle_large
 from clearsr.image import (
     ImageData,
     ImageMetadata,
@@ -77,7 +79,8 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
         others: what is shown between bicubic and the result.
     """
     target = comparison_of(job)
-    if result.status == "failed" or (not always and target.is_file()):
+    is_there = os.path.isfile(target)
+    if result.status == "failed" or (is_there and not always) or not os.path.isfile(job.output):
         return result
 
     def work() -> tuple[int, int]:
@@ -103,20 +106,24 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
     return dataclasses.replace(result, seconds=result.seconds + record.seconds)
 
 
-def enlarge_file(method: Enlarger, job: Job, factor: float, output: OutputConfig, seed: int = 0) -> Result:
+def enlarge_file(method: Enlarger, job: Job, sampling: SamplingConfig, output: OutputConfig) -> Result:
     """Upscale one file by another method, with transparency, depth and metadata kept as ours are.
 
     The method takes the picture as a whole. One that cannot be read, written or held is a failed record.
     """
 
     def work() -> tuple[int, int]:
+        from clearsr.pipeline.steps import is_large_enough, result_size
+
         source, output_path = Path(job.input), Path(job.output)
         image = read_image(source)
-        size = max(1, round(image.height * factor)), max(1, round(image.width * factor))
+        size = result_size(image.height, image.width, sampling, image.source)
+        if is_large_enough(image.height, image.width, sampling):
+            return settle_large(source, output_path, size, sampling, output)
         output_path.parent.mkdir(parents=True, exist_ok=True)
         target = check_output(output_path, size)
         visible = dataclasses.replace(image, color=fill_transparent(image.color, image.alpha), alpha=None)
-        color = method.upscale(visible, size, file_seed(seed, source.name)).clamp(0, 1)
+        color = method.upscale(visible, size, file_seed(sampling.seed, source.name)).clamp(0, 1)
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         write_image(dataclasses.replace(image, color=color, alpha=alpha), target, output)
         return size

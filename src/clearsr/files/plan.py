@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clearsr.config.sampling import WISHES, SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.storage import (
     contains,
@@ -26,18 +27,25 @@ from clearsr.files.storage import (
 )
 from clearsr.files.upscale import Job
 from clearsr.image import IMAGE_SUFFIXES, ListedImage, list_images, output_suffixes
-from clearsr.image.listing import Listing, no_images_in, once_each, walk
+from clearsr.image.listing import Listing, no_images_in, once_each, tell_of_others, walk
 
 logger = logging.getLogger(__name__)
 
 COMPARISON_MARK = "_comparison"
+# What marks the results of a size: `_width1920`, `_2.5mp`, `_fit1920x1080`.
+_SIZE_MARKS = {name: f"_{name.removesuffix('_side')}{{}}" for name in WISHES} | {"megapixels": "_{:.10g}mp"}
 # A file name that an earlier run gave, without suffix.
-_MARKED = re.compile(rf"(?P<origin>.+)_x\d+(\.\d+)?({COMPARISON_MARK})?")
+_MARKED = re.compile(
+    r"(?P<origin>.+)_(x\d+(\.\d+)?|(width|height|longest|shortest)\d+|\d+(\.\d+)?mp|fit\d+x\d+)"
+    rf"({COMPARISON_MARK})?"
+)
 
 
-def mark_of(upscale: float) -> str:
-    """What marks a result beside its input: `_x4`, `_x2.5`."""
-    return f"_x{upscale:.10g}"
+def mark_of(sampling: SamplingConfig) -> str:
+    """What marks a result beside its input: `_x4`, `_x2.5`, or its size, such as `_width1920`."""
+    if (wish := sampling.size.wish) is not None:
+        return _SIZE_MARKS[wish].format(getattr(sampling.size, wish))
+    return f"_x{sampling.upscale:.10g}"
 
 
 def plan_jobs(
@@ -68,7 +76,7 @@ def plan_jobs(
     """
     listed = list_images(inputs) if listed is None else listed
     if output is not None and names_file(output):
-        if len(inputs) > 1 or inputs[0].is_dir():
+        if len(inputs) > 1 or os.path.isdir(inputs[0]):
             what = f"there are {len(inputs)} inputs" if len(inputs) > 1 else "the input is a folder"
             raise ClearSRError(f"-o {display_name(output)}: names one file, but {what}; give a folder")
         jobs = [_job(listed[0], output)]
@@ -93,7 +101,7 @@ def _job(item: ListedImage, output: Path) -> Job:
 
 def names_file(output: Path) -> bool:
     """Whether an output names one image file, by its suffix, and not a folder."""
-    return output.suffix.lower() in IMAGE_SUFFIXES | set(output_suffixes()) and not output.is_dir()
+    return output.suffix.lower() in IMAGE_SUFFIXES | set(output_suffixes()) and not os.path.isdir(output)
 
 
 def _without_results(
@@ -209,7 +217,7 @@ def _check_outputs(jobs: Sequence[Job], folder: Path | None) -> None:
             raise _is_an_input(name)
         if output.suffix.lower() not in output_suffixes():
             raise ClearSRError(f"{name}: accepted for output: {', '.join(output_suffixes())}")
-        if output.is_dir():
+        if os.path.isdir(output):  # of a name that is too long pathlib would raise; writing says so
             raise ClearSRError(f"{name}: is a folder; it is to become a picture")
         if output.parent not in checked:
             checked.add(output.parent)
@@ -249,8 +257,9 @@ def plan_folders(inputs: Sequence[str], output: str, suffix: str) -> Iterator[tu
     folders, files = _sort_inputs([normalise(given) for given in inputs], output)
     at_risk = _inputs_below(real_location(output), files)
     seen = _Seen() if len(folders) + len(files) > 1 else None
-    count = 0
+    count, others = 0, Counter[str]()
     for folder, relative, listing in _listings(folders, files, real_location(output)):
+        others.update(listing.others)
         target = join(output, *relative)
         jobs = []
         names = listing.images
@@ -264,7 +273,8 @@ def plan_folders(inputs: Sequence[str], output: str, suffix: str) -> Iterator[tu
         count += len(jobs)
         yield target, jobs
     if not count:
-        raise no_images_in(shown(inputs[0]))
+        raise no_images_in(shown(inputs[0]), others)
+    tell_of_others(others)
 
 
 class _Seen:
@@ -329,4 +339,4 @@ def _listings(
             root, lambda f: not contains(real_output, real_location(f)) and is_new(f), list_folder, join
         )
     for folder, names in files.items():
-        yield folder, (), Listing(names, [], {})
+        yield folder, (), Listing(names, [], {}, Counter())

@@ -6,6 +6,7 @@ Local paths go to the operating system directly. Elsewhere files are fetched and
 import hashlib
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from clearsr.errors import ClearSRError, display_name, first_line
 from clearsr.image import listing
-from clearsr.image.listing import Listing, is_image
+from clearsr.image.listing import Listing, is_image, suffix_of
 
 # Here an object appears when its upload is complete, so writing aside first would only cost a copy.
 _APPEARS_WHOLE = frozenset(
@@ -106,7 +107,7 @@ def list_folder(folder: str) -> Listing:
     with _explained(folder):
         fs, path = filesystem(folder)
         found: tuple[list[str], list[str]] = ([], [])
-        versions = {}
+        versions, others = {}, Counter[str]()
         for info in fs.ls(path, detail=True):
             name = info["name"].rstrip("/").rpartition("/")[2]
             if name.startswith(".") or info["name"].strip("/") == path.strip("/"):  # a bucket's folder marker
@@ -116,7 +117,9 @@ def list_folder(folder: str) -> Listing:
             elif is_image(name):
                 found[0].append(name)
                 versions[name] = _version(info)
-        return Listing(sorted(found[0]), sorted(found[1]), versions)
+            else:
+                others[suffix_of(name)] += 1
+        return Listing(sorted(found[0]), sorted(found[1]), versions, others)
 
 
 def names_in(folder: str) -> set[str]:

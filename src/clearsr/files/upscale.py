@@ -6,9 +6,10 @@ picture becomes which file is decided in `files/plan.py`. Nothing here prints.
 
 import dataclasses
 import os
+import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,20 @@ import torch
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.errors import ClearSRError, Notice, collected, display_name
+from clearsr.errors import ClearSRError, LargeEnoughError, Notice, collected, display_name, notify
 from clearsr.files.storage import shown
 from clearsr.hardware import release_cached_memory
-from clearsr.image import check_output, open_source, read_header, read_image, write_blocks, write_image
-from clearsr.image.writing import Target
+from clearsr.image import (
+    check_output,
+    open_source,
+    read_header,
+    read_image,
+    resized,
+    stored_format,
+    write_blocks,
+    write_image,
+)
+from clearsr.image.writing import Target, write_whole
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed
 
@@ -59,7 +69,7 @@ class Result:
         input: as the job has it.
         output: as the job has it.
         status: `ok`, in a batch, or else what was done; `failed`, with an error; `skipped`.
-        error: one line, if it failed, or was skipped in a batch.
+        error: one line, if it failed, or why it was skipped (unless its output is there, outside a batch).
         seconds: time that it took.
         width: of the output; None if none was written.
         height: of the output; None if none was written.
@@ -122,20 +132,26 @@ def upscale_to_file(
 ) -> tuple[int, int]:
     """Upscale one file; returns height and width of the result.
 
+    One that has the size that is wanted, or more, is copied, shrunk or skipped, as `sampling.size` says.
+
     The noise is seeded by `sampling.seed` and the file's name (see `file_seed`), so the result depends on the
     picture, its name and the settings, and not on the folder it is in or on what else is upscaled.
 
     Raises:
         ClearSRError: the picture cannot be read, or the result not be written.
+        LargeEnoughError: it is large enough, and to be skipped.
         OSError: a folder cannot be made.
         MemoryError, RuntimeError: memory ran out, however little was done at once.
     """
-    from clearsr.pipeline.steps import MAX_OUTPUT_PIXELS, result_size
+    from clearsr.pipeline.steps import MAX_OUTPUT_PIXELS, is_large_enough, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
     input_size, reading = read_header(source)
+    size = result_size(*input_size, sampling, display_name(source))
+    if is_large_enough(*input_size, sampling):
+        _check_room(source, input_size, reading.whole, sampling.max_memory)
+        return settle_large(source, target, size, sampling, output)
     _check_room(source, input_size, reading.in_parts, sampling.max_memory)
-    size = result_size(*input_size, sampling)
     workload = pipeline.plan(size, sampling, reading)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         workload = workload._replace(is_in_blocks=True)
@@ -150,6 +166,40 @@ def upscale_to_file(
         return result.height, result.width
 
     return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(source))
+
+
+def settle_large(
+    source: Path, target: Path, size: tuple[int, int], sampling: SamplingConfig, output: OutputConfig
+) -> tuple[int, int]:
+    """Copy or shrink a picture that has the size that is wanted, or more; returns the result's size.
+
+    A copy is the file itself, byte by byte, where that is of the output's format and nothing of it is to be
+    changed or left behind.
+
+    Args:
+        size: height and width of the result.
+
+    Raises:
+        LargeEnoughError: it is to be skipped.
+        ClearSRError: it cannot be read, or the result not be written.
+    """
+    rule, name = sampling.size.when_large, display_name(source)
+    if rule == "skip":
+        flag = sampling.size.flag
+        raise LargeEnoughError(f"{name}: is {size[1]}x{size[0]}, large enough for {flag}; skipped")
+    checked = _open_folder(target, size)
+    is_as_wanted = output.keep_metadata and output.bit_depth == "input"
+    is_whole_copy = rule == "copy" and is_as_wanted and stored_format(source) == checked.format.name
+    with collected() if is_whole_copy else nullcontext():  # nothing is left out of a copy
+        image = read_image(source)  # a damaged one is not passed on
+    if is_whole_copy:
+        with source.open("rb") as file:
+            write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
+    else:
+        write_image(resized(image, size), checked, output)
+    done = "copied as it is" if rule == "copy" else f"shrunk to {size[1]}x{size[0]}"
+    notify("size", name, f"it is {image.width}x{image.height}, large enough: {done}")
+    return (image.height, image.width) if rule == "copy" else size
 
 
 def _upscale_in_blocks(
@@ -223,6 +273,8 @@ def _outcome(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Res
 
     try:
         height, width = work()
+    except LargeEnoughError as error:
+        return Result(job.input, job.output, "skipped", error=str(error))
     except ClearSRError as error:
         return failed(str(error))
     except OSError as error:

@@ -11,12 +11,21 @@ from clearsr.image.geometry import (
     pad_to_multiple,
     resize,
     resize_alpha,
+    resized,
     to_signed,
     to_unit,
 )
 from clearsr.image.listing import IMAGE_SUFFIXES, ListedImage, list_images
 from clearsr.image.modes import from_pil, to_pil
-from clearsr.image.reading import ChooseWindow, open_source, read_header, read_image, read_levels, read_size
+from clearsr.image.reading import (
+    ChooseWindow,
+    open_source,
+    read_header,
+    read_image,
+    read_levels,
+    read_size,
+    stored_format,
+)
 from clearsr.image.writing import check_output, output_suffixes, write_blocks, write_image
 
 __all__ = [
@@ -39,6 +48,8 @@ __all__ = [
     "read_size",
     "resize",
     "resize_alpha",
+    "resized",
+    "stored_format",
     "to_pil",
     "to_signed",
     "to_unit",

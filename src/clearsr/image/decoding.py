@@ -7,7 +7,7 @@ shown half. Decoders raise what they like: `reading.py` calls all of this under 
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError, notify
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
@@ -23,7 +23,40 @@ _FORMATS = frozenset(
     ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "BMP", "DIB", "GIF", "PPM", "JPEG2000")
     + ("TGA", "ICO", "PCX", "QOI", "DDS", "SGI", "PSD")
 )
-_ACCEPTED = "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PNM, JPEG 2000, TGA, ICO, PCX, QOI, DDS, SGI, PSD, HEIC"
+_ACCEPTED = (
+    "PNG, JPEG, WebP, TIFF, AVIF, BMP, GIF, PNM, JPEG 2000, TGA, ICO, PCX, QOI, DDS, SGI, PSD, HEIC, JPEG XL"
+)
+RAW = "a camera raw file; develop it to TIFF, PNG or JPEG first"
+# How files begin that are no pictures for us, what they are and what to do.
+_OTHERS: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
+    (0, (b"8BPB", b"8BPS\0\2"), "a large Photoshop document (PSB); save it as a TIFF"),
+    (0, (b"8BPS",), "a Photoshop document of a kind that is not read; save it as a TIFF"),
+    (0, (b"v/1\1",), "an OpenEXR picture of light without a limit; save it as a 16-bit TIFF or PNG"),
+    (
+        0,
+        (b"#?RADIANCE", b"#?RGBE"),
+        "a Radiance HDR picture of light without a limit; save it as a 16-bit PNG",
+    ),
+    (0, (b"gimp xcf",), "a GIMP document; export it as TIFF or PNG"),
+    (0, (b"%PDF",), "a PDF; export its pages as PNG"),
+    (0, (b"%!PS", b"\xc5\xd0\xd3\xc6"), "a PostScript drawing; export it as PNG"),
+    (0, (b"<svg", b"<?xml"), "a drawing or text in XML, such as SVG; export it as PNG"),
+    (
+        0,
+        (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML"),
+        "a web page and no picture; download the picture itself",
+    ),
+    (0, (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb"), RAW),
+    (4, (b"ftypcrx",), RAW),
+    (
+        4,
+        (b"ftypisom", b"ftypmp4", b"ftypqt", b"ftypM4V", b"ftyp3gp", b"ftypavc1"),
+        "a film; take its frames out first",
+    ),
+    (0, (b"\x1aE\xdf\xa3",), "a film; take its frames out first"),
+    (8, (b"AVI ", b"WAVE"), "a film or sound; take its frames out first"),
+)
+_PHOTOSHOP_MODES = {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 7: 8, 8: 8, 9: 8}  # and bits per channel, that are read
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
 _JUDGED_WHOLE = ("I", "F")  # modes whose range of values says whether the picture can be shown at all
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -32,7 +65,11 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 # Bytes per pixel that decoding takes at its peak: Pillow's image, a converted one, and twice the samples.
 _PEAK_BYTES = {"1": 4, "L": 4, "P": 12, "RGB": 10, "RGBA": 12, "RGBX": 12, "CMYK": 14, "YCbCr": 14, "LAB": 14}
 _PEAK_OF_OTHERS, _PEAK_OF_16_BITS = 24, 28  # 16-bit RGB: 20 was measured, and 12 as planar TIFF
-_OWN_BUFFERS = {"WEBP": 8, "AVIF": 8}  # of decoders that hold the whole image themselves; WebP's was measured
+_OWN_BUFFERS = {
+    "WEBP": 8,
+    "AVIF": 8,
+    "JXL": 8,
+}  # of decoders that hold the whole image themselves; WebP's was measured
 
 ChooseWindow = Callable[[int, int], Window]  # height and width of the upright picture -> a part of it
 
@@ -63,7 +100,7 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
             return _cut(_decode_unusual_tiff(encoded), choose)
         check_size(*image.size, source, max_pixels)
         if DNG_VERSION in getattr(image, "tag_v2", ()):
-            raise ClearSRError(f"{source}: is a camera raw file; develop it to TIFF, PNG or JPEG first")
+            raise ClearSRError(f"{source}: is {RAW}")
         _warn_of_frames(image, source)
         layout = layout_of(image)
         if layout == "unusual":
@@ -106,10 +143,10 @@ def open_header(file: BinaryIO, source: str, max_pixels: int) -> Image.Image | N
     """The file's header read by Pillow; None for a TIFF that only `tifffile` may know.
 
     Raises:
-        ClearSRError: the file is no image, a PNG of more than `max_pixels`, or an iPhone's HEIC and the
-            optional `pillow-heif` is missing.
+        ClearSRError: the file is no image, a PNG or JPEG XL of more than `max_pixels`, or an iPhone's HEIC or
+            a JPEG XL and the extra for it is missing.
     """
-    head = file.read(12)
+    head = file.read(32)
     check_png_size(file, source, max_pixels)
     file.seek(0)
     Image.init()
@@ -118,14 +155,94 @@ def open_header(file: BinaryIO, source: str, max_pixels: int) -> Image.Image | N
     except UnidentifiedImageError:
         if head.startswith(_TIFF_MAGIC):
             return None
+    if head.startswith((b"\xff\x0a", _JXL_BOX)):
+        return _open_jxl(file, source, max_pixels)
     if head[4:8] != b"ftyp" or head[8:12] not in _HEIF_BRANDS:
-        raise ClearSRError(f"{source}: is not an image that can be read (accepted: {_ACCEPTED})")
+        raise ClearSRError(f"{source}: is {_what_it_is(head)}")
     try:
         import pillow_heif
     except ImportError:
         raise ClearSRError(f"{source}: is a HEIC image; to read it, pip install 'clearsr[heif]'") from None
     pillow_heif.register_heif_opener()
     return Image.open(file, formats=["HEIF"])
+
+
+def _what_it_is(head: bytes) -> str:
+    """What a file is that begins so and cannot be read, and what to do."""
+    if head.startswith(b"8BPS\0\1") and len(head) >= 26:
+        bits, mode = int.from_bytes(head[22:24], "big"), int.from_bytes(head[24:26], "big")
+        if bits != _PHOTOSHOP_MODES.get(mode, bits):
+            kind = f"a Photoshop document of {bits} bits per channel"
+            return f"{kind}; 8 are read; save it as a 16-bit TIFF or PNG"
+    for start, magics, what in _OTHERS:
+        if head[start:].startswith(magics):
+            return what
+    return f"not an image that can be read (accepted: {_ACCEPTED})"
+
+
+# JPEG XL. Its plugin decodes while it opens, so the size is looked at before; and it passes over XMP.
+_JXL_BOX = b"\0\0\0\x0cJXL \r\n\x87\n"
+_JXL_RATIOS = {1: (1, 1), 2: (6, 5), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
+_JXL_HEADER = 4096  # bytes of the codestream that its size lies in, and more
+
+
+def _open_jxl(file: BinaryIO, source: str, max_pixels: int) -> Image.Image:
+    try:
+        import pillow_jxl  # noqa: F401 - makes itself known to Pillow
+    except ImportError:
+        raise ClearSRError(f"{source}: is a JPEG XL image; to read it, pip install 'clearsr[jxl]'") from None
+    file.seek(0)
+    start, xmp = _jxl_parts(file.read())
+    check_size(*_jxl_size(start), source, max_pixels)
+    file.seek(0)
+    image = Image.open(file, formats=["JXL"])
+    if xmp is not None:
+        image.info.setdefault("xmp", xmp)
+    if not getattr(image, "jpeg", False):  # pixels are upright already, whatever EXIF says
+        safe_exif(image, source).pop(ExifTags.Base.Orientation, None)
+    return image
+
+
+def _jxl_parts(content: bytes) -> tuple[bytes, bytes | None]:
+    """How the codestream begins, and the XMP."""
+    if not content.startswith(_JXL_BOX):
+        return content[:_JXL_HEADER], None
+    start, xmp, position = b"", None, 0
+    while position + 8 <= len(content):
+        length, kind = (
+            int.from_bytes(content[position : position + 4], "big"),
+            content[position + 4 : position + 8],
+        )
+        head = 8
+        if length == 1:
+            length, head = int.from_bytes(content[position + 8 : position + 16], "big"), 16
+        length = max(length, head) if length else len(content) - position
+        body = position + head
+        if kind in (b"jxlc", b"jxlp") and not start:
+            body += 4 if kind == b"jxlp" else 0
+            start = content[body : body + _JXL_HEADER]
+        elif kind == b"xml ":
+            xmp = content[body : position + length]
+        position += length
+    return start, xmp
+
+
+def _jxl_size(codestream: bytes) -> tuple[int, int]:
+    """Width and height as a codestream states them (ISO/IEC 18181-1, SizeHeader)."""
+    bits, position = int.from_bytes(codestream[2:32], "little"), 0
+
+    def read(count: int) -> int:
+        nonlocal position
+        position += count
+        return bits >> (position - count) & (1 << count) - 1
+
+    def read_side(is_small: int) -> int:
+        return 8 * (1 + read(5)) if is_small else 1 + read((9, 13, 18, 30)[read(2)])
+
+    is_small = read(1)
+    height = read_side(is_small)
+    ratio = _JXL_RATIOS.get(read(3))
+    return (read_side(is_small) if ratio is None else height * ratio[0] // ratio[1]), height
 
 
 def peak_bytes_per_pixel(image: Image.Image | None) -> int:

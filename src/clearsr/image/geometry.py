@@ -3,11 +3,14 @@
 `resize` is what the package calls "bicubic" everywhere: antialiased, Keys' a = -0.5, as Pillow does it.
 """
 
+import dataclasses
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from clearsr.image.data import ImageData
 
 
 def to_signed(unit: Tensor) -> Tensor:
@@ -142,6 +145,15 @@ def resize_alpha(alpha: Tensor, size: tuple[int, int]) -> Tensor:
     if lowest == alpha.amax():
         return lowest.expand(1, *size).clone()
     return resize(alpha[None], size)[0]
+
+
+def resized(image: ImageData, size: tuple[int, int]) -> ImageData:
+    """The image at another height and width by `resize`, its transparency too."""
+    if size == (image.height, image.width):
+        return image
+    color = resize(fill_transparent(image.color, image.alpha)[None].clamp(0, 1), size)[0]
+    alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
+    return dataclasses.replace(image, color=color, alpha=alpha)
 
 
 def fill_transparent(color: Tensor, alpha: Tensor | None) -> Tensor:

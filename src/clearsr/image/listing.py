@@ -1,12 +1,19 @@
 """Which files to work on, given the files and folders that a user names."""
 
+import functools
+import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from clearsr.errors import ClearSRError, display_name
 
+logger = logging.getLogger(__name__)
+
+_MOST_SUFFIXES = 8  # that are counted one by one in a message
 IMAGE_SUFFIXES = frozenset(
     (
         ".png",
@@ -47,11 +54,13 @@ class Listing(NamedTuple):
         images: files with a suffix of `IMAGE_SUFFIXES`.
         folders: folders.
         versions: of the images, where listing them told it (see `files.storage.version_of`).
+        others: how many other files there are, by suffix.
     """
 
     images: list[str]
     folders: list[str]
     versions: dict[str, str]
+    others: Counter[str]
 
 
 def list_images(inputs: Sequence[Path], recursive: bool = True) -> list[ListedImage]:
@@ -59,12 +68,13 @@ def list_images(inputs: Sequence[Path], recursive: bool = True) -> list[ListedIm
 
     Inside folders, which are sorted, only files with a suffix of `IMAGE_SUFFIXES` count, and hidden ones are
     passed over; a file named directly is always listed. Links to folders are followed, and each folder is
-    entered once.
+    entered once. How many other files there are in them is said in one line.
 
     Raises:
         ClearSRError: an input is missing, a folder cannot be read, or a folder holds no image.
     """
     found: dict[str, ListedImage] = {}
+    others: Counter[str] = Counter()
     for given in inputs:
         try:
             is_folder, exists = given.is_dir(), given.exists()
@@ -72,23 +82,46 @@ def list_images(inputs: Sequence[Path], recursive: bool = True) -> list[ListedIm
             raise ClearSRError(f"{display_name(given)}: cannot be read: {error}") from None
         if not exists:
             raise ClearSRError(f"{display_name(given)}: does not exist; expected an image file or a folder")
-        listed = list(_below(given, recursive)) if is_folder else [ListedImage(given, Path(given.name))]
+        single = [ListedImage(given, Path(given.name))]
+        listed = list(_below(given, recursive, others)) if is_folder else single
         if not listed:
-            raise no_images_in(display_name(given))
+            raise no_images_in(display_name(given), others)
         for image in listed:
             found.setdefault(os.path.abspath(image.file), image)
+    tell_of_others(others)
     return list(found.values())
 
 
-def no_images_in(name: str) -> ClearSRError:
-    """What to raise where a folder holds no image."""
+def no_images_in(name: str, others: Counter[str]) -> ClearSRError:
+    """What to raise where a folder holds no image, but maybe other files."""
     accepted = " ".join(sorted(IMAGE_SUFFIXES))
-    return ClearSRError(f"{name}: holds no images (accepted suffixes: {accepted})")
+    beside = f" but {_counted(others)}" if others else ""
+    return ClearSRError(f"{name}: holds no images{beside} (accepted suffixes: {accepted})")
 
 
-def _below(root: Path, recursive: bool) -> Iterator[ListedImage]:
-    """Images in a folder: its own files by name, then those of its folders by name."""
+def tell_of_others(others: Counter[str]) -> None:
+    """Say in one line how many files in folders were passed over, if there were any."""
+    if others:
+        what = "1 file in a folder is passed over, as by its name it is no picture"
+        if others.total() > 1:
+            what = (
+                f"{others.total()} files in folders are passed over, as by their names they are no pictures"
+            )
+        logger.warning("%s that can be read: %s", what, _counted(others))
+
+
+def _counted(others: Counter[str]) -> str:
+    """The suffixes with their numbers, those that are most first."""
+    ordered = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count} {suffix or 'without suffix'}" for suffix, count in ordered[:_MOST_SUFFIXES]]
+    rest = sum(count for _, count in ordered[_MOST_SUFFIXES:])
+    return ", ".join([*parts, *([f"{rest} of other kinds"] if rest else [])])
+
+
+def _below(root: Path, recursive: bool, others: Counter[str]) -> Iterator[ListedImage]:
+    """Images in a folder: its own files by name, then those of its folders by name; counts other files."""
     for folder, relative, listing in walk(str(root), once_each(os.path.realpath)):
+        others.update(listing.others)
         for name in listing.images:
             yield ListedImage(Path(folder, name), Path(*relative, name))
         if not recursive:
@@ -96,8 +129,19 @@ def _below(root: Path, recursive: bool) -> Iterator[ListedImage]:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    """Whether a file's name says that it is an image that can be read here."""
+    suffix = suffix_of(name)
+    return suffix in IMAGE_SUFFIXES or (suffix == ".jxl" and _reads_jxl())
+
+
+def suffix_of(name: str) -> str:
+    """What a file's name ends in, such as `.jpg`; in small letters, at most 20 of them."""
+    return os.path.splitext(name)[1].lower()[:20]
+
+
+@functools.cache
+def _reads_jxl() -> bool:
+    return find_spec("pillow_jxl") is not None
 
 
 def list_folder(folder: str) -> Listing:
@@ -109,8 +153,11 @@ def list_folder(folder: str) -> Listing:
     try:
         with os.scandir(folder) as entries:
             visible = [entry for entry in entries if not entry.name.startswith(".")]
-        images = [entry.name for entry in visible if is_image(entry.name) and entry.is_file()]
-        return Listing(sorted(images), sorted(entry.name for entry in visible if entry.is_dir()), {})
+        folders = sorted(entry.name for entry in visible if entry.is_dir())
+        files = [entry.name for entry in visible if entry.is_file()]
+        images = sorted(name for name in files if is_image(name))
+        others = Counter(suffix_of(name) for name in files if not is_image(name))
+        return Listing(images, folders, {}, others)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ClearSRError(f"{display_name(Path(folder))}: the folder cannot be read: {reason}") from None

@@ -19,7 +19,7 @@ from PIL import Image
 from clearsr import quiet
 from clearsr.errors import ClearSRError, display_name, one_line
 from clearsr.image.data import ImageData, InputCost, from_raster, to_levels, upright_size
-from clearsr.image.decoding import ChooseWindow, Encoded, decode, open_header, peak_bytes_per_pixel
+from clearsr.image.decoding import RAW, ChooseWindow, Encoded, decode, open_header, peak_bytes_per_pixel
 from clearsr.image.deep import check_size, orientation_tag
 from clearsr.image.metadata import header_orientation
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
@@ -115,6 +115,19 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[tuple[int, in
     return upright_size(height, width, orientation), cost
 
 
+def stored_format(path: Path) -> str | None:
+    """The format of a file that can be read, by Pillow's name; None for a layout that Pillow does not know.
+
+    Raises:
+        ClearSRError: as `read_image`.
+    """
+    source = display_name(path)
+    _check_file(path, source)
+    with _guarded(source, MAX_PIXELS), path.open("rb") as file:
+        image = open_header(file, source, MAX_PIXELS)
+        return None if image is None else image.format
+
+
 def open_source(path: Path, max_pixels: int = MAX_PIXELS) -> ImageSource:
     """The picture that a file shows, to be read part by part; a TIFF is decoded as it is read.
 
@@ -168,7 +181,7 @@ def _check_file(path: Path, source: str) -> None:
     if status.st_size == 0:
         raise ClearSRError(f"{source}: is empty (0 bytes)")
     if path.suffix.lower() in _RAW_SUFFIXES:
-        raise ClearSRError(f"{source}: is a camera raw file; develop it to TIFF, PNG or JPEG first")
+        raise ClearSRError(f"{source}: is {RAW}")
 
 
 _lock = threading.Lock()  # guards the two below

@@ -12,22 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
 import torch
 from PIL import Image
 
-from clearsr.config.base import build_config, merge
-from clearsr.config.sampling import SamplingConfig
+from clearsr.config.base import build_config
+from clearsr.config.sampling import SamplingConfig, with_given
 from clearsr.errors import ClearSRError, optional
 from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
 from clearsr.image import ImageData, from_pil, to_pil
 from clearsr.image.data import IN_MEMORY, InputCost
-from clearsr.image.modes import from_array, to_array
+from clearsr.image.geometry import resized
 from clearsr.image.source import DataSource, ImageSource
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.clearsr import ClearSRNetwork, compile_network, store_for_inference
 from clearsr.pipeline.budget import Workload, images_at_once, plan_work, with_less_on_failure
-from clearsr.pipeline.steps import PipelineSteps, output_size, result_size
+from clearsr.pipeline.steps import PipelineSteps, is_large_enough, output_size, result_size
 from clearsr.pipeline.streaming import upscale_in_blocks
 from clearsr.sampling.denoise import StepCallback, denoise
 from clearsr.sampling.guidance import Conditioning
@@ -212,7 +211,8 @@ class ClearSRPipeline:
             generator: draws the seed, in place of `seed`; the next call with it has another.
             callback_on_step_end: called with the pipeline, the step, its timestep and `{"latents": z_0}` as
                 predicted. As in diffusers, but what it returns changes nothing; it may raise to stop.
-            overrides: single fields of `SamplingConfig`, such as `upscale=2` or `lsa={"preset": "fidelity"}`.
+            overrides: single fields of `SamplingConfig`, such as `upscale=2`, `size={"width": 1920}` or
+                `lsa={"preset": "fidelity"}`.
 
         Raises:
             ClearSRError: a setting or an image cannot be used.
@@ -240,7 +240,7 @@ class ClearSRPipeline:
     def configure(self, config: SamplingConfig | None = None, **overrides: Any) -> SamplingConfig:
         """The model's defaults (or `config`) with single fields replaced; nested ones by nested mappings."""
         base = config or self.defaults
-        return build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), overrides))
+        return build_config(SamplingConfig, with_given(base.model_dump(exclude_unset=True), overrides))
 
     @torch.no_grad()
     def upscale(
@@ -250,7 +250,7 @@ class ClearSRPipeline:
         on_step: StepCallback | None = None,
     ) -> list[ImageData]:
         """Upscaled images with transparency, greyscale, depth and metadata kept. Equal sizes run as one
-        batch.
+        batch. An image that has the size that is wanted, or more, stays as it is, or is shrunk.
 
         Args:
             on_step: called after each denoising step; may raise to stop.
@@ -259,13 +259,15 @@ class ClearSRPipeline:
             ClearSRError: the output would be empty or too large.
         """
         config = config or self.defaults
-        for image in images:
-            output_size(image, config)  # refuse before any work
-        results: dict[int, ImageData] = {}
-        for group in _batches(images, config):
+        sizes = [output_size(image, config) for image in images]  # refuses before any work
+        results = {
+            i: resized(image, sizes[i])
+            for i, image in enumerate(images)
+            if is_large_enough(image.height, image.width, config)
+        }
+        for group in _batches(images, [i for i in range(len(images)) if i not in results], config):
             chosen = [images[i] for i in group]
-            size = result_size(chosen[0].height, chosen[0].width, config)
-            workload = self.plan(size, config)._replace(images=len(chosen))
+            workload = self.plan(sizes[group[0]], config)._replace(images=len(chosen))
             upscale = functools.partial(self.upscale_with, chosen, config, on_step=on_step)
             done = with_less_on_failure(upscale, workload, config.tile.size, chosen[0].source)
             results.update(zip(group, done, strict=True))
@@ -355,40 +357,15 @@ class ClearSRPipeline:
         return dataclasses.replace(image, color=color, alpha=alpha)
 
 
-def upscale(
-    array: np.ndarray, factor: float = 4, *, model: str = "compact", device: str = "auto", **settings: Any
-) -> np.ndarray:
-    """An image upscaled: H×W, or H×W×C with grey, grey and alpha, RGB or RGBA; the dtype stays.
-
-    The model is loaded by the first call and kept.
-
-    Args:
-        array: uint8, uint16, or floats in [0, 1].
-        settings: fields of `SamplingConfig`, such as `seed=1` or `lsa={"preset": "fidelity"}`.
-
-    Raises:
-        ClearSRError: the array is no such image, or a setting cannot be used.
-    """
-    pipeline = _loaded(model, device)
-    image = from_array(array, "upscale")
-    (larger,) = pipeline.upscale([image], pipeline.configure(upscale=factor, **settings))
-    return to_array(larger, like=array)
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(model: str, device: str) -> ClearSRPipeline:
-    return ClearSRPipeline.from_pretrained(model, device=device)
-
-
 def _is_halved(network: ClearSRNetwork) -> bool:
     return any(parameter.dtype != torch.float32 for parameter in network.parameters())
 
 
-def _batches(images: Sequence[ImageData], config: SamplingConfig) -> list[list[int]]:
-    """Indices of images of equal size, as many together as may share a batch."""
+def _batches(images: Sequence[ImageData], indices: Sequence[int], config: SamplingConfig) -> list[list[int]]:
+    """These indices by images of equal size, as many together as may share a batch."""
     groups: dict[tuple[int, int], list[int]] = {}
-    for index, image in enumerate(images):
-        groups.setdefault((image.height, image.width), []).append(index)
+    for index in indices:
+        groups.setdefault((images[index].height, images[index].width), []).append(index)
     batches = []
     for (height, width), group in groups.items():
         length = images_at_once(*result_size(height, width, config))

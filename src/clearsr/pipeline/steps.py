@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from clearsr.config.sampling import SamplingConfig, check_negative_prompt
+from clearsr.config.sampling import MAX_UPSCALE, SamplingConfig, check_negative_prompt
 from clearsr.errors import ClearSRError
 from clearsr.hardware import (
     Precision,
@@ -55,24 +55,47 @@ MAX_OUTPUT_PIXELS = 300_000_000  # of results that are held in memory
 
 
 def output_size(image: ImageData, config: SamplingConfig) -> tuple[int, int]:
-    """Height and width of the result: the input's times `upscale`, rounded, at least one pixel.
+    """Height and width of the result, as `result_size` has them.
 
     Raises:
-        ClearSRError: more pixels than `MAX_OUTPUT_PIXELS`.
+        ClearSRError: more pixels than `MAX_OUTPUT_PIXELS`, or as `result_size`.
     """
-    height, width = result_size(image.height, image.width, config)
+    height, width = result_size(image.height, image.width, config, image.source)
     if height * width > MAX_OUTPUT_PIXELS:
         raise ClearSRError(
             f"{image.source}: {width}x{height} would be {height * width / 1e6:.0f} megapixels, at most "
-            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted in memory; choose a smaller --upscale, or "
+            f"{MAX_OUTPUT_PIXELS / 1e6:.0f} are accepted in memory; choose a smaller {config.size.flag}, or "
             "let files.upscale_file write it block by block"
         )
     return height, width
 
 
-def result_size(height: int, width: int, config: SamplingConfig) -> tuple[int, int]:
-    """Height and width of the result of an image of that size, however large."""
-    return max(1, round(height * config.upscale)), max(1, round(width * config.upscale))
+def result_size(
+    height: int, width: int, config: SamplingConfig, source: str = "the picture"
+) -> tuple[int, int]:
+    """Height and width of the result of an image of that size, however large: rounded, at least one pixel.
+
+    The image's own where it has the size that is wanted, or more, and is not to be shrunk to it.
+
+    Raises:
+        ClearSRError: the size that is wanted is too many times the image's.
+    """
+    if is_large_enough(height, width, config) and config.size.when_large != "shrink":
+        return height, width
+    wanted = config.size.factor(height, width)
+    factor = config.upscale if wanted is None else wanted
+    if factor > MAX_UPSCALE:
+        raise ClearSRError(
+            f"{source}: {config.size.flag} would enlarge {width}x{height} {factor:.0f} times; at most "
+            f"{MAX_UPSCALE:.0f} times are accepted"
+        )
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def is_large_enough(height: int, width: int, config: SamplingConfig) -> bool:
+    """Whether an image of that size needs no network, as it has the size that is wanted, or more."""
+    wanted = config.size.factor(height, width)
+    return wanted is not None and wanted <= 1
 
 
 class PipelineSteps:

@@ -83,7 +83,7 @@ async def _upscale(request: Request, service: Service) -> Response:
         source = upload.source
         sampling = upscaler.sampling(upload.fields)
         suffix, output = output_of(upload.fields)
-        await asyncio.to_thread(upscaler.check, source, sampling.upscale)
+        await asyncio.to_thread(upscaler.check, source, sampling)
         target = upload.folder / upscaler.output_name(source, sampling, suffix)
         run = Run(source.name, upload.folder, service.queue.reserve(), sampling, started=start)
     except RequestError as error:

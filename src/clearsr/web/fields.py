@@ -11,7 +11,7 @@ from typing import Any
 
 from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
 from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig
+from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig, check_one_size, with_given
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.web.errors import RequestError
@@ -42,7 +42,7 @@ SAMPLING_FIELDS = _sampling_fields()
 OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression")
 RUN_FIELDS = {"detail", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
 FIELDS = {"format", "quality", *RUN_FIELDS}
-_TEXT_FIELDS = ("negative_prompt",)  # never read as numbers
+_TEXT_FIELDS = ("negative_prompt", "fit")  # never read as numbers
 MEDIA_TYPES = {
     ".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".tif": "image/tiff",
     ".avif": "image/avif",
@@ -95,7 +95,8 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     if limits.max_memory is not None:
         values["max_memory"] = limits.max_memory
     try:
-        sampling = build_config(SamplingConfig, merge(base.model_dump(exclude_unset=True), values))
+        check_one_size(values, {path: field for field, path in SAMPLING_FIELDS.items()})
+        sampling = build_config(SamplingConfig, with_given(base.model_dump(exclude_unset=True), values))
     except ClearSRError as error:
         raise bad_setting(_in_fields(str(error))) from None
     if sampling.steps > limits.max_steps:
@@ -152,6 +153,8 @@ def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig, outp
     words = ["clearsr", "upscale", name]
     for flag, path in SAMPLING_FLAGS.items():
         value, usual = _value_at(sampling, path), _value_at(base, path)
+        if path == "upscale" and sampling.size.wish is not None:
+            continue
         if path in ("upscale", "seed") or (value != usual and path not in _NOT_OFFERED):
             words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
     if output.bit_depth != "input":

@@ -95,7 +95,7 @@ class Jobs:
         source, service = upload.source, self._service
         sampling = upscaler.sampling(upload.fields)
         _, output = output_of(upload.fields)
-        size = await asyncio.to_thread(upscaler.check, source, sampling.upscale)
+        size = await asyncio.to_thread(upscaler.check, source, sampling)
         command = command_line(source.name, sampling, upscaler.pipeline.defaults, output)
         expected = upscaler.estimate(size, sampling)
         target = upload.folder / "result" / upscaler.output_name(source, sampling, ".png")
@@ -108,7 +108,7 @@ class Jobs:
     async def _start_comparison(self, upload: Upload, upscaler: "Upscaler") -> Run:
         source, folder = upload.source, upload.folder
         sampling = upscaler.sampling(upload.fields)
-        await asyncio.to_thread(upscaler.check, source, 1.0)
+        await asyncio.to_thread(upscaler.check, source, None)
         run = Run(source.name, folder, self._service.queue.reserve(), sampling, grid=GRID)
         self._service.start(run, lambda ticket: upscaler.compare(ticket, source, folder, sampling, GRID))
         return run
@@ -165,7 +165,7 @@ class Jobs:
                 folder = run.folder / f"copy-{len(run.copies)}"
                 folder.mkdir(exist_ok=True)
                 path = folder / f"{outcome.path.stem}{suffix}"
-                lacking = copy_of(outcome.path, outcome.size, path, output)
+                lacking = copy_of(outcome, path, run.sampling, output)
                 more = [notice for notice in lacking if notice not in outcome.warnings]
                 run.copies[name] = path, (*outcome.warnings, *more)
         return run.copies[name]
@@ -200,7 +200,7 @@ class Jobs:
     async def estimate(self, request: Request) -> Response:
         """What a run with these settings would be: result, time, memory, and how to have it elsewhere."""
         asked = dict(request.query_params)
-        check_fields(asked, {"name", "width", "height", *RUN_FIELDS})
+        check_fields(asked, {"name", "picture_width", "picture_height", *RUN_FIELDS})
         upscaler = await self._service.model.ready()
         fields = {key: value for key, value in asked.items() if key in RUN_FIELDS}
         sampling = upscaler.sampling(fields)
@@ -230,17 +230,17 @@ class Jobs:
 
 def _sizes(asked: Mapping[str, Any], sampling: SamplingConfig, upscaler: "Upscaler") -> dict[str, Any]:
     """Size, time and memory of a result, if the request has the size of a picture."""
-    if not asked.get("width") and not asked.get("height"):
+    names = "picture_height", "picture_width"
+    if not any(asked.get(name) for name in names):
         return {}
     try:
-        size = int(asked["height"]), int(asked["width"])
+        size = int(asked[names[0]]), int(asked[names[1]])
     except (KeyError, ValueError):
-        raise bad_setting("width, height: must be two whole numbers") from None
+        raise bad_setting(f"{', '.join(names)}: must be two whole numbers") from None
     if not 0 < min(size) <= max(size) < 1_000_000:
-        raise bad_setting("width, height: must be from 1 to 999999")
-    upscaler.check_size(size, sampling.upscale)
+        raise bad_setting(f"{', '.join(names)}: must be from 1 to 999999")
+    larger = upscaler.check_size(size, sampling)
     expected = upscaler.estimate(size, sampling)
-    larger = [max(1, round(side * sampling.upscale)) for side in size]
     known = {} if expected is None else expected._asdict()
     return {"result_height": larger[0], "result_width": larger[1], **known}
 

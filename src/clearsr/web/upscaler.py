@@ -3,7 +3,6 @@
 This is the part of the server that needs torch: it is imported with the model, behind the open door.
 """
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,19 +15,20 @@ import torch
 import torch.nn.functional as F
 
 from clearsr.config.output import OutputConfig
-from clearsr.config.sampling import SamplingConfig, check_negative_prompt
+from clearsr.config.sampling import MAX_UPSCALE, SamplingConfig, check_negative_prompt
 from clearsr.config.serving import ServingConfig
-from clearsr.errors import ClearSRError, Notice, collected
+from clearsr.errors import ClearSRError, LargeEnoughError, Notice, collected
 from clearsr.files.plan import mark_of
-from clearsr.files.upscale import upscale_to_file
-from clearsr.image import check_output, read_image, read_size, resize, write_image
+from clearsr.files.upscale import settle_large, upscale_to_file
+from clearsr.image import check_output, read_image, read_size, resized, write_image
 from clearsr.image.data import ImageData
 from clearsr.pipeline.budget import is_out_of_memory
 from clearsr.pipeline.pipeline import ClearSRPipeline
+from clearsr.pipeline.steps import is_large_enough, result_size
 from clearsr.seeds import file_seed
 from clearsr.web.errors import RequestError, where
 from clearsr.web.estimate import BusyError, Estimate, Estimator, MemoryWatch, checked
-from clearsr.web.fields import in_field_names, sampling_of
+from clearsr.web.fields import bad_setting, in_field_names, sampling_of
 from clearsr.web.jobs import Ticket
 
 logger = logging.getLogger(__name__)
@@ -49,12 +49,14 @@ class Outcome(NamedTuple):
         size: its height and width.
         warnings: what it does not have as the picture had it.
         seconds: time at work.
+        copied: the picture itself, where it was large enough and the result is a copy of it.
     """
 
     path: Path
     size: tuple[int, int]
     warnings: tuple[Notice, ...]
     seconds: float
+    copied: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,31 +67,37 @@ class Upscaler:
     estimator: Estimator
     limits: ServingConfig
 
-    def check(self, path: Path, upscale: float) -> tuple[int, int]:
-        """Height and width of a picture by its header, if it and its result are small enough.
+    def check(self, path: Path, sampling: SamplingConfig | None) -> tuple[int, int]:
+        """Height and width of a picture by its header, if it and its result (if any) are small enough.
 
         Raises:
-            RequestError: 400, not an image; 413, too many pixels.
+            RequestError: 400, not an image; 413, too many pixels; 422, as `check_size`.
         """
         try:
             height, width = read_size(path, _ANY_SIZE)
         except ClearSRError as error:
             raise RequestError(400, "not_an_image", in_client_words(str(error), path)) from None
-        self.check_size((height, width), upscale)
+        self.check_size((height, width), sampling)
         return height, width
 
-    def check_size(self, size: tuple[int, int], upscale: float) -> None:
-        """See that a picture of that height and width and its result are small enough.
+    def check_size(self, size: tuple[int, int], sampling: SamplingConfig | None) -> tuple[int, int]:
+        """The size of the result of a picture of that height and width, if both are small enough.
 
         Raises:
-            RequestError: 413, too many pixels.
+            RequestError: 413, too many pixels; 422, a size that is too many times the picture's.
         """
         (height, width), limits = size, self.limits
         if height * width > limits.max_megapixels * 1e6:
             raise _too_many("the picture", height, width, limits.max_megapixels)
-        larger = (round(height * upscale), round(width * upscale))
+        if sampling is None:
+            return size
+        try:
+            larger = result_size(height, width, sampling)
+        except ClearSRError as error:
+            raise bad_setting(in_field_names(str(error))) from None
         if larger[0] * larger[1] > limits.max_output_megapixels * 1e6:
             raise _too_many("the result", *larger, limits.max_output_megapixels)
+        return larger
 
     @property
     def takes_text(self) -> bool:
@@ -112,7 +120,10 @@ class Upscaler:
 
     def estimate(self, size: tuple[int, int], sampling: SamplingConfig) -> Estimate | None:
         """Time and memory for a picture of that height and width; None while nothing is known."""
-        return self.estimator.estimate(size[0] * size[1] * sampling.upscale**2 / 1e6, sampling)
+        if is_large_enough(*size, sampling):
+            return Estimate(0.0, 0.0)
+        height, width = result_size(*size, sampling)
+        return self.estimator.estimate(height * width / 1e6, sampling)
 
     def measure(self, is_wanted: Callable[[], bool]) -> None:
         """Find out what to expect of a picture, unless there is one to be worked on first."""
@@ -126,7 +137,7 @@ class Upscaler:
 
     def output_name(self, source: Path, sampling: SamplingConfig, suffix: str) -> str:
         """The file that a picture becomes, as the command line calls it."""
-        return f"{source.stem}{mark_of(sampling.upscale)}{suffix}"
+        return f"{source.stem}{mark_of(sampling)}{suffix}"
 
     def upscale(
         self,
@@ -163,8 +174,11 @@ class Upscaler:
         with failures_told(source), checked(self.pipeline.network, on_layer), collected() as notices:
             size = upscale_to_file(self.pipeline, source, target, sampling, output, on_step)
         seconds = time.monotonic() - start
-        self.estimator.learn(size[0] * size[1] / 1e6, sampling, seconds, watch.peak)
-        return Outcome(target, size, tuple(notices), seconds)
+        is_settled = any(notice.kind == "size" for notice in notices)  # without the network
+        if not is_settled:
+            self.estimator.learn(size[0] * size[1] / 1e6, sampling, seconds, watch.peak)
+        is_copy = is_settled and sampling.size.when_large == "copy"
+        return Outcome(target, size, tuple(notices), seconds, source if is_copy else None)
 
     def preview(self, z_0: torch.Tensor) -> ImageData:
         """An early look at the first picture of a batch: its latents, shrunk before they are decoded."""
@@ -193,7 +207,11 @@ class Upscaler:
         pairs = [(alpha, beta) for alpha in grid[0] for beta in grid[1]]
         ticket.report(0, len(pairs), source.name)
         with failures_told(source), collected():
-            middle = _middle(read_image(source, int(self.limits.max_megapixels * 1e6)))
+            image = read_image(source, int(self.limits.max_megapixels * 1e6))
+            middle = _middle(image)
+            factor = sampling.size.factor(image.height, image.width)
+            if factor is not None:  # the middle is smaller than the picture
+                sampling = self.pipeline.configure(sampling, upscale=min(max(1.0, factor), MAX_UPSCALE))
             with checked(self.pipeline.network, ticket.check):
                 for done, (alpha, beta) in enumerate(pairs):
                     lsa = {"alpha": alpha, "beta": beta}
@@ -210,16 +228,16 @@ class Upscaler:
         Raises:
             RequestError: it is none, or too large.
         """
-        height, width = self.check(source, 1.0)
+        height, width = self.check(source, None)
         with failures_told(source), collected():
             image = read_image(source)
             share = min(1.0, _LOOK_SIDE / max(height, width))
-            if share < 1:
-                size = max(1, round(image.height * share)), max(1, round(image.width * share))
-                color = resize(image.color[None], size)[0].clamp(0, 1)
-                alpha = None if image.alpha is None else resize(image.alpha[None], size)[0].clamp(0, 1)
-                image = dataclasses.replace(image, color=color, alpha=alpha)
-            write_image(image, target, OutputConfig(bit_depth=8, png_compression=1, keep_metadata=False))
+            size = max(1, round(image.height * share)), max(1, round(image.width * share))
+            write_image(
+                resized(image, size),
+                target,
+                OutputConfig(bit_depth=8, png_compression=1, keep_metadata=False),
+            )
         return height, width
 
 
@@ -240,6 +258,9 @@ def failures_told(source: Path) -> Iterator[None]:
                 torch.cuda.empty_cache()
             message = "not enough memory for this picture; use a smaller upscale or tile"
             raise RequestError(503, "out_of_memory", message, {"Retry-After": "30"}) from error
+        if isinstance(error, LargeEnoughError):
+            message = in_field_names(in_client_words(str(error), source))
+            raise RequestError(422, "large_enough", message) from None
         if isinstance(error, ClearSRError):
             raise RequestError(400, "bad_image", in_client_words(str(error), source)) from error
         if isinstance(error, OSError):
@@ -248,18 +269,23 @@ def failures_told(source: Path) -> Iterator[None]:
         raise
 
 
-def copy_of(result: Path, size: tuple[int, int], target: Path, output: OutputConfig) -> tuple[Notice, ...]:
+def copy_of(
+    outcome: Outcome, target: Path, sampling: SamplingConfig, output: OutputConfig
+) -> tuple[Notice, ...]:
     """Write a lossless result in another format too, with its metadata; returns what the copy lacks.
 
     Raises:
         RequestError: 422, the format cannot hold a picture of that height and width.
     """
     try:
-        check_output(target, size)
+        check_output(target, outcome.size)
     except ClearSRError as error:
         raise RequestError(422, "bad_setting", in_client_words(f"format: {error}", target)) from None
-    with failures_told(result), collected() as notices:
-        write_image(read_image(result), target, output)
+    with failures_told(outcome.path), collected() as notices:
+        if outcome.copied is not None:
+            settle_large(outcome.copied, target, outcome.size, sampling, output)
+        else:
+            write_image(read_image(outcome.path), target, output)
     return tuple(notices)
 
 

@@ -246,7 +246,10 @@ async function estimate() {
     const asked = wanted.length ? wanted.slice(0, 20) : [null];
     const answers = await Promise.all(asked.map(async (one) => {
       const query = new URLSearchParams(settingsOf(one));
-      if (one) for (const key of ["name", "width", "height"]) query.set(key, one[key]);
+      if (one) {
+        query.set("name", one.name);
+        for (const side of ["width", "height"]) query.set(`picture_${side}`, one[side]);
+      }
       return (await call(`/v1/estimate?${query}`)).json();
     }));
     if (number !== estimateNumber) return;
