@@ -51,7 +51,8 @@ QUALITY_FIELDS = {"jpg": "jpeg_quality", "webp": "webp_quality", "avif": "avif_q
 
 # (detail, alpha, beta) between which both go in straight lines.
 DIAL = (
-    (-100.0, 0.05, 0.0),
+    (-100.0, 0.25, 0.0),  # of the compact model x_lr, and nothing else that shows
+    (-75.0, 0.08, 0.0),
     (-50.0, *LSA_PRESETS["fidelity"]),
     (0.0, *LSA_PRESETS["clearsr"]),
     (100.0, 0.0, 0.05),
