@@ -85,6 +85,18 @@ def test_names_of_uploads_lead_nowhere(serve, picture):
         assert not (root.parent / "escaped.png").exists()
 
 
+@pytest.mark.parametrize("route", ["/v1/upscale", "/v1/jobs", "/v1/comparisons", "/v1/look"])
+def test_names_that_are_ours_or_no_text(serve, picture, route):
+    with serve() as client:
+        for name in ("result", "copy-0", "cell-0.png", "look.png", "source", "a\nb.png", "x" * 300):
+            response = client.post(route, files={"file": (name, picture())})
+            assert response.status_code in (200, 201), name
+        body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="\\ud800.png"\r\n\r\n'
+        headers = {"content-type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+        response = client.post(route, content=body + picture() + b"\r\n--x--\r\n", headers=headers)
+        assert response.status_code in (200, 201)
+
+
 @pytest.mark.parametrize(
     "quoted", ["/etc/passwd", "%2Fetc%2Fpasswd", "../../../../etc/passwd", "..%2f..%2fetc/passwd"]
 )

@@ -100,7 +100,9 @@ def build_server(config: ServingConfig, with_page: bool = True) -> Server:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(service.spool.keep_tidy())
         yield
+        tidying.cancel()
         service.close()
 
     routes = [*api.routes_of(service), *job_routes.routes_of(service)]
