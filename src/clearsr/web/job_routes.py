@@ -231,7 +231,7 @@ class Jobs:
 
     async def example(self, request: Request) -> Response:
         """A picture to try the page with."""
-        for path in self._service.examples:
+        for path in self._service.examples or ():
             if path.name == request.path_params["name"]:
                 return FileResponse(path, media_type="image/png")
         raise RequestError(404, "not_here", "no such example")

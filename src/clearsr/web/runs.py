@@ -175,6 +175,7 @@ class Service:
 
     Attributes:
         instance: another one with each start of a server.
+        examples: pictures to try the page with; None until they are prepared.
         converting: held while a result is written in another format, or a picture made to be looked at.
     """
 
@@ -182,7 +183,7 @@ class Service:
         self.config, self.queue, self.spool, self.metrics = config, queue, spool, metrics
         self.model = Model()
         self.instance = secrets.token_hex(8)
-        self.examples: list[Path] = []
+        self.examples: list[Path] | None = None
         self.converting = asyncio.Lock()  # not a thread's: who waits for it must not occupy one
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
