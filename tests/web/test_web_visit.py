@@ -112,8 +112,63 @@ def test_without_a_store_it_works_as_well(browser, address, tmp_path):
     page.context.close()
 
 
+def test_a_picture_is_there_at_once_and_large_and_then_how_far_it_is(page, tmp_path):
+    put(page, write_picture(tmp_path / "a.png", 200, 150))
+    until(page, "document.querySelector('#before').naturalWidth === 200")
+    box = page.locator("#paper").bounding_box()
+    assert max(box["width"] / 1440, box["height"] / 900) > 0.6
+    until(page, "document.querySelector('#estimate').innerText.includes('about')")
+    setting(page, "steps", 100)
+    upscale(page, "Step")
+    said = "Step \\d+ of 100 · about \\d+ (s|min) left"
+    until(page, f"/{said}/.test(document.querySelector('#status').innerText)")
+    until(page, "document.querySelector('#tag-after').innerText === 'Early look'")
+    until(page, "document.querySelector('#after').naturalWidth > 0")
+    share = "Number(document.querySelector('#bar').getAttribute('aria-valuenow'))"
+    now = page.evaluate(share)
+    until(page, f"now => {share} > now", now)
+    page.click("#cancel")
+    wait_for(page, "Cancelled.")
+
+
+def test_a_size_in_place_of_a_factor(page, tmp_path):
+    put(page, write_picture(tmp_path / "a.png", 150, 100), write_picture(tmp_path / "b.png", 40, 80))
+    until(page, "document.querySelectorAll('#strip li').length === 2")
+    page.locator("#strip .thumb").first.click()
+    page.get_by_text("To size").click()
+    assert page.input_value("#target") == "2000"
+    page.select_option("#measure", "megapixels")
+    assert page.input_value("#target") == "12"  # each measure has its own number
+    page.fill("#target", "0.06")
+    page.select_option("#measure", "longest")
+    page.fill("#target", "240")
+    page.select_option("#measure", "megapixels")
+    assert page.input_value("#target") == "0.06"
+    page.select_option("#measure", "longest")
+    for wrong, said in (
+        ("", "a number above 0."),
+        ("-5", "a number above 0."),
+        ("90000", "at most 64 times"),
+    ):
+        page.fill("#target", wrong)
+        wait_for(page, f"Size: {said}", "#estimate")
+        assert page.is_disabled("#run") and page.get_attribute("#target", "aria-invalid") == "true"
+    page.fill("#target", "240")
+    until(page, "!document.querySelector('#run').disabled")
+    assert page.get_attribute("#target", "aria-invalid") is None
+    setting(page, "steps", 1)
+    upscale(page, "Done in")  # of each the longest side, whatever its shape
+    until(page, "document.querySelectorAll('#history li').length === 2")
+    sizes = []
+    for number in range(2):
+        page.locator("#strip .thumb").nth(number).click()
+        wait_for(page, "Done in")
+        sizes.append(page.inner_text("#status").split(", ")[1])
+    assert sizes == ["240 × 160", "120 × 240"]
+
+
 def test_a_click_is_not_lost_to_news(page, tmp_path):
-    put(page, write_picture(tmp_path / "large.png", 300, 300), write_picture(tmp_path / "small.png", 20, 20))
+    put(page, write_picture(tmp_path / "large.png", 200, 200), write_picture(tmp_path / "small.png", 20, 20))
     until(page, "document.querySelectorAll('#strip li').length === 2")
     setting(page, "steps", 100)
     upscale(page, "Step")
@@ -201,9 +256,8 @@ def test_a_result_that_the_server_has_no_longer_is_said_to_be_gone(page, tmp_pat
     setting(page, "steps", 1)
     upscale(page)
     until(page, "document.querySelectorAll('#history li').length === 2")
-    result = page.get_attribute("#after", "src")
-    page.locator("#strip .thumb[aria-current=false]").click()
-    page.evaluate("address => fetch(address.replace('/result', ''), {method: 'DELETE'})", result)
+    events = [url for url in page.requested if url.endswith("/events")]
+    page.evaluate("job => fetch(job, {method: 'DELETE'})", events[-1].removesuffix("/events"))
     page.locator("#strip .thumb[aria-current=false]").click()
     wait_for(page, "The server no longer has this result. Run the picture again.")
     assert page.locator("#history li").count() == 1 and not page.is_visible("#download")

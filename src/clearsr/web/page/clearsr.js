@@ -16,6 +16,7 @@ let working = null;             // the run that goes on: {cancelled, job}
 let comparing = null;
 const made = new WeakMap();     // picture or run -> its element in a list
 let isDialMoved = false;
+const targets = { width: 2000, longest: 2000, megapixels: 12, factor: 3 };  // of "to size", as last set
 let lines = {};                 // command and curl, as the server gives them
 let nextExample = 0;
 
@@ -90,6 +91,11 @@ function tooManyPixels(message) {
 function settingWords(message) {
   const field = message.split(":")[0];
   const control = field in controls ? controls[field].setting : null;
+  if (field === "upscale") {
+    $("target").ariaInvalid = "true";
+    const [, most] = message.match(/less than or equal to ([\d.]+)/) ?? [];
+    return most ? `Size: at most ${most} times the picture’s own.` : "Size: a number above 0.";
+  }
   for (const [name, { input }] of Object.entries(controls)) input.ariaInvalid = String(name === field);
   if (!control) return /Input should|configuration/.test(message) ? ruleWords(message) : `${capital(message)}.`;
   return `${control.label}: ${rangeWords(control)}.`;
@@ -137,7 +143,12 @@ async function loadSettings() {
     new Option(name.toUpperCase() + (quality === null ? ", lossless" : ""), name)));
   const size = document.querySelector(`[name=size][value="${server.upscale}"]`);
   if (size) size.checked = true;
-  else { document.querySelector("[name=size][value=to]").checked = true; $("measure").value = "factor"; $("target").value = server.upscale; }
+  else {
+    document.querySelector("[name=size][value=to]").checked = true;
+    targets.factor = server.upscale;
+    $("measure").value = "factor";
+    measureChosen();
+  }
   $("detail").value = server.detail;
   $("example").hidden = false;
   settingsChanged();
@@ -214,11 +225,16 @@ function chosen() {
   return fields;
 }
 
+/** Another measure of the size has its own number. */
+function measureChosen() {
+  $("target").value = targets[$("measure").value];
+}
+
 /** By how much a picture is to be made larger. */
 function factor(picture) {
   const size = document.querySelector("[name=size]:checked").value;
   if (size !== "to") return Number(size);
-  const target = Number($("target").value);
+  const target = Number($("target").value) || 0;
   const { width, height } = picture ?? { width: 1000, height: 1000 };
   const by = {
     width: target / width, longest: target / Math.max(width, height),
@@ -276,7 +292,7 @@ async function estimate() {
 }
 
 function showEstimate(wanted, answers) {
-  for (const { input } of Object.values(controls)) input.ariaInvalid = null;
+  for (const input of [$("target"), ...Object.values(controls).map((control) => control.input)]) input.ariaInvalid = null;
   const [first] = answers;
   lines = first;
   $("command").textContent = first.command;
@@ -1010,6 +1026,8 @@ $("example").onclick = () => example().catch((error) => { $("notice").textConten
 $("settings").onsubmit = (event) => { event.preventDefault(); if (!$("run").disabled) upscale(); };
 $("settings").oninput = ({ target }) =>
   (target.id === "detail" ? dialMoved() : target === controls.lsa?.input ? presetChosen() : settingsChanged());
+$("measure").oninput = measureChosen;
+$("target").oninput = () => { targets[$("measure").value] = $("target").value; };
 $("cancel").onclick = cancel;
 $("draw").onclick = () => (comparing ? comparing.skip() : compare());
 $("reset").onclick = () => { Object.keys(controls).forEach(putDefault); $("detail").value = server.detail; isDialMoved = false; settingsChanged(); };
