@@ -106,7 +106,7 @@ def test_measuring_makes_way(tiny_pipeline):
 
 def test_the_command_line_names_what_was_changed():
     base = SamplingConfig(steps=3)
-    fields = {"alpha": 0.03, "beta": 0.01, "color": "adain", "guidance_scale": 2.5, "tile": 96}
+    fields = {"alpha": 0.03456789, "beta": 1e-7, "color": "adain", "guidance_scale": 2.5, "tile": 96}
     without_flags = {"lsa.ela_end": 0.5, "spacing": "leading", "tile.overlap": 8, "lsa.target": "z_0"}
     sampling = sampling_of(base, {**fields, **without_flags, "negative_prompt": "it's"}, ServingConfig())
     output = OutputConfig(bit_depth=8, keep_metadata=False, png_compression=9, tiff_compression="none")

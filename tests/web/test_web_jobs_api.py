@@ -356,6 +356,8 @@ def test_the_page_gets_every_setting_with_its_help(serve):
         assert fields["alpha"]["default"] is None and fields["keep_metadata"]["default"] is True
         assert all(DIAL[0][0] < position < DIAL[-1][0] for position in PRESETS.values())
         assert [form["quality"] for form in told["formats"]] == [None, 95, 95, None, 90]
+        assert told["examples"] is None  # nobody has prepared them
+        assert error_of(client.get("/v1/examples/cat.png")) == "not_here"
 
 
 def test_the_description_has_every_route(serve):

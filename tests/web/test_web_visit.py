@@ -1,9 +1,12 @@
 """A visit in the browser: what a reload finds again, and what people do while the page is at work."""
 
 import io
+import re
+import time
 
 import pytest
 from browsing import (
+    WAIT,
     downloaded,
     drop,
     open_page,
@@ -278,3 +281,33 @@ def test_events_that_end_in_an_error_are_taken_up_again(page, tmp_path):
     setting(page, "steps", 1)
     upscale(page)
     assert failed
+
+
+def test_restarted_in_the_middle_of_a_run(page, tmp_path):
+    gone = {"error": {"code": "no_such_job", "message": "no such job"}}
+    page.route("**/events", lambda route: route.abort())
+    page.route(re.compile(r"/v1/jobs/[^/]+$"), lambda route: route.fulfill(status=404, json=gone))
+    put(page, write_picture(tmp_path / "a.png", 30, 20))
+    page.click("#run")
+    wait_for(page, "The server was restarted while it worked on this. Run the picture again.")
+    assert page.locator("#strip .what").all_inner_texts() == ["failed"]  # the picture was read
+    until(page, "!document.querySelector('#run').disabled")
+
+
+def test_examples_that_are_not_there_yet(page):
+    pytest.importorskip("skimage", reason="scikit-image, which brings the photographs, is not installed")
+
+    def not_yet(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "examples": None})
+
+    page.route("**/v1/settings", not_yet)
+    page.click("#example")
+    wait_for(page, "The examples are being prepared.", "#notice")
+    page.unroute("**/v1/settings")
+    end = time.monotonic() + WAIT
+    while not page.locator("#strip li").count() and time.monotonic() < end:
+        page.click("#example")
+        page.wait_for_timeout(300)
+    wait_for(page, ".png · ", "#caption")
+    assert page.inner_text("#notice") == ""

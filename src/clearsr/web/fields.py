@@ -154,7 +154,7 @@ def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig, outp
     for path in SAMPLING_FIELDS.values():
         value, usual = _value_at(sampling, path), _value_at(base, path)
         if path in ("upscale", "seed") or value != usual:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
             words += [flags[path], text] if path in flags else ["--set", f"{path}={text}"]
     for field in OUTPUT_FIELDS:
         if (value := getattr(output, field)) != OutputConfig.model_fields[field].default:

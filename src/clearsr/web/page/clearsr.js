@@ -876,6 +876,7 @@ async function copy(name) {
 }
 
 async function example() {
+  $("notice").textContent = "";
   const names = (await (await call("/v1/settings")).json()).examples;
   if (!names?.length) {
     $("example").hidden = names !== null;
@@ -946,18 +947,19 @@ const opened = new Promise((resolve) => {
 async function stored(act) {
   const database = await opened;
   if (!database) return undefined;
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     const transaction = database.transaction("pictures", "readwrite");
     const request = act(transaction.objectStore("pictures"));
     transaction.oncomplete = () => resolve(request?.result);
-    transaction.onabort = () => resolve(undefined);
-  });
+    transaction.onabort = reject;
+  }).catch(() => undefined);
 }
 
 let lastNumber = 0;
 const nextNumber = () => (lastNumber = Math.max(Date.now(), lastNumber + 1));
 
 async function keep(picture) {
+  if (!pictures.includes(picture)) return;
   const runs = past.filter((run) => run.picture === picture).map(({ picture: _, ...run }) => run);
   await stored((store) => store.put({ visit, number: picture.number, name: picture.name, file: picture.file, runs }));
   let bytes = 0;
@@ -995,7 +997,7 @@ async function restoreRun(run) {
 const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 let over = 0;
 addEventListener("dragenter", (event) => { if (holdsFiles(event)) { over += 1; $("over").hidden = false; event.preventDefault(); } });
-const takesText = (event) => Boolean(event.target.closest?.("input"));
+const takesText = (event) => Boolean(event.target.closest?.("input[type=text], input[type=number]"));
 addEventListener("dragover", (event) => {
   if (holdsFiles(event)) { event.preventDefault(); return; }
   if (takesText(event)) return;
