@@ -107,7 +107,8 @@ def compare(before: torch.Tensor, after: torch.Tensor, bicubic: bool) -> tuple[A
     if len(before) != len(after):
         raise ValueError(f"before has {len(before)} pictures, after has {len(after)}; connect as many")
     sheets = []
-    for lr, sr in zip(before[..., :3].movedim(-1, 1), after[..., :3].movedim(-1, 1), strict=True):
+    colors = (pictures[..., :3].movedim(-1, 1).expand(-1, 3, -1, -1) for pictures in (before, after))
+    for lr, sr in zip(*colors, strict=True):
         shown = [("input", lr), ("ClearSR", sr)]
         if bicubic:
             shown.insert(1, ("bicubic", resize(lr[None].float().cpu(), tuple(sr.shape[1:]))[0].clamp(0, 1)))

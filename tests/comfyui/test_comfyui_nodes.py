@@ -39,8 +39,8 @@ def upscale(nodes, pipeline):
     """The node, with what a user would leave as it is."""
 
     def run(image, **changes):
-        settings = {"upscale": 2.0, "longest_side": 0, "detail": 0, "steps": -1, "seed": 0, **changes}
-        return nodes["ClearSRUpscale"](model=pipeline, image=image, **settings)
+        settings = {"upscale": 2.0, "longest_side": 0, "detail": 0, "steps": -1, "seed": 0}
+        return nodes["ClearSRUpscale"](**{"model": pipeline, "image": image, **settings, **changes})
 
     return run
 
@@ -109,6 +109,14 @@ def test_a_batch_is_its_pictures_one_by_one_and_shows_how_far_it_is(comfy, upsca
     assert torch.equal(together, alone)
 
 
+def test_in_inference_mode_as_comfyui_runs_nodes(nodes, upscale, make_picture):
+    picture = _pictures(make_picture)
+    with torch.inference_mode():
+        (model,) = nodes["ClearSRLoad"](model="compact", device="cpu", precision="fp32")
+        within, _ = upscale(picture, model=model, steps=1)
+    assert torch.equal(within, upscale(picture, model=model, steps=1)[0])
+
+
 def test_the_longest_side_says_the_size(upscale, make_picture):
     larger, _ = upscale(_pictures(make_picture, size=(15, 24)), longest_side=60)
     assert larger.shape == (1, round(15 * 60 / 24), 60, 3)
@@ -169,6 +177,8 @@ def test_compare_is_the_sheet_of_the_command_line(nodes, upscale, make_picture):
     (sheet,) = nodes["ClearSRCompare"](before=before, after=after, bicubic=True)
     (narrow,) = nodes["ClearSRCompare"](before=before, after=after, bicubic=False)
     assert len(sheet) == 2 and sheet.shape[1] == narrow.shape[1] and sheet.shape[2] > narrow.shape[2]
+    grey = [pictures[:1, ..., :1] for pictures in (before, after)]  # as some nodes hand them on
+    assert nodes["ClearSRCompare"](before=grey[0], after=grey[1], bicubic=True)[0].shape == sheet[:1].shape
     with pytest.raises(ValueError, match="before has 1 pictures, after has 2"):
         nodes["ClearSRCompare"](before=before[:1], after=after, bicubic=True)
 

@@ -2,15 +2,22 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
+IS_FIREFOX = os.environ.get("CLEARSR_BROWSER") == "firefox"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT = 60  # seconds, on a busy machine; everything is waited for by what the page shows
 FLAGS = [
@@ -32,14 +39,60 @@ NOTE_STATUS = """() => {
 
 @contextmanager
 def launched():
-    """Debian's Chromium, driven by Playwright."""
+    """Debian's Chromium, driven by Playwright; with CLEARSR_BROWSER=firefox its Firefox."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
+    path = FIREFOX if IS_FIREFOX else CHROMIUM
+    if path is None:
+        pytest.skip("the browser is not installed")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=WAIT * 1000)
+        if IS_FIREFOX:
+            browser = _firefox(playwright, driver, path)
+        else:
+            browser = driver.chromium.launch(executable_path=path, args=FLAGS, timeout=WAIT * 1000)
         yield browser
         browser.close()
+
+
+def _firefox(playwright, driver, path):
+    """A Firefox as it is, by WebDriver BiDi."""
+    kind, parts = driver.firefox, driver._impl_obj._initializer
+    if "_bidiFirefox" in parts:  # Playwright up to 1.55, which speaks to Firefox 140 ESR; later ones do not
+        kind = playwright.BrowserType(parts["_bidiFirefox"]._object)
+        kind._impl_obj._playwright = driver._impl_obj
+    try:
+        return kind.launch(channel="moz-firefox", executable_path=path, timeout=WAIT * 1000)
+    except playwright.Error as error:
+        if "unknown command" in str(error):
+            pytest.skip("this Firefox is older than this Playwright asks for")
+        raise
+
+
+@contextmanager
+def without_policy(address):
+    """The address of a server that hands on another's answers without their content security policy.
+
+    In Firefox, Playwright makes code of text in the page, which the policy does not allow.
+    """
+    port, name = int(address.rstrip("/").rpartition(":")[2]), b"content-security-policy"
+
+    def pump(source, target):
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data.replace(name, b"x" * len(name)))
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def serve():
+        with suppress(OSError):
+            while True:
+                client, server = listener.accept()[0], socket.create_connection(("127.0.0.1", port))
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
 
 
 def until(page, condition, argument=None):
@@ -117,9 +170,30 @@ def upscale(page, said="Done in"):
 def downloaded(page, name="png"):
     """The download in a format."""
     page.select_option("#format", name)
+    if IS_FIREFOX:
+        return _link_of_download(page)
     with page.expect_download() as download:
         page.click("#download")
     return download.value
+
+
+LINK = """() => new Promise((done) => {
+  const click = HTMLAnchorElement.prototype.click;
+  HTMLAnchorElement.prototype.click = async function () {
+    HTMLAnchorElement.prototype.click = click;
+    const {download, href} = this;
+    done([download, [...new Uint8Array(await (await fetch(href)).arrayBuffer())]]);
+  };
+  document.querySelector('#download').click();
+})"""
+
+
+def _link_of_download(page):
+    """What the page hands to the browser to be saved: in Firefox, Playwright hears of no downloads."""
+    name, content = page.evaluate(LINK)
+    path = Path(tempfile.mkdtemp()) / "download"
+    path.write_bytes(bytes(content))
+    return SimpleNamespace(suggested_filename=name, path=lambda: path)
 
 
 def drop(page, target, *files):

@@ -5,10 +5,11 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
+from browsing import IS_FIREFOX, launched, without_policy
 from PIL import Image
 
 from clearsr.config.base import build_config
@@ -84,7 +85,8 @@ def run_server(model_folder):
             line = process.stdout.readline()
             address = re.search(r"http://\S+", line)
             assert address, line + process.stderr.read()
-            yield address[0], process
+            with without_policy(address[0]) if IS_FIREFOX else nullcontext(address[0]) as reached:
+                yield reached, process
         finally:
             process.terminate()
             process.communicate(timeout=60)
@@ -101,8 +103,6 @@ def address(run_server):
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium, for the tests of a file."""
-    from browsing import launched
-
+    """Chromium, or what is asked for, for the tests of a file."""
     with launched() as browser:
         yield browser

@@ -64,6 +64,8 @@ def test_other_pages_are_kept_off_a_server_without_a_token(serve, picture):
         own = client.post("/v1/upscale", files=files, headers={"Origin": "http://localhost"})
         assert own.status_code == 200
         assert client.get("/healthz", headers={"Host": "[::1]:7860"}).status_code == 200
+        for headers in ({"Host": "["}, {"Host": "[::1"}, {"Origin": "http://["}):  # no addresses at all
+            assert client.get("/healthz", headers=headers).status_code == 403
 
 
 @pytest.mark.parametrize(

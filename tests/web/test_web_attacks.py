@@ -5,6 +5,8 @@ import hmac
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,6 +14,7 @@ from clearsr.config.base import build_config
 from clearsr.config.serving import ServingConfig
 from clearsr.web import access
 from clearsr.web import server as connections
+from clearsr.web.bodies import Bodies
 
 TOKEN = "a-long-enough-secret"
 
@@ -85,6 +88,18 @@ def test_names_of_uploads_lead_nowhere(serve, picture):
         assert not (root.parent / "escaped.png").exists()
 
 
+@pytest.mark.parametrize("route", ["/v1/upscale", "/v1/jobs", "/v1/comparisons", "/v1/look"])
+def test_names_that_are_ours_or_no_text(serve, picture, route):
+    with serve() as client:
+        for name in ("result", "copy-0", "cell-0.png", "look.png", "source", "a\nb.png", "x" * 300):
+            response = client.post(route, files={"file": (name, picture())})
+            assert response.status_code in (200, 201), name
+        body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="\\ud800.png"\r\n\r\n'
+        headers = {"content-type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+        response = client.post(route, content=body + picture() + b"\r\n--x--\r\n", headers=headers)
+        assert response.status_code in (200, 201)
+
+
 @pytest.mark.parametrize(
     "quoted", ["/etc/passwd", "%2Fetc%2Fpasswd", "../../../../etc/passwd", "..%2f..%2fetc/passwd"]
 )
@@ -139,17 +154,10 @@ def test_a_request_may_take_longer_than_its_upload(serve, picture):
         assert client.post("/v1/upscale", files={"file": ("a.png", picture())}).status_code == 200
 
 
-@pytest.fixture
-def plain_server(monkeypatch):
-    """The port of uvicorn with our protocol, patient for a second."""
+@contextmanager
+def running(app):
+    """Within the block there is uvicorn with our protocol, at this port."""
     import uvicorn
-
-    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
-
-    async def app(scope, receive, send):
-        await asyncio.sleep(2)  # longer than headers may take
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
 
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -162,6 +170,50 @@ def plain_server(monkeypatch):
         yield listener.getsockname()[1]
         server.should_exit = True
         thread.join(20)
+
+
+@pytest.fixture
+def plain_server(monkeypatch):
+    """The port of a server that is patient for a second."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
+
+    async def app(scope, receive, send):
+        await asyncio.sleep(2)  # longer than headers may take
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    with running(app) as port:
+        yield port
+
+
+def test_who_sends_too_much_hears_so():
+    """A connection that is closed while a client still sends takes the answer with it."""
+    httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+    with running(Bodies(None, build_config(ServingConfig, {"max_upload_mb": 0.1}))) as port:
+
+        def send(_):
+            return httpx.post(f"http://127.0.0.1:{port}/", content=bytes(4_000_000), timeout=60)
+
+        with ThreadPoolExecutor(25) as pool:
+            answers = list(pool.map(send, range(150)))
+        assert {(answer.status_code, answer.json()["error"]["code"]) for answer in answers} == {
+            (413, "too_large")
+        }
+
+
+def test_who_goes_on_sending_is_cut_off(monkeypatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.0)
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000000\r\n\r\n"
+    with running(Bodies(None, build_config(ServingConfig, {"max_upload_mb": 0.1}))) as port:
+        end = time.monotonic() + 30
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=20) as client,
+            pytest.raises(ConnectionError),
+        ):
+            client.sendall(head)
+            while time.monotonic() < end:
+                client.sendall(bytes(1000))
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])

@@ -81,6 +81,19 @@ def test_fast_ones_are_not_counted(serve, picture, hurried):
             assert client.post("/v1/look", files={"file": ("a.png", picture())}).status_code == 200
 
 
+def test_who_leaves_in_the_middle_is_no_mistake_of_ours(serve):
+    with serve() as client:
+
+        async def leave():
+            half = Client(client.server)
+            await asyncio.sleep(0.2)
+            half.more.put_nowait({"type": "http.disconnect"})
+            await asyncio.wait_for(half.task, 5)  # an exception would be a traceback in the server's log
+
+        asyncio.run(leave())
+        assert 'clearsr_pictures_total{outcome="cancelled"} 1.0' in client.get("/metrics").text
+
+
 def test_stopping_answers_who_is_still_sending(serve):
     with serve() as client:
 

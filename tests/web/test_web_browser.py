@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 from browsing import (
+    IS_FIREFOX,
     command_line,
     downloaded,
     drop,
@@ -41,7 +42,9 @@ DRAG = """kind => {
 PASTE = """bytes => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(bytes)], 'image.png', {type: 'image/png'}));
-  document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true}));
+  const event = new ClipboardEvent('paste', {bubbles: true, cancelable: true});
+  Object.defineProperty(event, 'clipboardData', {value: data});  // Firefox takes none when an event is made
+  document.dispatchEvent(event);
 }"""
 
 
@@ -247,6 +250,7 @@ def test_zoom_by_buttons_keys_and_the_wheel_only_when_it_is_meant(page, tmp_path
     assert paper(page)[2] == pytest.approx(fitted, abs=1)
 
 
+@pytest.mark.skipif(IS_FIREFOX, reason="touches are sent through Chromium's own protocol")
 def test_touch_slides_and_pinches(browser, address, tmp_path):
     page = open_page(browser, address, 390, has_touch=True, is_mobile=True)
     put(page, write_picture(tmp_path / "a.png", 60, 40))
@@ -330,6 +334,7 @@ def test_every_setting_has_a_label_and_its_help(page):
     assert all(label and len(text) > 8 for label, text in fields), fields
 
 
+@pytest.mark.skipif(IS_FIREFOX, reason="Playwright cannot let Firefox read the clipboard")
 def test_the_same_elsewhere(browser, address, tmp_path):
     page = open_page(browser, address, permissions=["clipboard-read", "clipboard-write"])
     put(page, write_picture(tmp_path / "it's.png", 32, 32))

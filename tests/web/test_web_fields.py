@@ -1,6 +1,7 @@
 """The dial from fidelity to detail, names of files, and estimates."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -105,9 +106,10 @@ def test_measuring_makes_way(tiny_pipeline):
 
 def test_the_command_line_names_what_was_changed():
     base = SamplingConfig(steps=3)
-    fields = {"alpha": 0.03, "beta": 0.01, "color": "adain", "guidance_scale": 2.5, "tile": 96}
-    sampling = sampling_of(base, {**fields, "negative_prompt": "it's"}, ServingConfig())
-    output = OutputConfig(bit_depth=8, keep_metadata=False)
+    fields = {"alpha": 0.03456789, "beta": 1e-7, "color": "adain", "guidance_scale": 2.5, "tile": 96}
+    without_flags = {"lsa.ela_end": 0.5, "spacing": "leading", "tile.overlap": 8, "lsa.target": "z_0"}
+    sampling = sampling_of(base, {**fields, **without_flags, "negative_prompt": "it's"}, ServingConfig())
+    output = OutputConfig(bit_depth=8, keep_metadata=False, png_compression=9, tiff_compression="none")
     words = shlex.split(command_line("a b $HOME.png", sampling, base, output))
     assert words[:3] == ["clearsr", "upscale", "a b $HOME.png"]
     args = parser_of("upscale").parse_args(words[2:])
@@ -116,7 +118,12 @@ def test_the_command_line_names_what_was_changed():
     assert written == output
     changed = ["--alpha", "--beta", "--guidance-scale", "--negative-prompt", "--color", "--tile"]
     flags = [word for word in words if word.startswith("--")]
-    assert flags == ["--upscale", "--seed", *changed, "--bit-depth", "--set"]
+    assert flags == ["--upscale", "--seed", *changed, *["--set"] * 4, "--bit-depth", *["--set"] * 3]
+
+
+def test_a_picture_whose_name_looks_like_a_flag():
+    words = shlex.split(command_line("-o.png", SamplingConfig(), SamplingConfig(), OutputConfig()))
+    assert parser_of("upscale").parse_args(words[2:]).inputs == [Path("-o.png")]
 
 
 def test_a_request_may_set_all_that_the_command_line_sets(setting_names):
@@ -146,6 +153,16 @@ def test_curl_says_the_same():
     words = shlex.split(line)
     assert words[:3] == ["curl", "-F", "file=@a b.jpg"] and words[-1] == "http://localhost/v1/upscale"
     assert "upscale=2" in words and "negative_prompt=it's" in words and not [w for w in words if "seed" in w]
+    # what curl would take for more than a name or a text
+    line = curl_line("http://localhost/", 'a;"b,.jpg', {"negative_prompt": "@home;type=x"})
+    words = shlex.split(line)
+    assert words[2] == r'file=@"a;\"b,.jpg"'
+    assert words[3:5] == ["--form-string", "negative_prompt=@home;type=x"]
+
+
+def test_curl_brings_the_token_that_the_server_asks_for():
+    line = curl_line("http://localhost/", "a.jpg", {}, needs_token=True)
+    assert line.startswith('curl -H "Authorization: Bearer $CLEARSR_TOKEN" -F file=@a.jpg')
 
 
 def test_settings_without_a_flag_go_by_their_dotted_names():

@@ -1,16 +1,18 @@
 """Jobs over HTTP: an id at once, events to the end, the result in every format, cancelling, comparisons."""
 
+import errno
 import io
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from clearsr.config.sampling import SizeConfig
-from clearsr.web import runs
+from clearsr.web import runs, upscaler
 from clearsr.web.description import GROUPS, PRESETS
 from clearsr.web.fields import DIAL, SAMPLING_FIELDS
 from clearsr.web.upscaler import Upscaler
@@ -95,6 +97,107 @@ def test_what_a_format_lacks_is_told_with_it(serve):
         assert json.loads(again) == told
 
 
+def test_a_copy_is_written_as_the_job_was_to_be(serve, picture):
+    with serve() as client:
+        fields = {"upscale": "2", "tiff_compression": "none", "keep_metadata": "false"}
+        job = begin(client, picture(), **fields)
+        events_of(client, job)
+        files = {"file": ("photo.png", picture())}
+        once = client.post("/v1/upscale", files=files, data={**fields, "format": "tiff"})
+        assert client.get(f"{job['result']}?format=tiff").content == once.content
+
+
+def test_copies_are_few_and_none_is_made_twice(serve, picture):
+    with serve() as client:
+        job = begin(client, picture(), upscale="1")
+        events_of(client, job)
+        folder = client.server.service.find(job["id"]).folder
+        for quality in ("90", "090", "+90"):
+            asked = {"format": "jpg", "quality": quality}
+            assert client.get(job["result"], params=asked).status_code == 200
+        assert len(list(folder.glob("copy-*/*"))) == 1
+        for quality in range(1, 31):
+            assert client.get(f"{job['result']}?format=jpg&quality={quality}").status_code == 200
+        assert len(list(folder.glob("copy-*/*"))) == runs.MOST_COPIES
+        assert client.get(f"{job['result']}?format=jpg&quality=1").status_code == 200
+
+
+def test_a_result_is_kept_while_it_is_asked_for(serve, picture, monkeypatch):
+    with serve() as client:
+        job = begin(client, picture(), upscale="1")
+        events_of(client, job)
+        spool = client.server.service.spool
+        monkeypatch.setattr(spool, "_age", 1e-9)  # it has become old, and nobody has looked yet
+        monkeypatch.setattr(spool, "_kept", dict.fromkeys(spool._kept, 0.0))
+        response = client.get(f"{job['result']}?format=jpg")
+        assert response.status_code == 200 or error_of(response) == "no_such_job"
+
+
+def test_deleted_in_the_middle_of_a_copy(serve, picture, monkeypatch):
+    with serve() as client:
+        job = begin(client, picture(), upscale="1")
+        events_of(client, job)
+        real = upscaler.copy_of
+
+        def copy_of(*given):
+            client.delete(f"/v1/jobs/{job['id']}")
+            return real(*given)
+
+        monkeypatch.setattr(upscaler, "copy_of", copy_of)
+        assert error_of(client.get(f"{job['result']}?format=jpg")) == "no_such_job"
+
+
+def test_what_is_old_goes_even_if_nobody_comes(serve, picture):
+    with serve(keep_minutes=0.01) as client:
+        root = client.server.service.spool.root
+        job = begin(client, picture(), upscale="1")
+        events_of(client, job)
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and len(list(root.iterdir())) > 1:
+            time.sleep(0.05)
+        assert [path.name for path in root.iterdir()] == ["lock"]
+
+
+def test_a_full_disk_and_a_bug_leave_nothing_and_are_counted(serve, picture, monkeypatch):
+    files = {"file": ("a.png", picture())}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with serve() as client:
+        root = client.server.service.spool.root
+        for route in ("/v1/upscale", "/v1/jobs", "/v1/comparisons", "/v1/look"):
+            with monkeypatch.context() as patch:
+                patch.setattr("starlette.datastructures.UploadFile.read", full)
+                assert error_of(client.post(route, files=files)) == "no_storage"
+            with monkeypatch.context() as patch:
+                patch.setattr(Upscaler, "check", lambda *_: 1 / 0)
+                assert error_of(client.post(route, files=files)) == "internal_error"
+            assert [path.name for path in root.iterdir()] == ["lock"]
+        told = client.get("/metrics").text
+        assert 'outcome="no_storage"} 3.0' in told and 'outcome="internal_error"} 3.0' in told
+
+
+def test_pictures_to_be_looked_at_do_not_hold_up_the_others(serve, picture, monkeypatch):
+    free, look = threading.Event(), Upscaler.look
+
+    def slow(self, *given):
+        assert free.wait(60)
+        return look(self, *given)
+
+    monkeypatch.setattr(Upscaler, "look", slow)
+    files = {"file": ("a.png", picture())}
+    with serve() as client, ThreadPoolExecutor(41) as pool:
+        looks = [pool.submit(client.post, "/v1/look", files=files) for _ in range(40)]
+        time.sleep(1)
+        other = pool.submit(client.post, "/v1/upscale", files=files, data={"upscale": "1"})
+        try:
+            assert other.result(20).status_code == 200
+        finally:
+            free.set()
+        assert {one.result(60).status_code for one in looks} == {200}
+
+
 @pytest.mark.parametrize("query", ["format=exe", "format=jpg&quality=101", "quality=5", "seed=1"])
 def test_a_format_that_is_none(serve, picture, query):
     with serve() as client:
@@ -140,6 +243,12 @@ def test_early_looks(serve, picture):
             assert state["state"] != "done", "too fast to be looked at"
         response = client.get(shown)
         assert shape_of(response)[0] == "JPEG"
+        folder = client.server.service.find(job["id"]).folder
+        addresses = {shown}
+        while (state := client.get(f"/v1/jobs/{job['id']}").json())["state"] == "step" and len(addresses) < 3:
+            addresses.add(state["preview"])
+        assert len(addresses) > 1 or state["done"] < 4  # a look has an address of its own, and keeps it
+        assert len(list(folder.rglob("preview*"))) == 1
         client.delete(f"/v1/jobs/{job['id']}")
 
 
@@ -258,6 +367,8 @@ def test_the_page_gets_every_setting_with_its_help(serve):
         assert fields["alpha"]["default"] is None and fields["keep_metadata"]["default"] is True
         assert all(DIAL[0][0] < position < DIAL[-1][0] for position in PRESETS.values())
         assert [form["quality"] for form in told["formats"]] == [None, 95, 95, None, 90]
+        assert told["examples"] is None  # nobody has prepared them
+        assert error_of(client.get("/v1/examples/cat.png")) == "not_here"
 
 
 def test_the_description_has_every_route(serve):

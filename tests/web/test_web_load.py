@@ -72,6 +72,7 @@ def test_fifty_clients(run_server, picture):
 
 def test_a_client_that_leaves_frees_its_place(run_server, picture):
     with run_server("--queue", "0", "--api-only") as (address, _):
+        httpx.get(f"{address}v1/settings", timeout=60)  # waits for the model
         url, content = f"{address}v1/upscale", picture(400, 300)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(url, files={"file": ("a.png", content)}, data={"steps": "100"}, timeout=2)

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import pytest
@@ -80,6 +81,41 @@ def test_what_is_not_ours_stays(tmp_path):
     delete_dead()
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["clearsr-serve-file", "clearsr-serve-link", "clearsr-serve-new", "precious"]
+
+
+def test_between_its_making_and_its_locking_a_folder_stays(monkeypatch):
+    real, started = spool.lock, []
+
+    def lock(file):
+        if not started:  # another server starts just now
+            started.append(True)
+            delete_dead()
+        return real(file)
+
+    monkeypatch.setattr(spool, "lock", lock)
+    own = Spool(ServingConfig())
+    assert started and own.root.is_dir()
+    own.close()
+
+
+def test_its_size_while_others_delete():
+    own, stopped = Spool(ServingConfig()), threading.Event()
+
+    def change():
+        while not stopped.is_set():
+            folder = own.folder() / "a" / "b"
+            folder.mkdir(parents=True)
+            own.delete(folder.parents[1])
+
+    worker = threading.Thread(target=change)
+    worker.start()
+    try:
+        for _ in range(3000):
+            own.size()
+    finally:
+        stopped.set()
+        worker.join()
+        own.close()
 
 
 def test_it_is_bounded_and_what_is_worked_on_stays():

@@ -7,8 +7,9 @@ import hashlib
 import hmac
 import time
 from collections import deque
+from collections.abc import Collection, Mapping
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
 from clearsr.config.serving import ServingConfig
 from clearsr.web.assets import LOGIN_PAGE, PREFIX
@@ -74,12 +75,10 @@ class Access:
         if self._config.token is not None:
             return
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _address(f"//{host}").hostname or ""
         if self._config.is_local and name not in ("localhost", "127.0.0.1", "::1", self._config.host):
             raise RequestError(403, "wrong_host", "without a token, this server answers to localhost alone")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise RequestError(403, "wrong_origin", "requests from other web pages are refused")
+        _check_own(headers, (host,))
 
     def _check_token(self, path: str, headers: dict[str, str], client: str) -> None:
         token = self._config.token
@@ -123,10 +122,7 @@ class Access:
 
     def _check_cookie_origin(self, headers: dict[str, str]) -> None:
         """A browser sends a cookie along for pages of other ports of the same machine, too."""
-        origin = headers.get("origin")
-        own = (headers.get("host"), headers.get("x-forwarded-host"))
-        if origin is not None and urlsplit(origin).netloc not in own:
-            raise RequestError(403, "wrong_origin", "requests from other web pages are refused")
+        _check_own(headers, (headers.get("host"), headers.get("x-forwarded-host")))
 
     async def _login(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Exchange the token that a browser's form brings for a cookie."""
@@ -160,6 +156,21 @@ async def _answer_page(send: Send, status: int, note: str = "") -> None:
     headers = [(b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _check_own(headers: Mapping[str, str], own: Collection[str | None]) -> None:
+    """A page of another place may not ask: browsers say where a page is from."""
+    origin = headers.get("origin")
+    if origin is not None and _address(origin).netloc not in own:
+        raise RequestError(403, "wrong_origin", "requests from other web pages are refused")
+
+
+def _address(text: str) -> SplitResult:
+    """The parts of an address; of what is none, nothing."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")
 
 
 def _client(scope: Scope) -> str:

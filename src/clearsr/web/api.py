@@ -7,26 +7,33 @@ header, and only then takes a place.
 import asyncio
 import dataclasses
 import json
+import logging
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from starlette.background import BackgroundTask
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from clearsr.errors import Notice
 from clearsr.web.description import openapi
-from clearsr.web.errors import RequestError, internal_error
+from clearsr.web.errors import RequestError, internal_error, where
 from clearsr.web.fields import FIELDS, MEDIA_TYPES, bad_setting, check_fields, output_of
 from clearsr.web.jobs import StoppedError
 from clearsr.web.runs import Run, Service, outcome_of
+
+if TYPE_CHECKING:
+    from clearsr.web.upscaler import Upscaler
+
+logger = logging.getLogger(__name__)
 
 _CHUNK = 1 << 20
 _LOOK_EVERY = 0.2  # seconds between looks at what else may end a request than its picture being done
@@ -37,14 +44,16 @@ class Upload(NamedTuple):
     """A picture that was received.
 
     Attributes:
-        folder: of its own, in the spool.
-        source: its file, under the name that its owner gave it.
+        folder: of its own, in the spool; what becomes of the picture goes there, too.
+        source: its file, under the name that its owner gave it, in a folder within.
         fields: the request's other fields.
+        began: when its request came, in monotonic seconds.
     """
 
     folder: Path
     source: Path
     fields: dict[str, Any]
+    began: float
 
 
 def routes_of(service: Service) -> list[Route]:
@@ -75,22 +84,14 @@ def routes_of(service: Service) -> list[Route]:
 
 
 async def _upscale(request: Request, service: Service) -> Response:
-    start = time.monotonic()
-    upload = None
-    try:
-        upload = await receive(request, service, FIELDS)
-        upscaler = await service.model.ready()
+    async with taken(request, service, FIELDS) as (upload, upscaler):
         source = upload.source
         sampling = upscaler.sampling(upload.fields)
         suffix, output = output_of(upload.fields)
         await asyncio.to_thread(upscaler.check, source, sampling)
         target = upload.folder / upscaler.output_name(source, sampling, suffix)
-        run = Run(source.name, upload.folder, service.queue.reserve(), sampling, started=start)
-    except RequestError as error:
-        service.metrics.count(error.code, time.monotonic() - start)
-        if upload is not None:
-            service.spool.delete(upload.folder)
-        raise
+        ticket = service.queue.reserve()
+    run = Run(source.name, upload.folder, ticket, sampling, started=upload.began)
     try:
         service.start(run, lambda ticket: upscaler.upscale(ticket, source, target, sampling, output))
         await _finish(run, request, service)
@@ -118,12 +119,36 @@ async def _finish(run: Run, request: Request, service: Service) -> None:
     waiting.exception()  # is told from the ticket
 
 
+@asynccontextmanager
+async def taken(
+    request: Request, service: Service, known: Collection[str]
+) -> AsyncIterator[tuple[Upload, "Upscaler"]]:
+    """Within the block a picture that was received, and what works on it, until a run has both.
+
+    What goes wrong there, or before, is counted, and nothing of the picture stays.
+    """
+    began, upload = time.monotonic(), None
+    try:
+        upload = await receive(request, service, known)
+        upscaler = await service.model.ready()
+        if await request.is_disconnected():
+            raise StoppedError("cancelled")
+        yield upload, upscaler
+    except BaseException as error:
+        code = error.code if isinstance(error, RequestError) else internal_error().code
+        service.metrics.count(code, time.monotonic() - began)
+        if upload is not None:
+            service.spool.delete(upload.folder)
+        raise
+
+
 async def receive(request: Request, service: Service, known: Collection[str]) -> Upload:
     """The picture of a form, stored, and the form's fields. Who calls this deletes the folder.
 
     Raises:
-        RequestError: 400, 408, 415, 422, 429, 503 or 507.
+        RequestError: 400, 408, 415, 422, 429, 499, 503 or 507.
     """
+    began = time.monotonic()
     service.queue.check()
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise RequestError(415, "not_multipart", "send multipart/form-data with the picture as `file`")
@@ -135,22 +160,29 @@ async def receive(request: Request, service: Service, known: Collection[str]) ->
             if not isinstance(picture, UploadFile):
                 raise bad_setting("file: the picture must be uploaded as a file (addresses are not fetched)")
             fields = {key: value for key, value in form.items() if isinstance(value, str)}
-            return await _store(picture, fields, service)
+            return Upload(*await _store(picture, service), fields, began)
     except HTTPException as error:
         raise RequestError(400, "bad_request", str(error.detail)) from None
+    except ClientDisconnect:
+        raise StoppedError("cancelled") from None
+    except OSError as error:
+        logger.error("an upload could not be stored: %s", where(error))
+        raise RequestError(507, "no_storage", "the server could not store the picture") from error
 
 
-async def _store(picture: UploadFile, fields: dict[str, Any], service: Service) -> Upload:
+async def _store(picture: UploadFile, service: Service) -> tuple[Path, Path]:
+    """A folder of its own for a picture, and its file there: no name of a client's is beside ours."""
     folder = await asyncio.to_thread(service.spool.folder)
     try:
-        path = folder / safe_name(picture.filename or "picture")
+        path = folder / "source" / safe_name(picture.filename or "picture")
+        path.parent.mkdir()
         with path.open("wb") as file:
             while chunk := await picture.read(_CHUNK):
                 await asyncio.to_thread(file.write, chunk)
     except BaseException:
         service.spool.delete(folder)
         raise
-    return Upload(folder, path, fields)
+    return folder, path
 
 
 def file_response(
@@ -172,11 +204,12 @@ def safe_name(name: str) -> str:
     bare = re.split(r"[/\\]", name)[-1].replace("\0", "")
     if bare in ("", ".", ".."):
         return "picture"
-    encoded = bare.encode("utf-8", "surrogateescape")
+    encoded = bare.encode("utf-8", "replace")  # of single surrogates, which are no text, question marks
+    bare = encoded.decode()
     if len(encoded) <= _MAX_NAME:
         return bare
     stem, _, suffix = bare.rpartition(".")
-    keep = (stem or suffix).encode("utf-8", "surrogateescape")[: _MAX_NAME - 12]
+    keep = (stem or suffix).encode()[: _MAX_NAME - 12]
     return keep.decode("utf-8", "ignore") + (f".{suffix[:8]}" if stem else "")
 
 

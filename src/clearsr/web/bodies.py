@@ -150,5 +150,7 @@ def _too_slow(why: str) -> RequestError:
 
 
 def _too_large(limit: int) -> RequestError:
+    # The connection stays open: closed while the client still sends, it would take the answer with it. What
+    # is sent after the answer is dropped, and not for long (`server.PatientProtocol`).
     message = f"the request is larger than {limit / 1e6:g} MB"
-    return RequestError(413, "too_large", message, {"Connection": "close"})
+    return RequestError(413, "too_large", message)

@@ -69,7 +69,7 @@ def settings(service: Service, defaults: SamplingConfig, takes_text: bool) -> di
             "megapixels": limits.max_megapixels,
             "output_megapixels": limits.max_output_megapixels,
         },
-        "examples": [path.name for path in service.examples],
+        "examples": None if service.examples is None else [path.name for path in service.examples],
     }
 
 

@@ -151,28 +151,32 @@ def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
 
 def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig, output: OutputConfig) -> str:
     """What to type for the same bytes: upscale, seed, and what differs from `base`, the model's own."""
-    words = ["clearsr", "upscale", name]
-    for flag, path in SAMPLING_FLAGS.items():
+    words = ["clearsr", "upscale", f"./{name}" if name.startswith("-") else name]
+    flags = {path: flag for flag, path in SAMPLING_FLAGS.items()}
+    for path in SAMPLING_FIELDS.values():
         value, usual = _value_at(sampling, path), _value_at(base, path)
         if path == "upscale" and sampling.size.wish is not None:
             continue
-        if path in ("upscale", "seed") or (value != usual and path not in _NOT_OFFERED):
-            words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
-    if output.bit_depth != "input":
-        words += ["--bit-depth", str(output.bit_depth)]
-    if not output.keep_metadata:
-        words += ["--set", "output.keep_metadata=false"]
+        if path in ("upscale", "seed") or value != usual:
+            text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+            words += [flags[path], text] if path in flags else ["--set", f"{path}={text}"]
+    for field in OUTPUT_FIELDS:
+        if (value := getattr(output, field)) != OutputConfig.model_fields[field].default:
+            text = str(value).lower()
+            words += ["--bit-depth", text] if field == "bit_depth" else ["--set", f"output.{field}={text}"]
     return shlex.join(words)
 
 
-def curl_line(address: str, name: str, fields: Mapping[str, Any]) -> str:
+def curl_line(address: str, name: str, fields: Mapping[str, Any], needs_token: bool = False) -> str:
     """What to type to have it from this server, with those settings."""
-    words = ["curl", "-F", f"file=@{name}"]
+    quoted = name.replace("\\", r"\\").replace('"', r"\"")
+    words = ["-F", f'file=@"{quoted}"' if re.search(r'[;,"\\]', name) else f"file=@{name}"]
     for key, value in fields.items():
         if value not in (None, ""):
-            words += ["-F", f"{key}={value}"]
+            words += ["--form-string" if key in _TEXT_FIELDS else "-F", f"{key}={value}"]
     target = f"{name.rpartition('.')[0] or name}_large.png"
-    return shlex.join([*words, "-o", target, f"{address}v1/upscale"])
+    token = '-H "Authorization: Bearer $CLEARSR_TOKEN" ' if needs_token else ""  # for the shell to fill in
+    return f"curl {token}{shlex.join([*words, '-o', target, f'{address}v1/upscale'])}"
 
 
 def _value_at(config: Any, path: str) -> Any:

@@ -6,8 +6,10 @@ DELETE ends it. Who knows the id, which cannot be guessed, may see it.
 
 import asyncio
 import json
+import shutil
+import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,11 @@ from starlette.routing import Route
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
-from clearsr.web.api import Upload, file_response, receive
+from clearsr.web.api import Upload, file_response, receive, taken
 from clearsr.web.description import settings
 from clearsr.web.errors import RequestError
 from clearsr.web.fields import (
+    OUTPUT_FIELDS,
     RUN_FIELDS,
     bad_setting,
     check_fields,
@@ -31,11 +34,12 @@ from clearsr.web.fields import (
     output_of,
 )
 from clearsr.web.jobs import StoppedError
-from clearsr.web.runs import Grid, Run, Service
+from clearsr.web.runs import MOST_COPIES, Copy, Grid, Run, Service
 
 if TYPE_CHECKING:
     from clearsr.web.upscaler import Upscaler
 
+Start = Callable[[Upload, "Upscaler"], Awaitable[Run]]
 GRID: Grid = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
 _LOOK_EVERY = 0.15  # seconds between looks at a job
 _BEAT_EVERY = 15.0  # seconds, so that a proxy keeps the connection
@@ -74,16 +78,10 @@ class Jobs:
         """Take a picture, and begin to compare settings on it."""
         return await self._begin(request, self._start_comparison)
 
-    async def _begin(self, request: Request, start: Any) -> Response:
-        began, upload, service = time.monotonic(), None, self._service
-        try:
-            upload = await receive(request, service, RUN_FIELDS)
-            run: Run = await start(upload, await service.model.ready())
-        except RequestError as error:
-            service.metrics.count(error.code, time.monotonic() - began)
-            if upload is not None:
-                service.spool.delete(upload.folder)
-            raise
+    async def _begin(self, request: Request, start: Start) -> Response:
+        service = self._service
+        async with taken(request, service, RUN_FIELDS) as (upload, upscaler):
+            run = await start(upload, upscaler)
         service.remember(run)
         if await request.is_disconnected():  # nobody will ever know its id
             service.forget(run)
@@ -100,7 +98,8 @@ class Jobs:
         expected = upscaler.estimate(size, sampling)
         target = upload.folder / "result" / upscaler.output_name(source, sampling, ".png")
         target.parent.mkdir()
-        run = Run(source.name, upload.folder, service.queue.reserve(), sampling, command)
+        ticket = service.queue.reserve()
+        run = Run(source.name, upload.folder, ticket, sampling, output, command, started=upload.began)
         run.expected = None if expected is None else expected.seconds
         service.start(run, lambda ticket: upscaler.upscale(ticket, source, target, sampling, output, True))
         return run
@@ -109,7 +108,8 @@ class Jobs:
         source, folder = upload.source, upload.folder
         sampling = upscaler.sampling(upload.fields)
         await asyncio.to_thread(upscaler.check, source, None)
-        run = Run(source.name, folder, self._service.queue.reserve(), sampling, grid=GRID)
+        ticket = self._service.queue.reserve()
+        run = Run(source.name, folder, ticket, sampling, grid=GRID, started=upload.began)
         self._service.start(run, lambda ticket: upscaler.compare(ticket, source, folder, sampling, GRID))
         return run
 
@@ -130,9 +130,13 @@ class Jobs:
     async def preview(self, request: Request) -> Response:
         """The last early look."""
         path = self._find(request).ticket.progress.preview
-        if path is None or not path.is_file():
+        try:  # at once: the next one takes its place
+            content = b"" if path is None else await asyncio.to_thread(path.read_bytes)
+        except OSError:
+            content = b""
+        if not content:
             raise RequestError(404, "no_preview", "there is no early look yet")
-        return FileResponse(path, media_type="image/jpeg", headers=_NO_STORE)
+        return Response(content, media_type="image/jpeg", headers=_NO_STORE)
 
     async def cell(self, request: Request) -> Response:
         """A picture of a comparison, as soon as it is drawn."""
@@ -149,26 +153,37 @@ class Jobs:
         check_fields(asked, ("format", "quality"))
         if run.cells:
             raise RequestError(404, "no_result", "a comparison has cells, and no result")
-        suffix, output = output_of(asked)
+        suffix, output = output_of({**run.output.model_dump(include=set(OUTPUT_FIELDS)), **asked})
+        self._service.spool.release(run.folder)
         if suffix == outcome.path.suffix:
             return file_response(outcome.path, outcome.warnings)
-        path, warnings = await asyncio.to_thread(self._copy, run, suffix, output, asked.get("quality", ""))
-        return file_response(path, warnings)
+        try:
+            async with self._service.converting:
+                return file_response(*await asyncio.to_thread(self._copy, run, suffix, output))
+        except (RequestError, OSError):
+            self._find(request)  # if it was deleted meanwhile, that is what there is to say
+            raise
 
-    def _copy(self, run: Run, suffix: str, output: OutputConfig, quality: str) -> tuple[Path, Any]:
+    def _copy(self, run: Run, suffix: str, output: OutputConfig) -> Copy:
+        """The result in that format: the one that there is, or a new one in place of the oldest."""
         from clearsr.web.upscaler import copy_of
 
-        service, outcome, name = self._service, run.outcome, f"{suffix}-{quality}"
-        with service.converting:
-            if name not in run.copies:
-                service.spool.make_room()
-                folder = run.folder / f"copy-{len(run.copies)}"
-                folder.mkdir(exist_ok=True)
-                path = folder / f"{outcome.path.stem}{suffix}"
-                lacking = copy_of(outcome, path, run.sampling, output)
-                more = [notice for notice in lacking if notice not in outcome.warnings]
-                run.copies[name] = path, (*outcome.warnings, *more)
-        return run.copies[name]
+        outcome, copies = run.outcome, run.copies
+        if (suffix, output) in copies:
+            return copies[suffix, output]
+        self._service.spool.make_room()
+        folder = Path(tempfile.mkdtemp(prefix="copy-", dir=run.folder))
+        try:
+            path = folder / f"{outcome.path.stem}{suffix}"
+            lacking = copy_of(outcome, path, run.sampling, output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if len(copies) >= MOST_COPIES:
+            shutil.rmtree(copies.pop(next(iter(copies)))[0].parent, ignore_errors=True)
+        more = [notice for notice in lacking if notice not in outcome.warnings]
+        copies[suffix, output] = path, (*outcome.warnings, *more)
+        return copies[suffix, output]
 
     async def look(self, request: Request) -> Response:
         """A picture that browsers may not know (TIFF, HEIF) as one that they do."""
@@ -176,13 +191,10 @@ class Jobs:
         upload = await receive(request, service, ())
         delete = BackgroundTask(service.spool.delete, upload.folder)
 
-        def draw() -> tuple[int, int]:
-            with service.converting:
-                return upscaler.look(upload.source, target)
-
         try:
             upscaler, target = await service.model.ready(), upload.folder / "look.png"
-            height, width = await asyncio.to_thread(draw)
+            async with service.converting:
+                height, width = await asyncio.to_thread(upscaler.look, upload.source, target)
         except BaseException:
             service.spool.delete(upload.folder)
             raise
@@ -209,7 +221,7 @@ class Jobs:
         alpha, beta = sampling.lsa.strengths
         content: dict[str, Any] = {
             "command": command_line(name, sampling, upscaler.pipeline.defaults, output),
-            "curl": curl_line(str(request.base_url), name, fields),
+            "curl": curl_line(str(request.base_url), name, fields, self._service.config.token is not None),
             "alpha": alpha,
             "beta": beta,
             "detail": detail_of((alpha, beta)),
@@ -219,7 +231,7 @@ class Jobs:
 
     async def example(self, request: Request) -> Response:
         """A picture to try the page with."""
-        for path in self._service.examples:
+        for path in self._service.examples or ():
             if path.name == request.path_params["name"]:
                 return FileResponse(path, media_type="image/png")
         raise RequestError(404, "not_here", "no such example")

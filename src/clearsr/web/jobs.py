@@ -47,12 +47,14 @@ class Progress(NamedTuple):
         steps: all steps; 0 until the job has begun.
         note: what is being worked on.
         preview: a file with an early look at the result.
+        looked_at: the step that this is of.
     """
 
     done: int = 0
     steps: int = 0
     note: str = ""
     preview: Path | None = None
+    looked_at: int = 0
 
 
 class Ticket:
@@ -85,7 +87,8 @@ class Ticket:
 
     def report(self, done: int, steps: int, note: str = "", preview: Path | None = None) -> None:
         """Say how far the job is; a preview stays until there is another."""
-        self.progress = Progress(done, steps, note, preview or self.progress.preview)
+        last = self.progress if preview is None else Progress(preview=preview, looked_at=done)
+        self.progress = Progress(done, steps, note, last.preview, last.looked_at)
 
     def cancel(self, reason: Reason = "cancelled") -> None:
         """End the job at its next check, or at once if it has not begun. Nothing happens if it is done."""

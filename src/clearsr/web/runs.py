@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import Notice
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 Grid = tuple[tuple[float, ...], tuple[float, ...]]  # alphas and betas
 
+Copy = tuple[Path, tuple[Notice, ...]]
+
 MOST_RUNS = 2000  # that are remembered; beyond these the oldest are forgotten
+MOST_COPIES = 8  # of a result, in other formats and qualities
 
 
 class Model:
@@ -69,22 +73,24 @@ class Run:
 
     Attributes:
         name: of the picture, as its owner calls it.
+        output: how it is written.
         command: the command line that does the same; empty for a comparison.
         expected: seconds that it takes by estimate; None if nothing is known.
         grid: alphas and betas of a comparison; else None.
-        copies: the result in other formats: the file, and what it lacks.
+        copies: the result in other formats, few of them: the file, and what it lacks.
     """
 
     name: str
     folder: Path
     ticket: Ticket
     sampling: SamplingConfig
+    output: OutputConfig = OutputConfig()
     command: str = ""
     expected: float | None = None
     grid: Grid | None = None
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     started: float = field(default_factory=time.monotonic)
-    copies: dict[str, tuple[Path, tuple[Notice, ...]]] = field(default_factory=dict)
+    copies: dict[tuple[str, OutputConfig], Copy] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -109,11 +115,11 @@ class Run:
             return {**common, **self._end()}
         if not self.ticket.is_at_work:
             return {**common, "state": "queued", "ahead": self.ticket.ahead or 0}
-        done, steps, _, preview = self.ticket.progress
+        done, steps, _, preview, looked_at = self.ticket.progress
         state = "saving" if done >= steps > 0 and not self.cells else "step"
         told: dict[str, Any] = {"state": state, "done": done, "steps": steps}
         if preview is not None:
-            told["preview"] = f"/v1/jobs/{self.id}/preview?step={done}"
+            told["preview"] = f"/v1/jobs/{self.id}/preview?step={looked_at}"
         if (left := self._seconds_left(done, steps)) is not None:
             told["seconds_left"] = left
         return {**common, **told}
@@ -169,6 +175,7 @@ class Service:
 
     Attributes:
         instance: another one with each start of a server.
+        examples: pictures to try the page with; None until they are prepared.
         converting: held while a result is written in another format, or a picture made to be looked at.
     """
 
@@ -176,8 +183,8 @@ class Service:
         self.config, self.queue, self.spool, self.metrics = config, queue, spool, metrics
         self.model = Model()
         self.instance = secrets.token_hex(8)
-        self.examples: list[Path] = []
-        self.converting = threading.Lock()
+        self.examples: list[Path] | None = None
+        self.converting = asyncio.Lock()  # not a thread's: who waits for it must not occupy one
         self._runs: dict[str, Run] = {}
         self._lock = threading.Lock()
 

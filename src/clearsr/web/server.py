@@ -47,11 +47,12 @@ Load = Callable[[], "ClearSRPipeline"]
 
 @dataclass(frozen=True)
 class Server:
-    """An ASGI app with what has to be closed behind it."""
+    """An ASGI app with what has to be closed behind it; `has_page` unless it is the HTTP API alone."""
 
     app: Access
     bodies: Bodies
     service: Service
+    has_page: bool
 
     def take(self, pipeline: "ClearSRPipeline") -> None:
         """Work with this model from here on."""
@@ -61,9 +62,7 @@ class Server:
         self.service.model.set(Upscaler(pipeline, Estimator(), self.service.config))
 
     def prepare(self) -> None:
-        """Make what the page has beside the model: what to expect of a picture, and examples."""
-        from clearsr.evaluation.demo import write_examples
-
+        """Make what there is beside the model: what to expect of a picture, and the page's examples."""
         queue, upscaler = self.service.queue, self.service.model.get()
 
         def is_wanted() -> bool:
@@ -72,7 +71,10 @@ class Server:
         while not upscaler.estimator.is_measured and not queue.is_closed:
             upscaler.measure(is_wanted)
             time.sleep(0.2)
-        self.service.examples = write_examples(self.service.spool.examples)
+        if self.has_page:
+            from clearsr.evaluation.demo import write_examples
+
+            self.service.examples = write_examples(self.service.spool.examples)
 
     def stop(self) -> None:
         """Take nothing more; whoever waits or is still sending is told so."""
@@ -100,7 +102,9 @@ def build_server(config: ServingConfig, with_page: bool = True) -> Server:
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        tidying = asyncio.create_task(service.spool.keep_tidy())
         yield
+        tidying.cancel()
         service.close()
 
     routes = [*api.routes_of(service), *job_routes.routes_of(service)]
@@ -110,7 +114,7 @@ def build_server(config: ServingConfig, with_page: bool = True) -> Server:
     handlers: Any = dict.fromkeys((RequestError, HTTPException, Exception), api.refused)
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     bodies = Bodies(app, config)
-    return Server(Access(bodies, config, metrics), bodies, service)
+    return Server(Access(bodies, config, metrics), bodies, service, with_page)
 
 
 def run_server(
@@ -192,6 +196,7 @@ class _Runner(uvicorn.Server):
             self._server.prepare()
         except Exception as error:  # without these the server works, too
             logger.error("estimates and examples: %s", where(error), exc_info=error)
+            self._server.service.examples = []
 
     def _end(self) -> None:
         """End the process without waiting for its threads: one may be within a call of torch or an import."""

@@ -5,6 +5,7 @@ a process ends in whatever way, tells a living server's folder from a dead one's
 deletes those.
 """
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -18,7 +19,7 @@ from clearsr.atomic import lock
 from clearsr.config.serving import ServingConfig
 from clearsr.web.errors import RequestError
 
-_PREFIX, _LOCK = "clearsr-serve-", "lock"
+_PREFIX, _LOCK, _LOCKED = "clearsr-serve-", "lock", b"locked\n"
 _LOCKLESS_SECONDS = 60  # a folder without a lock that is older was left between its making and its locking
 
 
@@ -35,6 +36,8 @@ class Spool:
         self.root = Path(tempfile.mkdtemp(prefix=_PREFIX))
         self._lock_file = (self.root / _LOCK).open("wb")
         lock(self._lock_file.fileno())
+        self._lock_file.write(_LOCKED)  # before that, the others leave it alone
+        self._lock_file.flush()
         self.examples = self.root / "examples"
         self._limit = limits.max_disk_mb * 1e6
         self._age = limits.keep_minutes * 60
@@ -55,7 +58,7 @@ class Spool:
         return path
 
     def release(self, folder: Path) -> None:
-        """Nothing works in the folder any more: it may be deleted when it is old."""
+        """Nothing works in the folder any more, or it was asked for once more: its age counts from here."""
         with self._lock:
             if folder in self._kept:
                 self._kept[folder] = time.monotonic()
@@ -72,22 +75,32 @@ class Spool:
         Raises:
             RequestError: 507, what is left is too much even so.
         """
+        self.delete_old()
+        if self.size() > self._limit:
+            message = "the server holds too many pictures at the moment; try again later"
+            raise RequestError(507, "no_storage", message, {"Retry-After": "60"})
+
+    async def keep_tidy(self) -> None:
+        """Delete what is older than allowed, also if nobody comes; until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(60.0, max(1.0, self._age / 2)))
+            await asyncio.to_thread(self.delete_old)
+
+    def delete_old(self) -> None:
+        """Delete what is older than allowed."""
         oldest = time.monotonic() - self._age
         with self._lock:
             old = [path for path, since in self._kept.items() if since is not None and since < oldest]
         for path in old:
             self.delete(path)
-        if self.size() > self._limit:
-            message = "the server holds too many pictures at the moment; try again later"
-            raise RequestError(507, "no_storage", message, {"Retry-After": "60"})
 
     def size(self) -> int:
         """Bytes of all pictures."""
         total = 0
-        for path in self.root.rglob("*"):
-            with suppress(OSError):  # deleted meanwhile
-                if path.is_file() and self.examples not in path.parents:
-                    total += path.lstat().st_size
+        for folder, _, names in os.walk(self.root):  # passes over folders that are deleted meanwhile
+            for name in names if Path(folder) != self.examples else ():
+                with suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_size
         return total
 
     def close(self) -> None:
@@ -117,6 +130,8 @@ def _is_dead(root: Path, changed: float) -> bool:
     except FileNotFoundError:
         return time.time() - changed > _LOCKLESS_SECONDS
     with file:
+        if not file.read(1):
+            return time.time() - changed > _LOCKLESS_SECONDS
         is_free = lock(file.fileno())
     if os.name != "nt":
         return is_free is True

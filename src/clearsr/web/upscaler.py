@@ -163,7 +163,7 @@ class Upscaler:
             nonlocal next_preview
             preview, begin = None, time.monotonic()
             if with_preview and z_0 is not None and done < steps and begin > next_preview:
-                preview = target.with_name(f"preview-{done}.jpg")
+                preview = target.with_name("preview.jpg")
                 write_image(self.preview(z_0), preview, OutputConfig(jpeg_quality=90))
                 end = time.monotonic()
                 next_preview = end + max(_PREVIEW_EVERY, (end - begin) / _PREVIEW_SHARE)

@@ -3,8 +3,9 @@
 
 const $ = (id) => document.getElementById(id);
 const LIVE = { queued: "waiting", step: "working", saving: "saving" };
-const BROWSERS_SHOW = /\.(jpe?g|png|webp|avif|gif|bmp)$/i;
-const THUMB_SIDE = 160, BEAT_MS = 20000, NARROW = 820, ESTIMATE_AFTER_MS = 180;
+const THUMB_SIDE = 160, BEAT_MS = 20000, NARROW = 820, ESTIMATE_AFTER_MS = 180, RECONNECT_MS = 1000;
+const MOST_PAST = 50;           // results of a visit that are shown
+const KEPT_PICTURES = 50, KEPT_BYTES = 300e6, VISIT_MS = 3600e3;  // what a reload finds again
 
 let server = null;              // /v1/settings
 let controls = {};              // field -> its element under "All settings"
@@ -13,7 +14,9 @@ let past = [];                  // runs that are done, newest first
 let shown = { picture: null, run: null };
 let working = null;             // the run that goes on: {cancelled, job}
 let comparing = null;
+const made = new WeakMap();     // picture or run -> its element in a list
 let isDialMoved = false;
+const targets = { width: 2000, longest: 2000, megapixels: 12, factor: 3 };  // of "to size", as last set
 let lines = {};                 // command and curl, as the server gives them
 let nextExample = 0;
 
@@ -55,6 +58,8 @@ function words(error, name = "This picture") {
   const limits = server?.limits;
   const known = {
     unreachable: "The server cannot be reached. Your pictures are kept here; start it again, then go on.",
+    restarted: "The server was restarted while it worked on this. Run the picture again.",
+    unreadable: `“${name}” cannot be opened: it is a folder, or was moved or changed. Choose it again.`,
     not_an_image: `“${name}” is not a picture that can be read. JPEG, PNG, WebP, TIFF, AVIF and HEIF can.`,
     bad_image: `“${name}” is damaged or incomplete. Export it again, or choose another file.`,
     too_large: `“${name}” is larger than the ${limits?.upload_mb} MB that this server takes. Save it smaller.`,
@@ -70,7 +75,7 @@ function words(error, name = "This picture") {
     no_token: "The server asks for its token again. Reload the page.",
     internal_error: "The server made a mistake that is not yours. Its log says which.",
   };
-  if (error.code === "too_many_pixels") return tooManyPixels(error.message);
+  if (error.code === "too_many_pixels") return (error.picture ? `“${name}”: ` : "") + tooManyPixels(error.message);
   if (error.code === "bad_setting" || error.code === "no_text") return settingWords(error.message);
   return known[error.code] ?? "The server refused this, and did not say why. Try again.";
 }
@@ -86,6 +91,11 @@ function tooManyPixels(message) {
 function settingWords(message) {
   const field = message.split(":")[0];
   const control = field in controls ? controls[field].setting : null;
+  if (field === "upscale") {
+    $("target").ariaInvalid = "true";
+    const [, most] = message.match(/less than or equal to ([\d.]+)/) ?? [];
+    return most ? `Size: at most ${most} times the picture’s own.` : "Size: a number above 0.";
+  }
   for (const [name, { input }] of Object.entries(controls)) input.ariaInvalid = String(name === field);
   if (!control) return /Input should|configuration/.test(message) ? ruleWords(message) : `${capital(message)}.`;
   return `${control.label}: ${rangeWords(control)}.`;
@@ -133,7 +143,12 @@ async function loadSettings() {
     new Option(name.toUpperCase() + (quality === null ? ", lossless" : ""), name)));
   const size = document.querySelector(`[name=size][value="${server.upscale}"]`);
   if (size) size.checked = true;
-  else { document.querySelector("[name=size][value=to]").checked = true; $("measure").value = "factor"; $("target").value = server.upscale; }
+  else {
+    document.querySelector("[name=size][value=to]").checked = true;
+    targets.factor = server.upscale;
+    $("measure").value = "factor";
+    measureChosen();
+  }
   $("detail").value = server.detail;
   $("example").hidden = false;
   settingsChanged();
@@ -188,7 +203,14 @@ function buildPresets() {
 
 function dialMoved() {
   isDialMoved = true;
-  for (const field of ["alpha", "beta"]) controls[field].input.value = "";
+  for (const field of ["lsa", "alpha", "beta"]) putDefault(field);
+  settingsChanged();
+}
+
+/** A preset of Latent Space Adjustment was chosen: the dial follows. */
+function presetChosen() {
+  isDialMoved = false;
+  for (const field of ["alpha", "beta"]) putDefault(field);
   settingsChanged();
 }
 
@@ -203,11 +225,16 @@ function chosen() {
   return fields;
 }
 
+/** Another measure of the size has its own number. */
+function measureChosen() {
+  $("target").value = targets[$("measure").value];
+}
+
 /** By how much a picture is to be made larger. */
 function factor(picture) {
   const size = document.querySelector("[name=size]:checked").value;
   if (size !== "to") return Number(size);
-  const target = Number($("target").value);
+  const target = Number($("target").value) || 0;
   const { width, height } = picture ?? { width: 1000, height: 1000 };
   const by = {
     width: target / width, longest: target / Math.max(width, height),
@@ -250,21 +277,25 @@ async function estimate() {
         query.set("name", one.name);
         for (const side of ["width", "height"]) query.set(`picture_${side}`, one[side]);
       }
-      return (await call(`/v1/estimate?${query}`)).json();
+      try {
+        return await (await call(`/v1/estimate?${query}`)).json();
+      } catch (error) {
+        throw Object.assign(error, { picture: wanted.length > 1 ? one : null });
+      }
     }));
     if (number !== estimateNumber) return;
     showEstimate(wanted, answers);
   } catch (error) {
     if (number !== estimateNumber) return;
-    $("estimate").textContent = words(error, picture?.name);
+    $("estimate").textContent = words(error, (error.picture ?? picture)?.name);
     $("estimate").classList.add("bad");
-    $("run").disabled = true;
+    updateRun();
     if (["unreachable", "shutting_down"].includes(error.code)) estimateTimer = setTimeout(estimate, 2000);
   }
 }
 
 function showEstimate(wanted, answers) {
-  for (const { input } of Object.values(controls)) input.ariaInvalid = null;
+  for (const input of [$("target"), ...Object.values(controls).map((control) => control.input)]) input.ariaInvalid = null;
   const [first] = answers;
   lines = first;
   $("command").textContent = first.command;
@@ -273,6 +304,7 @@ function showEstimate(wanted, answers) {
   if (!isDialMoved || controls.alpha.input.value || controls.beta.input.value) $("detail").value = first.detail;
   for (const button of $("presets").children) button.ariaPressed = String(button.dataset.detail === $("detail").value);
   $("estimate").classList.remove("bad");
+  updateRun();
   if (!wanted.length) {
     $("estimate").textContent = "Choose a picture to begin.";
     return;
@@ -285,39 +317,45 @@ function showEstimate(wanted, answers) {
     : `about ${duration(seconds)}, ${memory < 0.1 ? "under 0.1" : memory.toFixed(1)} GB of memory`;
   $("estimate").replaceChildren(element("span", { textContent: what }), element("span", { textContent: needs }));
   if (Number.isNaN(seconds)) estimateTimer = setTimeout(estimate, 1500);
-  updateRun();
 }
 
 function updateRun() {
-  const ready = pictures.filter(isReady).length;
-  $("run").disabled = !server || !ready || working !== null;
+  const ready = pictures.filter(isReady).length, isBad = $("estimate").classList.contains("bad");
+  $("run").disabled = !server || !ready || isBad || working !== null;
   $("run").textContent = working ? "Working…" : ready > 1 ? `Upscale ${ready} pictures` : "Upscale";
   $("cancel").hidden = working === null;
-  $("draw").disabled = !server || !ready || comparing !== null;
+  $("draw").textContent = comparing ? "Stop the comparison" : "Draw the comparison";
+  $("draw").disabled = comparing === null && (!server || !ready || isBad);
 }
 
 // ---------------------------------------------------------------- pictures
 
 async function add(files) {
   const first = pictures.length;
-  for (const file of files) {
-    const picture = { file, name: file.name || "pasted.png", state: "reading", url: URL.createObjectURL(file) };
-    pictures.push(picture);
-    read(picture);
-  }
+  for (const file of files) keep(take(file, file.name || "pasted.png"));
   if (pictures.length > first) show(pictures[first]);
+}
+
+/** A picture of a file, in the strip; `number` says its place among those that are kept. */
+function take(file, name, number = nextNumber()) {
+  const picture = { file, name, number, state: "reading", url: URL.createObjectURL(file), stop: new AbortController() };
+  pictures.push(picture);
+  read(picture);
+  return picture;
 }
 
 /** Find out how large a picture is; where the browser cannot show it, the server can. */
 async function read(picture) {
   try {
     if (picture.file.size > server?.limits.upload_mb * 1e6) throw new Refusal("too_large", "");
+    await picture.file.slice(0, 1).arrayBuffer().catch(() => { throw new Refusal("unreadable", ""); });
     const image = await decoded(picture.url).catch(() => look(picture));
     picture.width ||= image.naturalWidth;
     picture.height ||= image.naturalHeight;
     picture.thumb = thumbnail(image);
     picture.state = "ready";
   } catch (error) {
+    if (!pictures.includes(picture)) return;
     if (!(error instanceof Refusal)) error = new Refusal("bad_image", "");
     Object.assign(picture, { state: "failed", error: words(error, picture.name) });
     announce(picture.error);
@@ -332,11 +370,12 @@ async function decoded(url) {
   const image = new Image();
   image.src = url;
   await image.decode();
+  if (!image.naturalWidth) throw new Error("a drawing without a size");
   return image;
 }
 
 async function look(picture) {
-  const response = await send("/v1/look", picture, {}, new AbortController().signal, (text) => { picture.said = text; });
+  const response = await send("/v1/look", picture, {}, picture.stop.signal, (text) => tell(picture, text));
   [picture.width, picture.height] = response.headers.get("X-ClearSR-Size").split("x").map(Number);
   URL.revokeObjectURL(picture.url);
   picture.url = URL.createObjectURL(await response.blob());
@@ -353,11 +392,15 @@ function thumbnail(image) {
 }
 
 function remove(picture) {
-  const place = pictures.indexOf(picture);
+  const place = pictures.indexOf(picture), hadFocus = made.get(picture).contains(document.activeElement);
   pictures.splice(place, 1);
+  picture.stop.abort();
+  forgetKept([picture]);
   if (working?.picture === picture) working.skip();
   if (shown.picture === picture) show(pictures[Math.min(place, pictures.length - 1)] ?? null);
+  if (!past.some((run) => run.picture === picture)) URL.revokeObjectURL(picture.url);
   showShelf();
+  if (hadFocus) ($("strip").children[Math.min(place, pictures.length - 1)] ?? $("empty")).querySelector("button").focus();
   settingsChanged();
 }
 
@@ -405,35 +448,47 @@ function showBar({ state, done, steps }) {
 }
 
 function showShelf() {
-  $("shelf").hidden = !pictures.length;
-  const focused = document.activeElement?.closest?.("#strip button")?.dataset.place;
-  $("strip").replaceChildren(...pictures.map((picture, place) => {
-    const isShown = shown.picture === picture;
-    const what = picture.error ? "not read" : LIVE[picture.state] ?? (picture.run ? "done" : picture.state);
-    const button = thumb(picture, picture.name, what, isShown);
-    button.classList.toggle("failed", Boolean(picture.error));
-    button.dataset.place = place;
-    button.onclick = () => show(picture);
+  $("shelf").hidden = !pictures.length && !past.length;
+  arrange($("strip"), pictures, (picture) => {
     const cross = element("button", { type: "button", className: "remove", textContent: "×", ariaLabel: `Remove ${picture.name}` });
     cross.onclick = () => remove(picture);
-    return element("li", {}, button, cross);
-  }));
-  if (focused !== undefined) $("strip").querySelector(`[data-place="${focused}"]`)?.focus();
+    return element("li", {}, thumb(picture, () => show(picture)), cross);
+  }, (picture, button) => {
+    const failed = picture.state === "failed" ? "not read" : picture.error && "failed";
+    const what = failed || (LIVE[picture.state] ?? (picture.run ? "done" : picture.state));
+    showThumb(button, picture, what, shown.picture === picture);
+    button.classList.toggle("failed", Boolean(failed));
+  });
   $("past").hidden = !past.length;
-  $("history").replaceChildren(...past.map((run) => {
-    const button = thumb(run.picture, run.picture.name, run.label, shown.run === run);
-    button.onclick = () => { run.picture.run = run; show(run.picture, run); };
-    return element("li", {}, button);
-  }));
+  arrange($("history"), past, (run) => {
+    const view = () => { run.picture.run = run; show(run.picture, run); };
+    return element("li", {}, thumb(run.picture, view));
+  }, (run, button) => showThumb(button, run.picture, run.label, shown.run === run));
 }
 
-function thumb(picture, name, what, isShown) {
-  const pane = element("span", { className: "pane" });
-  if (picture.thumb) pane.append(element("img", { src: picture.thumb, alt: "" }));
-  const button = element("button", { type: "button", className: "thumb", title: picture.error ?? `${name}: ${what}` }, pane,
-    element("span", { className: "name", textContent: name }), element("span", { className: "what", textContent: what }));
+/** Bring a list up to date. Elements stay where they are, so that no click and no focus is lost to news. */
+function arrange(list, things, make, update) {
+  const wanted = things.map((thing) => {
+    if (!made.has(thing)) made.set(thing, make(thing));
+    const item = made.get(thing);
+    update(thing, item.firstElementChild);
+    return item;
+  });
+  for (const item of [...list.children]) if (!wanted.includes(item)) item.remove();
+  wanted.forEach((item, place) => { if (list.children[place] !== item) list.insertBefore(item, list.children[place] ?? null); });
+}
+
+function thumb(picture, onclick) {
+  return element("button", { type: "button", className: "thumb", onclick }, element("span", { className: "pane" }),
+    element("span", { className: "name", textContent: picture.name }), element("span", { className: "what" }));
+}
+
+function showThumb(button, picture, what, isShown) {
+  const [pane, , state] = button.children;
+  if (picture.thumb && !pane.children.length) pane.append(element("img", { src: picture.thumb, alt: "" }));
+  if (state.textContent !== what) state.textContent = what;
+  button.title = picture.error ?? `${picture.name}: ${what}`;
   button.ariaCurrent = String(isShown);
-  return button;
 }
 
 // ---------------------------------------------------------------- before and after
@@ -457,6 +512,7 @@ class Viewer {
     handle.addEventListener("keydown", (event) => this.key(event));
     for (const button of $("zoom").children) button.onclick = () => this.setZoom(button.dataset.zoom);
     view.addEventListener("dragstart", (event) => event.preventDefault());
+    $("after").onerror = missed;
   }
 
   clear() { $("viewer").hidden = true; }
@@ -620,15 +676,17 @@ async function upscaleOne(picture, signature, place) {
     working.job = job;
     const done = await follow(job, working.stop.signal, (state) => told(picture, state, place));
     const label = `${Number(Number(fields.upscale).toPrecision(3))}× · ${fields.alpha || fields.beta ? "by hand" : dialWords().toLowerCase()}`;
-    const run = { ...done, picture, signature, label };
+    const run = { ...done, picture, signature, label, ended: Date.now() };
     Object.assign(picture, { state: "ready", run, said: "", preview: null });
-    past.unshift(run);
+    past = [run, ...past].slice(0, MOST_PAST);
+    keep(picture);
     announce(`${picture.name}: ${doneWords(run)}`);
     if (shown.picture === picture) show(picture, run);
-    else { showShelf(); }
+    else showShelf();
     return true;
   } catch (error) {
-    const text = words(error, picture.name), isOver = ["cancelled", "unreachable", "shutting_down", "no_token"].includes(error.code);
+    if (working.stop.signal.aborted) error = new Refusal("cancelled", "");
+    const text = words(error, picture.name), isOver = ["unreachable", "shutting_down", "no_token"].includes(error.code);
     const isBad = ["not_an_image", "bad_image"].includes(error.code);
     Object.assign(picture, { state: "ready", preview: null, said: text, error: error.code === "cancelled" ? null : text });
     if (isBad) picture.state = "failed";
@@ -636,7 +694,7 @@ async function upscaleOne(picture, signature, place) {
     if (shown.picture === picture) show(picture, picture.error ? null : picture.run ?? null);
     if (error.code === "cancelled" && shown.picture === picture) $("status").textContent = text;
     showShelf();
-    return !isOver;
+    return !isOver && !working.cancelled;
   } finally {
     if (working) working.job = null;
   }
@@ -660,22 +718,32 @@ async function send(path, picture, fields, signal, say) {
 /** What a job has become, once it is done; `say` hears of all before. */
 function follow(job, signal, say) {
   return new Promise((resolve, reject) => {
-    const events = new EventSource(job.events);
-    const end = (act, value) => { events.close(); act(value); };
-    signal.addEventListener("abort", () => end(reject, new Refusal("cancelled", "")));
-    for (const name of Object.keys(LIVE)) events.addEventListener(name, (event) => say(JSON.parse(event.data)));
-    events.addEventListener("done", (event) => end(resolve, JSON.parse(event.data)));
-    events.addEventListener("failed", (event) => {
-      const { code, message, status } = JSON.parse(event.data).error;
-      end(reject, new Refusal(code, message, status));
-    });
-    events.onerror = async () => {   // the browser connects again by itself, unless there is nothing to connect to
+    let events, isOver = false;
+    const end = (act, value) => { isOver = true; events.close(); act(value); };
+    const connect = () => {
+      events = new EventSource(job.events);
+      for (const name of Object.keys(LIVE)) events.addEventListener(name, (event) => say(JSON.parse(event.data)));
+      events.addEventListener("done", (event) => end(resolve, JSON.parse(event.data)));
+      events.addEventListener("failed", (event) => {
+        const { code, message, status } = JSON.parse(event.data).error;
+        end(reject, new Refusal(code, message, status));
+      });
+      events.onerror = check;
+    };
+    /** The connection broke. The browser connects again by itself, but not where it was answered by an error. */
+    const check = async () => {
+      const broken = events;
       try {
         await call(`/v1/jobs/${job.id}`);
       } catch (error) {
-        end(reject, error.code === "no_such_job" ? new Refusal("unreachable", "") : error);
+        if (!isOver) end(reject, error.code === "no_such_job" ? new Refusal("restarted", "") : error);
+        return;
       }
+      await pause(RECONNECT_MS);
+      if (!isOver && broken === events && broken.readyState === EventSource.CLOSED) connect();
     };
+    signal.addEventListener("abort", () => end(reject, new Refusal("cancelled", "")));
+    connect();
   });
 }
 
@@ -707,6 +775,20 @@ function cancel() {
 
 function dropJob(job) {
   if (job) fetch(`/v1/jobs/${job.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+}
+
+/** The result on the stage does not come: if the server has it no longer, say so. */
+async function missed() {
+  const { run, picture } = shown;
+  if (!run) return;
+  try {
+    await call(`/v1/jobs/${run.id}`);
+  } catch (error) {
+    if (error.code !== "no_such_job") return;
+    past = past.filter((other) => other !== run);
+    Object.assign(picture, { run: past.find((other) => other.picture === picture) ?? null, said: words(error) });
+    if (shown.run === run) show(picture, null);
+  }
 }
 
 const chosenFormat = () => server?.formats.find(({ name }) => name === $("format").value);
@@ -749,13 +831,14 @@ async function compare() {
   try {
     const { detail: _1, alpha: _2, beta: _3, lsa: _4, ...fields } = settingsOf(picture);
     say("Sending");
-    const job = comparing.job = await (await send("/v1/comparisons", picture, fields, comparing.stop.signal, say)).json();
-    const done = await follow(job, comparing.stop.signal, ({ state, done, steps, ahead }) =>
+    const { signal } = comparing.stop;
+    const job = comparing.job = await (await send("/v1/comparisons", picture, fields, signal, say)).json();
+    const done = await follow(job, signal, ({ state, done, steps, ahead }) =>
       say(state === "queued" ? (ahead ? `Waiting, ${ahead} before it` : "Next in the queue") : `${done} of ${steps}`));
     drawGrid(done);
     say("");
   } catch (error) {
-    say(words(error, picture.name));
+    say(words(comparing.stop.signal.aborted ? new Refusal("cancelled", "") : error, picture.name));
   } finally {
     comparing = null;
     updateRun();
@@ -796,8 +879,13 @@ async function copy(name) {
 }
 
 async function example() {
+  $("notice").textContent = "";
   const names = (await (await call("/v1/settings")).json()).examples;
-  if (!names.length) { $("example").hidden = true; return; }
+  if (!names?.length) {
+    $("example").hidden = names !== null;
+    $("notice").textContent = names ? "This server has no examples." : "The examples are being prepared. Try again in a moment.";
+    return;
+  }
   const name = names[nextExample++ % names.length];
   const response = await call(`/v1/examples/${encodeURIComponent(name)}`);
   add([new File([await response.blob()], name, { type: "image/png" })]);
@@ -818,14 +906,112 @@ async function beat() {
   }
 }
 
+// ---------------------------------------------------------------- what a reload finds again
+
+// The pictures of a visit, which is the life of a tab, are kept in the browser's own store (without one, the page
+// works as well): few, and no longer than an hour after the tab was last seen. Their results are the server's.
+
+const visit = nameVisit();
+
+function nameVisit() {
+  const fresh = String(Math.random()).slice(2);
+  try {
+    return (sessionStorage.clearsrVisit ??= fresh);
+  } catch {
+    return fresh;
+  }
+}
+
+/** Note that this visit goes on; returns those that do. */
+function visitsAlive() {
+  const now = Date.now();
+  try {
+    const seen = { ...JSON.parse(localStorage.clearsrVisits ?? "{}"), [visit]: now };
+    const alive = Object.fromEntries(Object.entries(seen).filter(([, time]) => now - time < VISIT_MS));
+    localStorage.clearsrVisits = JSON.stringify(alive);
+    return alive;
+  } catch {
+    return { [visit]: now };
+  }
+}
+
+const opened = new Promise((resolve) => {
+  try {
+    const request = indexedDB.open("clearsr", 1);
+    request.onupgradeneeded = () => request.result.createObjectStore("pictures", { keyPath: ["visit", "number"] });
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => resolve(null);
+  } catch {
+    resolve(null);
+  }
+});
+
+/** What a request to the store gives; undefined if there is no store, or no room in it. */
+async function stored(act) {
+  const database = await opened;
+  if (!database) return undefined;
+  return new Promise((resolve, reject) => {
+    const transaction = database.transaction("pictures", "readwrite");
+    const request = act(transaction.objectStore("pictures"));
+    transaction.oncomplete = () => resolve(request?.result);
+    transaction.onabort = reject;
+  }).catch(() => undefined);
+}
+
+let lastNumber = 0;
+const nextNumber = () => (lastNumber = Math.max(Date.now(), lastNumber + 1));
+
+async function keep(picture) {
+  if (!pictures.includes(picture)) return;
+  const runs = past.filter((run) => run.picture === picture).map(({ picture: _, ...run }) => run);
+  await stored((store) => store.put({ visit, number: picture.number, name: picture.name, file: picture.file, runs }));
+  let bytes = 0;
+  forgetKept([...pictures].reverse().filter(({ file }, place) => place >= KEPT_PICTURES || (bytes += file.size) > KEPT_BYTES));
+}
+
+const forgetKept = (some) => stored((store) => some.forEach(({ number }) => store.delete([visit, number])));
+
+async function restore() {
+  const alive = visitsAlive();
+  const keys = await stored((store) => store.getAllKeys()) ?? [];
+  await stored((store) => keys.filter(([of]) => !(of in alive)).forEach((key) => store.delete(key)));
+  const records = await stored((store) => store.getAll(IDBKeyRange.bound([visit, 0], [visit, Infinity]))) ?? [];
+  for (const { file, name, number, runs } of records) {
+    const picture = take(file, name, number);
+    for (const run of runs) restoreRun({ ...run, picture });
+  }
+  if (records.length && !shown.picture) show(pictures[0]);
+}
+
+/** A result of before the reload, if the server still has it. */
+async function restoreRun(run) {
+  const { picture } = run;
+  try {
+    await call(`/v1/jobs/${run.id}`);
+  } catch {
+    return;
+  }
+  past = [...past, run].sort((a, b) => b.ended - a.ended);
+  picture.run = past.find((other) => other.picture === picture);
+  if (shown.picture === picture && !(picture.state in LIVE)) show(picture);
+  else showShelf();
+}
+
 const holdsFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
 let over = 0;
 addEventListener("dragenter", (event) => { if (holdsFiles(event)) { over += 1; $("over").hidden = false; event.preventDefault(); } });
-addEventListener("dragover", (event) => { if (holdsFiles(event)) event.preventDefault(); });
+const takesText = (event) => Boolean(event.target.closest?.("input[type=text], input[type=number]"));
+addEventListener("dragover", (event) => {
+  if (holdsFiles(event)) { event.preventDefault(); return; }
+  if (takesText(event)) return;
+  event.preventDefault();       // a link that is dropped would lead away from the page
+  event.dataTransfer.dropEffect = "none";
+});
 addEventListener("dragleave", (event) => { if (holdsFiles(event) && --over <= 0) { over = 0; $("over").hidden = true; } });
 addEventListener("drop", (event) => {
-  if (!holdsFiles(event)) return;
+  if (!holdsFiles(event) && takesText(event)) return;
   event.preventDefault();
+  if (!holdsFiles(event)) return;
   over = 0;
   $("over").hidden = true;
   add(event.dataTransfer.files);
@@ -836,18 +1022,22 @@ addEventListener("paste", (event) => {
 });
 addEventListener("pagehide", () => { dropJob(working?.job); dropJob(comparing?.job); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) beat(); });
-setInterval(() => { if (!document.hidden) beat(); }, BEAT_MS);
+setInterval(() => { visitsAlive(); if (!document.hidden) beat(); }, BEAT_MS);
 
 const viewer = new Viewer();
 for (const button of document.querySelectorAll(".choose")) button.onclick = () => $("files").click();
 $("files").onchange = () => { add($("files").files); $("files").value = ""; };
 $("example").onclick = () => example().catch((error) => { $("notice").textContent = words(error); });
 $("settings").onsubmit = (event) => { event.preventDefault(); if (!$("run").disabled) upscale(); };
-$("settings").oninput = (event) => (event.target.id === "detail" ? dialMoved() : settingsChanged());
+$("settings").oninput = ({ target }) =>
+  (target.id === "detail" ? dialMoved() : target === controls.lsa?.input ? presetChosen() : settingsChanged());
+$("measure").oninput = measureChosen;
+$("target").oninput = () => { targets[$("measure").value] = $("target").value; };
 $("cancel").onclick = cancel;
-$("draw").onclick = compare;
+$("draw").onclick = () => (comparing ? comparing.skip() : compare());
 $("reset").onclick = () => { Object.keys(controls).forEach(putDefault); $("detail").value = server.detail; isDialMoved = false; settingsChanged(); };
 $("save").onsubmit = download;
 $("format").onchange = () => { $("quality").value = chosenFormat().quality ?? ""; showResult(); };
 for (const button of document.querySelectorAll("[data-copy]")) button.onclick = () => copy(button.dataset.copy);
+restore();
 loadSettings();
