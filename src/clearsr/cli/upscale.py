@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clearsr.files.upscale import Job, Result
     from clearsr.sampling.denoise import StepCallback
 
-OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
+OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth", "--allow-truncated": "output.allow_truncated"}
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LOSSY = {".jpg": "jpeg_quality", ".jpeg": "jpeg_quality", ".webp": "webp_quality", ".avif": "avif_quality"}
 

@@ -1,4 +1,4 @@
-"""How a result is written; the format itself follows from the suffix of the file's name."""
+"""How files are read and written; a result's format itself follows from the suffix of its name."""
 
 from typing import Literal
 
@@ -11,7 +11,10 @@ FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif"
 
 
 class OutputConfig(FrozenConfig):
-    """Settings of the output file. A format takes those that concern it and ignores the rest."""
+    """Settings of the output file, and of what is taken of the input.
+
+    A format takes those that concern it and ignores the rest.
+    """
 
     bit_depth: Literal["input", 8, 16] = Field(
         default="input", description="bits per sample of PNG and TIFF; `input` keeps what the input had"
@@ -32,4 +35,7 @@ class OutputConfig(FrozenConfig):
     )
     keep_metadata: bool = Field(
         default=True, description="carry EXIF, XMP and resolution over; the colour profile is always kept"
+    )
+    allow_truncated: bool = Field(
+        default=False, description="take what is there of a JPEG or PNG that is cut off, grey below"
     )

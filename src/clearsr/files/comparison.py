@@ -90,7 +90,7 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
                 f"{display_name(target)}: {width}x{height} is too large for a comparison "
                 f"(at most {_MAX_PIXELS:,} pixels); leave --compare out"
             )
-        lr, sr = read_image(Path(job.input)), read_image(Path(job.output))
+        lr, sr = read_image(Path(job.input), allow_truncated=True), read_image(Path(job.output))
         shown = on_white(lr).color
         bicubic = resize(shown[None], (height, width))[0]
         theirs = [(m.name, m.upscale(ImageData(shown, source=lr.source), (height, width), 0)) for m in others]
@@ -116,7 +116,7 @@ def enlarge_file(method: Enlarger, job: Job, sampling: SamplingConfig, output: O
         from clearsr.pipeline.steps import is_large_enough, result_size
 
         source, output_path = Path(job.input), Path(job.output)
-        image = read_image(source)
+        image = read_image(source, allow_truncated=output.allow_truncated)
         size = result_size(image.height, image.width, sampling, image.source)
         if is_large_enough(image.height, image.width, sampling):
             return settle_large(source, output_path, size, sampling, output)

@@ -159,7 +159,7 @@ def upscale_to_file(
     def attempt(workload: Workload) -> tuple[int, int]:
         if workload.is_in_blocks:
             return _upscale_in_blocks(pipeline, source, target, sampling, output, workload, on_step)
-        image = read_image(source)
+        image = read_image(source, allow_truncated=output.allow_truncated)
         checked = _open_folder(target, size)
         (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
         write_image(result, checked, output)
@@ -191,7 +191,7 @@ def settle_large(
     is_as_wanted = output.keep_metadata and output.bit_depth == "input"
     is_whole_copy = rule == "copy" and is_as_wanted and stored_format(source) == checked.format.name
     with collected() if is_whole_copy else nullcontext():  # nothing is left out of a copy
-        image = read_image(source)  # a damaged one is not passed on
+        image = read_image(source, allow_truncated=output.allow_truncated)  # a damaged one is not passed on
     if is_whole_copy:
         with source.open("rb") as file:
             write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
@@ -218,7 +218,7 @@ def _upscale_in_blocks(
     """
     from clearsr.pipeline.steps import result_size
 
-    with closing(open_source(source)) as image:
+    with closing(open_source(source, allow_truncated=output.allow_truncated)) as image:
         size = result_size(image.height, image.width, sampling)
         checked = _open_folder(target, size)
         free = free_bytes(sampling.max_memory, torch.device("cpu"))

@@ -65,21 +65,23 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 # Bytes per pixel that decoding takes at its peak: Pillow's image, a converted one, and twice the samples.
 _PEAK_BYTES = {"1": 4, "L": 4, "P": 12, "RGB": 10, "RGBA": 12, "RGBX": 12, "CMYK": 14, "YCbCr": 14, "LAB": 14}
 _PEAK_OF_OTHERS, _PEAK_OF_16_BITS = 24, 28  # 16-bit RGB: 20 was measured, and 12 as planar TIFF
-_OWN_BUFFERS = {
-    "WEBP": 8,
-    "AVIF": 8,
-    "JXL": 8,
-}  # of decoders that hold the whole image themselves; WebP's was measured
+_OWN_BUFFERS = {"WEBP": 8, "AVIF": 8, "JXL": 8}  # of decoders that hold the whole image; WebP's was measured
 
 ChooseWindow = Callable[[int, int], Window]  # height and width of the upright picture -> a part of it
 
 
 class Encoded(NamedTuple):
-    """An image that is not yet read."""
+    """An image that is not yet read.
+
+    Attributes:
+        source: its name in messages.
+        allow_truncated: whether one that is cut off is taken as far as it goes.
+    """
 
     open: Callable[[], BinaryIO]
-    source: str  # its name in messages
+    source: str
     max_pixels: int
+    allow_truncated: bool = False
 
 
 class Decoded(NamedTuple):

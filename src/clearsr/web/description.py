@@ -27,6 +27,7 @@ _LABELS = {
     "lsa.target": "Acts on",
     "color": "Match colours", "gray": "Keep grey pictures grey", "tile": "Tile", "tile.overlap": "Overlap",
     "start": "Start from", "keep_metadata": "Keep EXIF, XMP and resolution", "bit_depth": "Bits per sample",
+    "allow_truncated": "Take pictures that are cut off",
     "png_compression": "PNG compression", "tiff_compression": "TIFF compression",
 }  # fmt: skip
 

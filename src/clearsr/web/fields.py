@@ -39,7 +39,7 @@ def _leaves(schema: type[FrozenConfig], prefix: str = "") -> Iterator[str]:
 
 
 SAMPLING_FIELDS = _sampling_fields()
-OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression")
+OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression", "allow_truncated")
 RUN_FIELDS = {"detail", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
 FIELDS = {"format", "quality", *RUN_FIELDS}
 _TEXT_FIELDS = ("negative_prompt", "fit")  # never read as numbers
@@ -159,6 +159,8 @@ def command_line(name: str, sampling: SamplingConfig, base: SamplingConfig, outp
             words += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
     if output.bit_depth != "input":
         words += ["--bit-depth", str(output.bit_depth)]
+    if output.allow_truncated:
+        words += ["--allow-truncated"]
     if not output.keep_metadata:
         words += ["--set", "output.keep_metadata=false"]
     return shlex.join(words)
@@ -187,8 +189,12 @@ def bad_setting(message: str) -> RequestError:
 
 def in_field_names(message: str) -> str:
     """A message of the library with the request's fields in place of flags."""
-    flags = {flag: flag[2:].replace("-", "_") for flag in SAMPLING_FLAGS}
-    return re.sub(r"--[a-z-]+", lambda flag: flags.get(flag[0], flag[0]), message)
+
+    def field_of(flag: re.Match[str]) -> str:
+        field = flag[0][2:].replace("-", "_")
+        return field if field in FIELDS else flag[0]
+
+    return re.sub(r"--[a-z-]+", field_of, message)
 
 
 def _in_fields(message: str) -> str:
