@@ -5,16 +5,17 @@ shown half. Decoders raise what they like: `reading.py` calls all of this under 
 """
 
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError, notify
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
+from clearsr.image.declared import chromaticities_of, nclx_in
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, info_of, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
-from clearsr.image.png import check_png_size, check_png_sums
+from clearsr.image.png import check_png_size, check_png_sums, png_chunks
 from clearsr.image.tiff import check_deflated
 from clearsr.tiling import Window
 
@@ -125,8 +126,23 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         if layout == "inverted":
             raster = Raster(~raster.samples)
         is_gray = raster.samples.shape[2] <= 2
-        metadata = collect_metadata(info_of(image), exif, is_gray, source, stored_size)
+        with encoded.open() as again:
+            info = info_of(image) | _declared_in(again, image)
+        metadata = collect_metadata(info, exif, is_gray, source, stored_size)
         return _cut(Decoded(raster, metadata, orientation_of(exif)), choose)
+
+
+def _declared_in(file: BinaryIO, image: Image.Image) -> dict[str, Any]:
+    """What a file says of its colours that Pillow does not tell."""
+    if image.format == "PNG":
+        for chunk in png_chunks(file):
+            if chunk.kind == b"cICP" and len(values := file.read(2)) == 2:
+                return {"cicp": tuple(values)}
+            if chunk.kind == b"IDAT":
+                break
+    if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
+        return nclx_in(file.read())
+    return chromaticities_of(image)
 
 
 def _check_sums(file: BinaryIO, image: Image.Image) -> None:

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError, one_line
 from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, stored_window, upright_size
+from clearsr.image.declared import chromaticities_of
 from clearsr.image.deep import (
     DNG_VERSION,
     MAX_CHANNELS,
@@ -196,7 +197,8 @@ class TiffSource:
                 first, last = f"{self.width}×{self.height}", f"{image.width}×{image.height}"
                 raise ClearSRError(f"{self.source}: is damaged: {last} and {first} are both its size")
             exif = safe_exif(image, self.source)
-            return collect_metadata(info_of(image), exif, is_gray, self.source, size)
+            info = info_of(image) | chromaticities_of(image)
+            return collect_metadata(info, exif, is_gray, self.source, size)
 
 
 def _is_plain(file: tifffile.TiffFile, source: str, max_pixels: int) -> bool:
