@@ -8,6 +8,22 @@ from clearsr.config.base import FrozenConfig
 
 # What a user calls a format -> the suffix of its files.
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
+SAME = ".*"  # in place of a suffix: the input's own
+# What else users call them, and suffixes of the same formats.
+FORMAT_NAMES = {**{name: name for name in FORMATS}, "jpeg": "jpg", "tif": "tiff"}
+_SUFFIXES = {suffix: suffix for suffix in (*FORMATS.values(), ".jpeg", ".tiff")}
+_SUFFIXES |= dict.fromkeys((".jpe", ".jfif", ".mpo"), ".jpg")
+
+
+def suffix_for(name: str, suffix: str) -> str:
+    """The suffix of the result of a file of that name: `suffix`, unless that is `SAME`.
+
+    Then the input's own, in small letters; png where results cannot have that format.
+    """
+    if suffix != SAME:
+        return suffix
+    dot = name.rfind(".")
+    return _SUFFIXES.get(name[dot:].lower() if dot > 0 else "", ".png")
 
 
 class OutputConfig(FrozenConfig):
@@ -35,6 +51,9 @@ class OutputConfig(FrozenConfig):
     )
     keep_metadata: bool = Field(
         default=True, description="carry EXIF, XMP and resolution over; the colour profile is always kept"
+    )
+    keep_time: bool = Field(
+        default=False, description="the result's file has the time at which the input's was changed"
     )
     allow_truncated: bool = Field(
         default=False, description="take what is there of a JPEG or PNG that is cut off, grey below"

@@ -15,7 +15,7 @@ from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.plan import COMPARISON_MARK
-from clearsr.files.upscale import Job, Result, record_of, settle_large
+from clearsr.files.upscale import Job, Result, keep_time, record_of, settle_large
 from clearsr.image import (
     ImageData,
     ImageMetadata,
@@ -122,13 +122,16 @@ def enlarge_file(method: Enlarger, job: Job, sampling: SamplingConfig, output: O
         image = read_image(source, allow_truncated=output.allow_truncated)
         size = result_size(image.height, image.width, sampling, image.source)
         if is_large_enough(image.height, image.width, sampling):
-            return settle_large(source, output_path, size, sampling, output)
+            settle_large(source, output_path, size, sampling, output)
+            keep_time(source, output_path, output)
+            return size
         output_path.parent.mkdir(parents=True, exist_ok=True)
         target = check_output(output_path, size)
         visible = dataclasses.replace(image, color=fill_transparent(image.color, image.alpha), alpha=None)
         color = method.upscale(visible, size, file_seed(sampling.seed, source.name)).clamp(0, 1)
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         write_image(dataclasses.replace(image, color=color, alpha=alpha), target, output)
+        keep_time(source, output_path, output)
         return size
 
     return record_of(job, "upscaled", work)

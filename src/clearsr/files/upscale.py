@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -118,8 +117,20 @@ def upscale_file(
 ) -> Result:
     """Upscale one local file. A picture that cannot be read, written or held in memory is a failed record."""
     source, target = Path(job.input), Path(job.output)
-    work = partial(upscale_to_file, pipeline, source, target, sampling, output, on_step)
+
+    def work() -> tuple[int, int]:
+        size = upscale_to_file(pipeline, source, target, sampling, output, on_step)
+        keep_time(source, target, output)
+        return size
+
     return record_of(job, "upscaled", work)
+
+
+def keep_time(source: Path, target: Path, output: OutputConfig) -> None:
+    """Give the result the times of its input, if that is asked for."""
+    if output.keep_time:
+        status = source.stat()
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def upscale_to_file(

@@ -10,18 +10,18 @@ import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args
 
 import torch
-from PIL import Image
 
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig, with_given
 from clearsr.errors import ClearSRError, optional
 from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
-from clearsr.image import ImageData, from_pil, to_pil
+from clearsr.image import ImageData
 from clearsr.image.data import IN_MEMORY, InputCost
 from clearsr.image.geometry import resized
+from clearsr.image.modes import OutputType, images_in, images_out
 from clearsr.image.source import DataSource, ImageSource
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.clearsr import ClearSRNetwork, compile_network, store_for_inference
@@ -185,28 +185,21 @@ class ClearSRPipeline:
                 )
             )
 
-    @overload
-    def __call__(
-        self, images: Image.Image, config: SamplingConfig | None = ..., **overrides: Any
-    ) -> Image.Image: ...
-
-    @overload
-    def __call__(
-        self, images: Sequence[Image.Image], config: SamplingConfig | None = ..., **overrides: Any
-    ) -> list[Image.Image]: ...
-
     def __call__(
         self,
-        images: Image.Image | Sequence[Image.Image],
+        images: Any,
         config: SamplingConfig | None = None,
         *,
+        output_type: OutputType = "pil",
         generator: torch.Generator | None = None,
         callback_on_step_end: EndOfStep | None = None,
         **overrides: Any,
-    ) -> Image.Image | list[Image.Image]:
+    ) -> Any:
         """Upscaled images: one for one, a list for a list.
 
         Args:
+            images: one or several: Pillow's, arrays H×W×C, tensors C×H×W (uint8, uint16, floats in [0, 1]).
+            output_type: `pil`; `np` for float arrays H×W×C; `pt` for float tensors C×H×W, as in diffusers.
             config: settings; unset: the model's own.
             generator: draws the seed, in place of `seed`; the next call with it has another.
             callback_on_step_end: called with the pipeline, the step, its timestep and `{"latents": z_0}` as
@@ -222,10 +215,10 @@ class ClearSRPipeline:
             overrides["seed"] = int(drawn)
         settings = self.configure(config, **overrides)
         on_step = None if callback_on_step_end is None else self._reporter(callback_on_step_end, settings)
-        if isinstance(images, Image.Image):
-            return to_pil(self.upscale([from_pil(images)], settings, on_step)[0])
-        results = self.upscale([from_pil(image) for image in images], settings, on_step)
-        return [to_pil(result) for result in results]
+        if output_type not in get_args(OutputType):
+            raise ClearSRError(f"output_type: accepted are pil, np, pt (got {output_type!r})")
+        chosen, given = images_in(images)
+        return images_out(self.upscale(chosen, settings, on_step), given, output_type)
 
     def _reporter(self, callback: EndOfStep, config: SamplingConfig) -> StepCallback:
         """diffusers' kind of callback as one of ours."""

@@ -123,8 +123,7 @@ def upscale_in_blocks(
     decode = work.painter(work.decoder(latents), steps.painting(config))
     statistics = (work.statistics(decode), colors) if config.color == "adain" else None
     for window in pieces(*size, workload.piece):
-        reach = COLOR_REACH if config.color == "wavelet" else 0
-        outer = window.grown(reach, prepared.height, prepared.width)
+        outer = window.grown(COLOR_REACH[config.color], prepared.height, prepared.width)
         picture = match_color(decode(outer), prepared.read(outer), config.color, statistics)
         color = window.seen_from(outer).of(picture)[0]
         if counts_as_gray(prepared.spread, config.gray):

@@ -82,7 +82,7 @@ async def _upscale(request: Request, service: Service) -> Response:
         upscaler = await service.model.ready()
         source = upload.source
         sampling = upscaler.sampling(upload.fields)
-        suffix, output = output_of(upload.fields)
+        suffix, output = output_of(upload.fields, source.name)
         await asyncio.to_thread(upscaler.check, source, sampling)
         target = upload.folder / upscaler.output_name(source, sampling, suffix)
         run = Run(source.name, upload.folder, service.queue.reserve(), sampling, started=start)

@@ -133,7 +133,12 @@ _ERROR = {
         }
     },
 }
-_FORMAT = {"type": "string", "enum": list(FORMATS), "default": "png"}
+_FORMAT = {
+    "type": "string",
+    "enum": [*FORMATS, "same"],
+    "default": "png",
+    "description": "same: the picture's",
+}
 _QUALITY = {"type": "integer", "minimum": 1, "maximum": 100, "description": "of jpg, webp and avif"}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
-from clearsr.config.output import FORMATS, OutputConfig
+from clearsr.config.output import FORMAT_NAMES, FORMATS, SAME, OutputConfig, suffix_for
 from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig, check_one_size, with_given
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
@@ -125,16 +125,18 @@ def check_fields(names: Iterable[str], known: Collection[str]) -> None:
         raise bad_setting(f"{unknown[0]}: no such field; known: {', '.join(sorted(known))}")
 
 
-def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
-    """The suffix of the result and how it is written.
+def output_of(fields: Mapping[str, Any], source: str) -> tuple[str, OutputConfig]:
+    """The suffix of the result and how it is written; `source` is the picture's name.
 
     Raises:
         RequestError: 422, a value is not accepted.
     """
     name = str(fields.get("format") or "png").lower()
-    name = {"jpeg": "jpg", "tif": "tiff"}.get(name, name)
-    if name not in FORMATS:
-        raise bad_setting(f"format: accepted are {', '.join(FORMATS)} (got {name!r})")
+    if name == "same":
+        name = suffix_for(source, SAME)[1:]
+    if name not in FORMAT_NAMES:
+        raise bad_setting(f"format: accepted are {', '.join(FORMATS)}, same (got {name!r})")
+    name = FORMAT_NAMES[name]
     values = {key: _read(fields[key]) for key in OUTPUT_FIELDS if fields.get(key) not in (None, "")}
     if (quality := fields.get("quality")) not in (None, ""):
         if name not in QUALITY_FIELDS:

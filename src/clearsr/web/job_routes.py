@@ -94,7 +94,7 @@ class Jobs:
     async def _start_upscale(self, upload: Upload, upscaler: "Upscaler") -> Run:
         source, service = upload.source, self._service
         sampling = upscaler.sampling(upload.fields)
-        _, output = output_of(upload.fields)
+        _, output = output_of(upload.fields, source.name)
         size = await asyncio.to_thread(upscaler.check, source, sampling)
         command = command_line(source.name, sampling, upscaler.pipeline.defaults, output)
         expected = upscaler.estimate(size, sampling)
@@ -149,7 +149,7 @@ class Jobs:
         check_fields(asked, ("format", "quality"))
         if run.cells:
             raise RequestError(404, "no_result", "a comparison has cells, and no result")
-        suffix, output = output_of(asked)
+        suffix, output = output_of(asked, run.name)
         if suffix == outcome.path.suffix:
             return file_response(outcome.path, outcome.warnings)
         path, warnings = await asyncio.to_thread(self._copy, run, suffix, output, asked.get("quality", ""))
@@ -204,8 +204,8 @@ class Jobs:
         upscaler = await self._service.model.ready()
         fields = {key: value for key, value in asked.items() if key in RUN_FIELDS}
         sampling = upscaler.sampling(fields)
-        _, output = output_of(fields)
         name = asked.get("name") or "photo.jpg"
+        _, output = output_of(fields, name)
         alpha, beta = sampling.lsa.strengths
         content: dict[str, Any] = {
             "command": command_line(name, sampling, upscaler.pipeline.defaults, output),
