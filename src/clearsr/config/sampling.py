@@ -175,9 +175,12 @@ class SamplingConfig(FrozenConfig):
     gray: GrayRule = Field(
         "near", description="keep a grey RGB picture grey; near: to 2 levels of 255; exact: R = G = B; off"
     )
+    wrap: Literal["off", "x", "y", "xy"] = Field(
+        "off", description="sides that meet, as in textures (xy) and panoramas (x): they stay seamless"
+    )
     seed: int = Field(0, description="seed of the noise; a file's name goes into it too")
 
-    @field_validator("gray", mode="before")
+    @field_validator("gray", "wrap", mode="before")
     @classmethod
     def _read_yaml_off(cls, value: object) -> object:
         """YAML 1.1 reads a bare `off` as false."""
@@ -257,6 +260,7 @@ SAMPLING_FLAGS = {
     "--negative-prompt": "negative_prompt",
     "--color": "color",
     "--gray": "gray",
+    "--wrap": "wrap",
     "--scheduler": "scheduler",
     "--start": "start",
     "--start-timestep": "start_timestep",

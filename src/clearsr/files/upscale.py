@@ -154,6 +154,7 @@ def upscale_to_file(
         OSError: a folder cannot be made.
         MemoryError, RuntimeError: memory ran out, however little was done at once.
     """
+    from clearsr.pipeline.pipeline import worked_size
     from clearsr.pipeline.steps import MAX_OUTPUT_PIXELS, is_large_enough, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
@@ -163,7 +164,7 @@ def upscale_to_file(
         _check_room(source, input_size, reading.whole, sampling.max_memory)
         return settle_large(source, target, size, sampling, output)
     _check_room(source, input_size, reading.in_parts, sampling.max_memory)
-    workload = pipeline.plan(size, sampling, reading)
+    workload = pipeline.plan(worked_size(input_size, sampling), sampling, reading)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         workload = workload._replace(is_in_blocks=True)
 

@@ -18,6 +18,7 @@ GROUPS = {
     "Fidelity and detail": ("lsa", "alpha", "beta", "lsa.ela_end", "lsa.lla_start", "lsa.target"),
     "Colour": ("color", "gray"),
     "Large pictures": ("tile", "tile.overlap"),
+    "Textures and panoramas": ("wrap",),
     "File": OUTPUT_FIELDS,
 }  # fmt: skip
 PRESETS = {"Truer": -50, "Balanced": 0, "Crisper": 50}
@@ -25,6 +26,7 @@ _TEXT_FIELD = "negative_prompt"  # for models that take text
 _LABELS = {
     "lsa": "Preset", "lsa.ela_end": "Alpha acts until", "lsa.lla_start": "Beta acts from",
     "lsa.target": "Acts on",
+    "wrap": "Sides that meet",
     "color": "Match colours", "gray": "Keep grey pictures grey", "tile": "Tile", "tile.overlap": "Overlap",
     "start": "Start from", "keep_metadata": "Keep EXIF, XMP and resolution", "bit_depth": "Bits per sample",
     "allow_truncated": "Take pictures that are cut off",
