@@ -127,7 +127,7 @@ def test_a_request_may_set_all_that_the_command_line_sets(setting_names):
         if flag in SAMPLING_FLAGS.values() and flag != "max_memory":
             assert flag in SAMPLING_FIELDS.values(), flag
     through_quality = {"jpeg_quality", "webp_quality", "webp_lossless", "avif_quality"}
-    of_files = {"keep_time"}  # a response has none
+    of_files = {"keep_time", "frames"}  # a response has no time; the limits are those of one picture
     assert {*OUTPUT_FIELDS, *through_quality, *of_files} == set(OutputConfig.model_fields)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 OUTPUT_FLAGS = {
     "--bit-depth": "output.bit_depth",
+    "--frames": "output.frames",
     "--keep-time": "output.keep_time",
     "--allow-truncated": "output.allow_truncated",
 }

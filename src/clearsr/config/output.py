@@ -52,6 +52,10 @@ class OutputConfig(FrozenConfig):
     keep_metadata: bool = Field(
         default=True, description="carry EXIF, XMP and resolution over; the colour profile is always kept"
     )
+    frames: Literal["first", "all"] = Field(
+        default="first",
+        description="of animations and pages: the first, or all (into png, webp, avif, tiff)",
+    )
     keep_time: bool = Field(
         default=False, description="the result's file has the time at which the input's was changed"
     )

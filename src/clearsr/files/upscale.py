@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -26,12 +27,15 @@ from clearsr.image import (
     open_source,
     read_header,
     read_image,
+    read_sequence,
     resized,
     stored_format,
     write_blocks,
     write_image,
 )
-from clearsr.image.writing import Target, write_whole
+from clearsr.image.data import ImageData
+from clearsr.image.reading import FrameSequence
+from clearsr.image.writing import Target, check_frames, write_frames, write_whole
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed
 
@@ -159,6 +163,10 @@ def upscale_to_file(
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
     input_size, reading = read_header(source)
+    if output.frames == "all" and (sequence := read_sequence(source)) is not None:
+        is_settled = is_large_enough(*input_size, sampling) and sampling.size.when_large != "shrink"
+        if not is_settled:
+            return _upscale_frames(pipeline, source, target, sampling, output, sequence, on_step)
     size = result_size(*input_size, sampling, display_name(source))
     if is_large_enough(*input_size, sampling):
         _check_room(source, input_size, reading.whole, sampling.max_memory)
@@ -178,6 +186,39 @@ def upscale_to_file(
         return result.height, result.width
 
     return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(source))
+
+
+def _upscale_frames(
+    pipeline: "ClearSRPipeline",
+    source: Path,
+    target: Path,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    sequence: FrameSequence,
+    on_step: "StepCallback | None",
+) -> tuple[int, int]:
+    """Upscale every frame or page, with the same noise; returns height and width of the first result."""
+    from clearsr.pipeline.pipeline import worked_size
+    from clearsr.pipeline.steps import is_large_enough, result_size
+
+    def sizes(image: ImageData) -> tuple[tuple[int, int], tuple[int, int]]:
+        own = image.height, image.width
+        return own, result_size(*own, sampling, display_name(source))
+
+    def upscaled(number: int) -> ImageData:
+        image = read_image(source, frame=number)
+        own, size = sizes(image)
+        if is_large_enough(*own, sampling):
+            return resized(image, size)
+        workload = pipeline.plan(worked_size(own, sampling), sampling)
+        work = partial(pipeline.upscale_with, [image], sampling, on_step=on_step)
+        return with_less_on_failure(work, workload, sampling.tile.size, display_name(source))[0]
+
+    _, size = sizes(read_image(source, frame=sequence.numbers[0]))
+    checked = _open_folder(target, size)
+    check_frames(checked, sequence.durations is None)
+    write_frames(map(upscaled, sequence.numbers), sequence.durations, sequence.loop, checked, output)
+    return size
 
 
 def settle_large(

@@ -58,6 +58,7 @@ _OTHERS: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
     (8, (b"AVI ", b"WAVE"), "a film or sound; take its frames out first"),
 )
 _PHOTOSHOP_MODES = {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 7: 8, 8: 8, 9: 8}  # and bits per channel, that are read
+_MP_ENTRIES = 0xB002
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
 _JUDGED_WHOLE = ("I", "F")  # modes whose range of values says whether the picture can be shown at all
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -77,12 +78,14 @@ class Encoded(NamedTuple):
     Attributes:
         source: its name in messages.
         allow_truncated: whether one that is cut off is taken as far as it goes.
+        frame: the number of a frame or page; None for the first, with a notice of the others.
     """
 
     open: Callable[[], BinaryIO]
     source: str
     max_pixels: int
     allow_truncated: bool = False
+    frame: int | None = None
 
 
 class Decoded(NamedTuple):
@@ -104,14 +107,18 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         check_size(*image.size, source, max_pixels)
         if DNG_VERSION in getattr(image, "tag_v2", ()):
             raise ClearSRError(f"{source}: is {RAW}")
-        _warn_of_frames(image, source)
+        if encoded.frame is None:
+            _warn_of_frames(image, source)
+        else:
+            image.seek(encoded.frame)
+            check_size(*image.size, source, max_pixels)
         layout = layout_of(image)
         if layout == "unusual":
             return _cut(_decode_unusual_tiff(encoded), choose)
         with encoded.open() as again:
             _check_sums(again, image)
         if layout == "two_bytes":
-            raster = read_both_bytes(image, encoded.open)
+            raster = read_both_bytes(image, encoded.open, encoded.frame or 0)
             stored_size = raster.samples.shape[0], raster.samples.shape[1]
             exif = safe_exif(image, source)
         else:
@@ -288,8 +295,8 @@ def _chosen(choose: ChooseWindow, height: int, width: int, orientation: int) -> 
 def _decode_unusual_tiff(encoded: Encoded) -> Decoded:
     source = encoded.source
     with encoded.open() as file:
-        page = read_unusual_tiff(file, source, encoded.max_pixels)
-        if page.page_count > 1:
+        page = read_unusual_tiff(file, source, encoded.max_pixels, encoded.frame or 0)
+        if page.page_count > 1 and encoded.frame is None:
             _warn_first_of(page.page_count, source)
         file.seek(0)
         is_classic = file.read(4) in _TIFF_MAGIC[:2]
@@ -301,7 +308,9 @@ def _decode_unusual_tiff(encoded: Encoded) -> Decoded:
 
 
 def _warn_of_frames(image: Image.Image, source: str) -> None:
-    """Say so if the file holds an animation or several pages. (In MPO and PSD the first is the picture.)"""
+    """Say so if the file holds an animation, several pages or views. (In PSD the first is the picture.)"""
+    if image.format == "MPO":
+        _warn_of_views(image, source)
     if image.format not in _ANIMATED:
         return
     try:
@@ -311,6 +320,16 @@ def _warn_of_frames(image: Image.Image, source: str) -> None:
         return  # damage behind the first frame; the first frame itself is judged when it is decoded
     if count > 1:
         _warn_first_of(count, source)
+
+
+def _warn_of_views(image: Image.Image, source: str) -> None:
+    """Say so if an MPO holds more than a picture with thumbnails, or a gain map, which XMP tells of."""
+    entries = getattr(image, "mpinfo", {}).get(_MP_ENTRIES, ())
+    kinds = [str(entry.get("Attribute", {}).get("MPType")) for entry in entries][1:]
+    views = sum(not kind.startswith("Large Thumbnail") for kind in kinds)
+    views -= b"hdrgm:" in image.info.get("xmp", b"")
+    if views > 0:
+        notify("frames", source, f"holds {views + 1} pictures or views (MPO); only the first is used")
 
 
 def _warn_first_of(count: int, source: str) -> None:

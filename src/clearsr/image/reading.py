@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -37,6 +38,7 @@ from clearsr.image.png import mended_png
 from clearsr.image.source import ImageSource, RasterSource, TiffSource
 
 MAX_PIXELS = 300_000_000
+_SUBFILE, _REDUCED = 254, 1  # TIFF's tag of pages that are smaller copies of others
 _FLOAT_BYTES = 16  # per pixel of `ImageData`: colour and transparency
 _RAW_SUFFIXES = frozenset(
     (".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".kdc", ".mef", ".mos", ".mrw", ".nef")
@@ -44,7 +46,9 @@ _RAW_SUFFIXES = frozenset(
 )
 
 
-def read_image(path: Path, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> ImageData:
+def read_image(
+    path: Path, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, frame: int | None = None
+) -> ImageData:
     """The picture that a file shows: upright, RGB or grey, at 8 or 16 bits, with its metadata.
 
     The first frame or page where there are several (with a warning). CMYK and Lab become sRGB.
@@ -53,6 +57,7 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, allow_truncated: bool =
         path: an image file.
         max_pixels: refuse larger images by the size in their header, before they take memory.
         allow_truncated: take what is there of a JPEG or PNG that is cut off, grey below (with a warning).
+        frame: the number of a frame or page, from 0.
 
     Raises:
         ClearSRError: one line naming the file and what is wrong with it.
@@ -60,8 +65,52 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS, allow_truncated: bool =
     source = display_name(path)
     _check_file(path, source)
     with _guarded(source, max_pixels):
-        decoded = _decoded(Encoded(lambda: path.open("rb"), source, max_pixels, allow_truncated))
+        decoded = _decoded(Encoded(lambda: path.open("rb"), source, max_pixels, allow_truncated, frame))
         return from_raster(decoded.raster, decoded.metadata, source, decoded.orientation)
+
+
+class FrameSequence(NamedTuple):
+    """The frames or pages of a file.
+
+    Attributes:
+        numbers: of those that are pictures of their own.
+        durations: how long each is shown, in milliseconds; None for pages.
+        loop: how often all are shown, 0 for without end.
+    """
+
+    numbers: tuple[int, ...]
+    durations: tuple[float, ...] | None
+    loop: int
+
+
+def read_sequence(path: Path) -> FrameSequence | None:
+    """The frames of an animation, or pages of a TIFF; None where there is one picture.
+
+    Raises:
+        ClearSRError: as `read_image`.
+    """
+    source = display_name(path)
+    _check_file(path, source)
+    with _guarded(source, MAX_PIXELS), path.open("rb") as file:
+        image = open_header(file, source, MAX_PIXELS)
+        if image is None or image.format not in ("GIF", "WEBP", "PNG", "AVIF", "TIFF"):
+            return None
+        numbers, durations = [], []
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            if image.format == "TIFF":
+                is_own = not image.tag_v2.get(_SUBFILE, 0) & _REDUCED  # type: ignore[attr-defined]
+            else:
+                image.load()  # some tell the duration only then
+                is_own = not (number == 0 and image.info.get("default_image"))
+            if is_own:
+                numbers.append(number)
+                durations.append(float(image.info.get("duration", 0)))
+        timing = None if image.format == "TIFF" else tuple(durations)
+        once = 1 if image.format == "GIF" else 0
+        return (
+            FrameSequence(tuple(numbers), timing, image.info.get("loop", once)) if len(numbers) > 1 else None
+        )
 
 
 def read_levels(path: Path, choose: ChooseWindow | None = None, content: bytes | None = None) -> torch.Tensor:
