@@ -173,11 +173,14 @@ def as_format_holds(
 ) -> tuple[ImageData, int]:
     """The image (or a part of one) with what the file will hold, and bits per sample; says what is lost."""
     name = display_name(path)
-    if image.alpha is not None and not format.has_alpha:
+    depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
+    has_no_place = image.alpha is not None and not format.has_alpha
+    if has_no_place or depth not in format.bit_depths:
+        image = _at_depth(image, depth)  # so that it is the same by way of a file that holds all of it
+    if has_no_place and image.alpha is not None:
         if bool((image.alpha < 1).any()):
             notify("transparency", name, f"{format.name} holds no transparency; it was laid onto white")
         image = on_white(image)
-    depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
     if depth not in format.bit_depths:
         notify("bit_depth", name, f"{format.name} holds 8 bits per sample; 16-bit values were rounded")
         depth = 8
@@ -185,6 +188,13 @@ def as_format_holds(
     metadata = carrying.as_format_holds(metadata, format.extras, format.name, name)
     profile = fitting_profile(image.metadata.icc_profile, image.is_gray)
     return dataclasses.replace(image, metadata=dataclasses.replace(metadata, icc_profile=profile)), depth
+
+
+def _at_depth(image: ImageData, depth: int) -> ImageData:
+    """The image with values that so many bits hold."""
+    top = 2**depth - 1
+    alpha = None if image.alpha is None else (image.alpha.clamp(0, 1) * top).round() / top
+    return dataclasses.replace(image, color=(image.color.clamp(0, 1) * top).round() / top, alpha=alpha)
 
 
 def encode(
