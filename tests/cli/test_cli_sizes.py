@@ -116,6 +116,14 @@ def test_a_damaged_picture_is_not_copied(upscale, photo, tmp_path):
     assert not (tmp_path / "b.jpg").exists()
 
 
+def test_a_cut_off_picture_is_not_copied_byte_by_byte(upscale, photo, tmp_path):
+    source = photo("a.jpg", 60, 80, quality=95)
+    source.write_bytes(source.read_bytes()[:-2])
+    outcome = upscale(source, "-o", tmp_path / "b.jpg", "--width", 9)
+    assert outcome.code == 0 and "only the end of the file is missing" in outcome.err
+    assert (tmp_path / "b.jpg").read_bytes().endswith(b"\xff\xd9")
+
+
 def test_shrunk_by_bicubic_without_the_network(upscale, photo, tmp_path):
     source = photo("a.png", 48, 64)
     outcome = upscale(source, "-o", tmp_path / "out", "--width", 32, "--when-large", "shrink")

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -163,6 +163,8 @@ def upscale_to_file(
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
     input_size, reading = read_header(source)
+    if output.frames == "all":
+        _check_room(source, input_size, reading.whole, sampling.max_memory)
     if output.frames == "all" and (sequence := read_sequence(source)) is not None:
         is_settled = is_large_enough(*input_size, sampling) and sampling.size.when_large != "shrink"
         if not is_settled:
@@ -241,14 +243,16 @@ def settle_large(
         flag = sampling.size.flag
         raise LargeEnoughError(f"{name}: is {size[1]}x{size[0]}, large enough for {flag}; skipped")
     checked = _open_folder(target, size)
-    is_as_wanted = output.keep_metadata and output.bit_depth == "input"
-    is_whole_copy = rule == "copy" and is_as_wanted and stored_format(source) == checked.format.name
-    with collected() if is_whole_copy else nullcontext():  # nothing is left out of a copy
+    with collected() as notices:
         image = read_image(source, allow_truncated=output.allow_truncated)  # a damaged one is not passed on
-    if is_whole_copy:
+    is_as_wanted = output.keep_metadata and output.bit_depth == "input"
+    is_whole = not any(notice.kind == "truncated" for notice in notices)
+    if rule == "copy" and is_as_wanted and is_whole and stored_format(source) == checked.format.name:
         with source.open("rb") as file:
             write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
-    else:
+    else:  # then what is left out of it is told of
+        for notice in notices:
+            notify(notice.kind, name, notice.text)
         write_image(resized(image, size), checked, output)
     done = "copied as it is" if rule == "copy" else f"shrunk to {size[1]}x{size[0]}"
     notify("size", name, f"it is {image.width}x{image.height}, large enough: {done}")

@@ -139,7 +139,7 @@ def chromaticities_of(image: Image.Image) -> dict[str, Any]:
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
         return {}
     white, primaries = (image.tag_v2.get(tag, ()) for tag in (_WHITE_POINT_TAG, _PRIMARIES_TAG))
-    if len(primaries) != 6:
+    if not isinstance(white, tuple) or not isinstance(primaries, tuple) or len(primaries) != 6:
         return {}
     return {"chromaticity": tuple(map(float, (*(white if len(white) == 2 else _D65), *primaries)))}
 

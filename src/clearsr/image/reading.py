@@ -93,11 +93,13 @@ def read_sequence(path: Path) -> FrameSequence | None:
     _check_file(path, source)
     with _guarded(source, MAX_PIXELS), path.open("rb") as file:
         image = open_header(file, source, MAX_PIXELS)
-        if image is None or image.format not in ("GIF", "WEBP", "PNG", "AVIF", "TIFF"):
+        is_series = image is not None and image.format in ("GIF", "WEBP", "PNG", "AVIF", "TIFF")
+        if image is None or not is_series or getattr(image, "n_frames", 1) == 1:
             return None
         numbers, durations = [], []
-        for number in range(getattr(image, "n_frames", 1)):
+        for number in range(image.n_frames):  # type: ignore[attr-defined]
             image.seek(number)
+            check_size(*image.size, source, MAX_PIXELS)
             if image.format == "TIFF":
                 is_own = not image.tag_v2.get(_SUBFILE, 0) & _REDUCED  # type: ignore[attr-defined]
             else:

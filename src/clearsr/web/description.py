@@ -117,7 +117,7 @@ _STATUSES = {
     408: "the upload took too long",
     413: "too many bytes or pixels",
     415: "not multipart/form-data",
-    422: "a setting is not accepted",
+    422: "a setting is not accepted, or the picture is large enough",
     429: "all places of the queue are taken; Retry-After says when to come again",
     500: "a bug of the server",
     503: "shutting down, or out of memory",
