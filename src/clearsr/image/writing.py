@@ -154,6 +154,11 @@ def write_frames(
             notify("bit_depth", name, "animations hold 8 bits per sample; 16-bit values were rounded")
         pictures = [_as_rgb(first), *map(_as_rgb, held)]
         metadata = metadata_for_size(first.metadata, first.height, first.width)
+        if first.is_gray and metadata.icc_profile is not None:
+            notify(
+                "profile", name, "its profile is one for grey, and animations are in colour; it is left out"
+            )
+            metadata = dataclasses.replace(metadata, icc_profile=None)
         options = {**_format_options(format, config), **_metadata_options(metadata, format)}
         if format is not AVIF:
             options["loop"] = loop
