@@ -45,6 +45,8 @@ def test_each_size(upscale, photo, tmp_path, flags, sizes, mark):
             "--upscale, --width: only one size can be had; leave the others out",
         ),
         (["--width", 40, "--set", "size.fit=9x9"], "--width, --set size.fit: only one size can be had"),
+        (["--when-large", "skip"], "--when-large: is for a size, such as --width 1920; give one"),
+        (["--when-large", "skip", "--upscale", 2], "--when-large: is for a size, such as --width 1920"),
         (["--fit", "40"], "--fit: must be width x height in pixels, such as 1920x1080 (got '40')"),
         (["--fit", "0x40"], "--fit: must be width x height in pixels"),
         (["--width", "0"], "--width: must be greater than or equal to 1 (got 0)"),

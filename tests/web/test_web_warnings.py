@@ -192,6 +192,7 @@ def test_a_size_is_the_same_at_every_front_end(
     [
         ({"width": 60, "upscale": 2}, "bad_setting", "upscale, width: only one size can be had"),
         ({"width": 60, "height": 2}, "bad_setting", "width, height: only one size can be had"),
+        ({"when_large": "skip"}, "bad_setting", "when_large: is for a size, such as width 1920; give one"),
         ({"fit": "60"}, "bad_setting", "fit: must be width x height in pixels"),
         ({"width": 24 * 65}, "bad_setting", "width would enlarge 24x16 65 times"),
         ({"width": 20, "when_large": "skip"}, "large_enough", "a.png: is 24x16, large enough for width"),

@@ -13,7 +13,7 @@ from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.output import FORMAT_NAMES, FORMATS, SAME, OutputConfig
-from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_one_size
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_sizes
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def collect_work(args: Namespace, suffix: str) -> tuple[Overrides, OutputConfig]
     overrides = collect(args, SAMPLING_FLAGS | OUTPUT_FLAGS)
     sampling = overrides.without("output")
     try:
-        check_one_size(sampling.values, overrides.origins)
+        check_sizes(sampling.values, overrides.origins)
     except ClearSRError as error:
         raise UsageError(str(error)) from None
     build(SamplingConfig, sampling)

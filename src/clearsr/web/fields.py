@@ -11,7 +11,7 @@ from typing import Any
 
 from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
 from clearsr.config.output import FORMAT_NAMES, FORMATS, SAME, OutputConfig, suffix_for
-from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig, check_one_size, with_given
+from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig, check_sizes, with_given
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.web.errors import RequestError
@@ -95,10 +95,10 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     if limits.max_memory is not None:
         values["max_memory"] = limits.max_memory
     try:
-        check_one_size(values, {path: field for field, path in SAMPLING_FIELDS.items()})
+        check_sizes(values, {path: field for field, path in SAMPLING_FIELDS.items()})
         sampling = build_config(SamplingConfig, with_given(base.model_dump(exclude_unset=True), values))
     except ClearSRError as error:
-        raise bad_setting(_in_fields(str(error))) from None
+        raise bad_setting(in_field_names(_in_fields(str(error)))) from None
     if sampling.steps > limits.max_steps:
         raise bad_setting(f"steps: at most {limits.max_steps} are accepted here (got {sampling.steps})")
     if sampling.tile.size > limits.max_tile:
