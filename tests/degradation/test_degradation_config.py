@@ -50,7 +50,7 @@ def test_presets_all_differ():
     [
         ("first.blur.sigma=[3, 1]", "first.blur.sigma", "above the high end"),
         ("first.blur.sigma=[0, 1]", "first.blur.sigma", "within 0.05"),
-        ("first.blur.sigma=[.nan, 1]", "first.blur.sigma", "above the high end"),
+        ("first.blur.sigma=[.nan, 1]", "first.blur.sigma", "must be a number"),
         ("first.blur.kernel_size=[6, 21]", "first.blur.kernel_size", "odd"),
         (
             "first.blur.kernel_probabilities=[1, 1, 0, 0, 0, 0]",
