@@ -84,7 +84,15 @@ class LargeEnoughError(ClearSRError):
 
 
 NoticeKind = Literal[
-    "frames", "transparency", "bit_depth", "profile", "metadata", "gain_map", "motion_photo", "size"
+    "frames",
+    "transparency",
+    "bit_depth",
+    "profile",
+    "metadata",
+    "gain_map",
+    "motion_photo",
+    "size",
+    "truncated",
 ]
 
 

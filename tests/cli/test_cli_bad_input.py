@@ -1,6 +1,7 @@
 """Every kind of input that goes wrong elsewhere: the right picture, or one line on what is accepted."""
 
 import io
+import json
 import os
 
 import numpy as np
@@ -275,3 +276,18 @@ def test_an_output_with_too_long_a_name_is_one_line(upscale, photo, tmp_path):
         outcome = upscale(photo(), "-o", output)
         assert outcome.code in (1, 2) and len(outcome.errors) == 1
         assert "file name too long" in outcome.errors[0].lower()
+
+
+def test_a_cut_off_picture_is_taken_where_that_is_allowed(upscale, photo, tmp_path):
+    source = photo("a.jpg", 60, 80, quality=95)
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) * 7 // 10])
+    outcome = upscale(source, "-o", tmp_path / "out")
+    assert outcome.code == 1 and outcome.errors[0].endswith("--allow-truncated takes what is there")
+    outcome = upscale(source, "-o", tmp_path / "out", "--allow-truncated", "--json", "--compare")
+    assert outcome.code == 0 and "the rest is grey" in outcome.err
+    (notice,) = json.loads(outcome.out)["warnings"]
+    assert notice["kind"] == "truncated"
+    source.write_bytes(whole[:-2])
+    outcome = upscale(source, "-o", tmp_path / "end")
+    assert outcome.code == 0 and "only the end of the file is missing" in outcome.err

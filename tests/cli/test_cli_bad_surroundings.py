@@ -19,7 +19,7 @@ import clearsr.batch.run
 import clearsr.batch.worker
 import clearsr.evaluation.evaluate
 import clearsr.evaluation.testset
-import clearsr.files.degrade
+import clearsr.files.comparison
 
 LOCAL = ["--engine", "local", "--steps", "0", "--device", "cpu", "--threads-per-worker", "1"]
 COMMANDS = {
@@ -31,7 +31,7 @@ COMMANDS = {
 }
 # Where each command does something to one picture, told its file or what has it.
 READERS = {
-    "degrade": (clearsr.files.degrade, "read_image", lambda path: path),
+    "degrade": (clearsr.files.comparison, "read_image", lambda path: path),
     "evaluate": (clearsr.evaluation.evaluate, "_upscaled", lambda _method, pair, *_: pair.lr),
     "make-testset": (clearsr.evaluation.testset, "_read", lambda item: item.path),
     "batch": (clearsr.batch.worker, "fetch", lambda file, _folder: Path(file)),

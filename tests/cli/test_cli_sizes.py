@@ -45,6 +45,8 @@ def test_each_size(upscale, photo, tmp_path, flags, sizes, mark):
             "--upscale, --width: only one size can be had; leave the others out",
         ),
         (["--width", 40, "--set", "size.fit=9x9"], "--width, --set size.fit: only one size can be had"),
+        (["--when-large", "skip"], "--when-large: is for a size, such as --width 1920; give one"),
+        (["--when-large", "skip", "--upscale", 2], "--when-large: is for a size, such as --width 1920"),
         (["--fit", "40"], "--fit: must be width x height in pixels, such as 1920x1080 (got '40')"),
         (["--fit", "0x40"], "--fit: must be width x height in pixels"),
         (["--width", "0"], "--width: must be greater than or equal to 1 (got 0)"),
@@ -114,6 +116,14 @@ def test_a_damaged_picture_is_not_copied(upscale, photo, tmp_path):
     outcome = upscale(source, "-o", tmp_path / "b.jpg", "--width", 9)
     assert outcome.code == 1 and "is damaged or incomplete" in outcome.errors[0]
     assert not (tmp_path / "b.jpg").exists()
+
+
+def test_a_cut_off_picture_is_not_copied_byte_by_byte(upscale, photo, tmp_path):
+    source = photo("a.jpg", 60, 80, quality=95)
+    source.write_bytes(source.read_bytes()[:-2])
+    outcome = upscale(source, "-o", tmp_path / "b.jpg", "--width", 9)
+    assert outcome.code == 0 and "only the end of the file is missing" in outcome.err
+    assert (tmp_path / "b.jpg").read_bytes().endswith(b"\xff\xd9")
 
 
 def test_shrunk_by_bicubic_without_the_network(upscale, photo, tmp_path):

@@ -272,3 +272,41 @@ def test_warnings_are_on_the_terminal_and_in_the_record(upscale, tmp_path, pixel
     assert json.loads(outcome.out)["warnings"] == [{"kind": "frames", "text": text}]
     assert outcome.err == f"clearsr: warning: {tmp_path / 'moving.gif'}: {text}\n"
     assert upscale(tmp_path / "moving.gif", "--quiet", "--overwrite").err == ""
+
+
+def test_each_in_the_format_that_it_has(upscale, run, model, photo, tmp_path):
+    for name in ("a.JPG", "b.jpeg", "c.webp", "d.tif", "e.bmp", "f.png", "b.png"):
+        photo(f"in/{name}")
+    expected = ["a.jpg", "b.jpeg", "b.png", "c.webp", "d.tif", "e.png", "f.png"]
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out", "--format", "same", "--quality", 60).code == 0
+    assert files_below(tmp_path / "out") == expected
+    formats = [Image.open(tmp_path / "out" / name).format for name in expected]
+    assert formats == ["JPEG", "JPEG", "PNG", "WEBP", "TIFF", "PNG", "PNG"]
+    pool = ["--engine", "local", "--workers", 1, "--device", "cpu", "--format", "same", "--quality", 60]
+    assert run("batch", tmp_path / "in", "-o", tmp_path / "batch", "--model", model, *pool).code == 0
+    for name in expected:
+        assert (tmp_path / "batch" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert upscale(tmp_path / "in", "--format", "same").code == 0
+    assert (tmp_path / "in/a_x4.jpg").exists() and (tmp_path / "in/b_x4.jpeg").exists()
+
+
+def test_jpeg_is_another_name_of_jpg(upscale, photo, tmp_path):
+    assert upscale(photo(), "-o", tmp_path / "out", "--format", "jpeg").code == 0
+    assert files_below(tmp_path / "out") == ["photo.jpg"]
+    assert upscale(photo(), "-o", tmp_path / "new.jpeg", "--format", "jpeg").code == 0
+
+
+def test_a_stream_has_no_format_of_its_own(upscale, photo):
+    outcome = upscale("-", "-o", "-", "--format", "same")
+    assert outcome.code == 2 and "standard input has no name" in outcome.errors[0]
+
+
+def test_the_time_of_the_input_is_kept_on_request(upscale, photo, tmp_path):
+    source = photo()
+    os.utime(source, (1_000_000_000, 1_100_000_000))
+    for flags in ([], ["--baseline", "bicubic"], ["--width", 8]):
+        out = tmp_path / f"out{len(flags)}{flags[:1]}"
+        assert upscale(source, "-o", out, "--keep-time", *flags).code == 0
+        assert (out / "photo.png").stat().st_mtime == 1_100_000_000
+    assert upscale(source, "-o", tmp_path / "now").code == 0
+    assert (tmp_path / "now/photo.png").stat().st_mtime > 1_600_000_000

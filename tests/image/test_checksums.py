@@ -90,11 +90,15 @@ def test_a_png_that_ends_within_its_pixels_is_called_incomplete(pixels, tmp_path
     Image.fromarray(pixels).save(path)
     whole = path.read_bytes()
     start, end = whole.find(b"IDAT") + 4, whole.rfind(b"IEND") - 4
-    for length in (start, start + 1, (start + end) // 2, end - 4, end - 1):
+    for length in (start, start + 1, (start + end) // 2):
         path.write_bytes(whole[:length])
         for read in _READERS:
             with pytest.raises(ClearSRError, match=r"a\.png: is damaged or incomplete"):
                 read(path)
+    for length in (end - 4, end - 1):  # the checksum alone is missing
+        path.write_bytes(whole[:length])
+        for read in _READERS:
+            read(path)
 
 
 def test_a_png_with_much_behind_and_between_its_pixels_is_read(pixels, tmp_path):

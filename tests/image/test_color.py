@@ -115,7 +115,36 @@ def test_adain_of_parts_with_the_wholes_statistics_is_the_wholes(make_picture):
 def test_wavelet_looks_as_far_as_it_says(make_picture):
     sr_image, reference = make_picture(100, 140, 0)[None], make_picture(100, 140, 1)[None]
     whole, inner = match_color(sr_image, reference), Window(40, 50, 60, 90)
-    for reach, agrees in ((COLOR_REACH, True), (COLOR_REACH - 1, False)):
+    for reach, agrees in ((COLOR_REACH["wavelet"], True), (COLOR_REACH["wavelet"] - 1, False)):
         outer = inner.grown(reach, 100, 140)
         part = inner.seen_from(outer).of(match_color(outer.of(sr_image), outer.of(reference)))
         assert torch.allclose(part, inner.of(whole), atol=1e-7, rtol=0) == agrees
+
+
+@pytest.mark.parametrize("method", ["wavelet", "adain"])
+def test_white_and_black_stay_what_they_are_all_around(method):
+    """A network's grain on white would be seen as grey, as it goes only one way."""
+    reference = torch.full((1, 3, 96, 96), 0.5)
+    reference[..., :48] = 1.0
+    reference[:, 1, 48:, :48] = 0.0  # magenta
+    generator = torch.Generator().manual_seed(0)
+    grainy = (reference + 0.02 * torch.randn(reference.shape, generator=generator)).clamp(0, 1)
+    matched = match_color(grainy, reference, method)
+    white, magenta = matched[..., :40, :40], matched[..., 56:, :40]
+    assert (white == 1).all()
+    assert (magenta[:, 0] == 1).all() and (magenta[:, 1] == 0).all() and (magenta[:, 2] == 1).all()
+    assert matched[..., 60:].std() > 0.01  # grey keeps its detail
+    assert (matched[..., 40:48] < 1).any()  # and so does white beside something else
+
+
+def test_what_is_held_is_so_in_parts_too():
+    reference = torch.zeros(1, 3, 80, 80)
+    reference[..., 20:60, 30:] = 1.0
+    generator = torch.Generator().manual_seed(1)
+    given = torch.rand(reference.shape, generator=generator)
+    whole = match_color(given, reference, "wavelet")
+    reach = COLOR_REACH["wavelet"]
+    for window in (Window(0, 0, 40, 40), Window(40, 32, 80, 80)):
+        outer = window.grown(reach, 80, 80)
+        part = match_color(outer.of(given), outer.of(reference), "wavelet")
+        torch.testing.assert_close(window.seen_from(outer).of(part), window.of(whole), atol=1e-5, rtol=0)

@@ -136,3 +136,64 @@ def test_what_is_no_image_is_refused(loaded, array, message):
     with pytest.raises(ClearSRError, match=message) as error:
         clearsr.upscale(array, 2)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["array", "bytes", "tensor", "levels", "half"])
+def test_arrays_and_tensors_are_the_picture_that_they_show(pipeline, picture, given):
+    levels = np.asarray(picture)
+    images = {
+        "array": (levels / 255).astype(np.float32),
+        "bytes": levels,
+        "tensor": torch.from_numpy(levels / 255).permute(2, 0, 1),
+        "levels": torch.from_numpy(levels.copy()).permute(2, 0, 1),
+        "half": torch.from_numpy(levels / 255).permute(2, 0, 1).bfloat16(),
+    }
+    expected = np.asarray(pipeline(picture, seed=3), int)
+    result = pipeline(images[given], seed=3)
+    assert np.abs(np.asarray(result, int) - expected).max() <= (3 if given == "half" else 1)
+    tensor = pipeline(images[given], seed=3, output_type="pt")
+    array = pipeline(images[given], seed=3, output_type="np")
+    assert tensor.shape == (3, *expected.shape[:2]) and tensor.dtype == torch.float32
+    assert array.shape == expected.shape and array.dtype == np.float32
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), array)
+    assert np.abs(255 * array - np.asarray(result, int)).max() <= 0.51
+
+
+def test_lists_and_stacks_come_back_as_they_were_given(pipeline, picture):
+    one = torch.from_numpy(np.asarray(picture) / 255).permute(2, 0, 1).float()
+    stack = torch.stack([one, one.flip(-1)])
+    tensors = pipeline(stack, output_type="pt")
+    assert tensors.ndim == 4 and len(tensors) == 2
+    torch.testing.assert_close(tensors[0], pipeline(one, output_type="pt"), atol=1e-4, rtol=0)
+    arrays = pipeline(stack.permute(0, 2, 3, 1).numpy(), output_type="np")
+    assert np.array_equal(arrays, tensors.permute(0, 2, 3, 1).numpy())
+    mixed = pipeline([picture, one, one.permute(1, 2, 0).numpy()], output_type="np")
+    assert isinstance(mixed, list) and all(np.abs(a - arrays[0]).max() < 0.01 for a in mixed)
+    gray = pipeline(np.asarray(picture)[..., 0], output_type="np")
+    assert gray.shape[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            "photo.jpg",
+            "images: expected a Pillow image, an array H×W×C, a tensor C×H×W, or a list .* got str",
+        ),
+        (None, "images: expected .* got NoneType"),
+        ([None], "image 0: expected .* got NoneType"),
+        (torch.rand(24, 32, 3), r"image: expected a tensor C×H×W with C from 1 to 4, got \(24, 32, 3\)"),
+        (np.zeros((3, 24, 32), np.uint8), r"image: expected H×W or H×W×C .* got \(3, 24, 32\)"),
+        (torch.full((3, 8, 8), torch.nan), "image: "),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "image: expected uint8, uint16 or floats"),
+        (np.full((8, 8, 3), 255.0), "image: "),
+    ],
+)
+def test_anything_else_is_one_line(pipeline, images, message):
+    with pytest.raises(ClearSRError, match=message):
+        pipeline(images)
+
+
+def test_another_output_type_is_one_line(pipeline, picture):
+    with pytest.raises(ClearSRError, match=r"output_type: accepted are pil, np, pt \(got 'latent'\)"):
+        pipeline(picture, output_type="latent")

@@ -134,7 +134,8 @@ def test_a_request_may_set_all_that_the_command_line_sets(setting_names):
         if flag in SAMPLING_FLAGS.values() and flag != "max_memory":
             assert flag in SAMPLING_FIELDS.values(), flag
     through_quality = {"jpeg_quality", "webp_quality", "webp_lossless", "avif_quality"}
-    assert {*OUTPUT_FIELDS, *through_quality} == set(OutputConfig.model_fields)
+    of_files = {"keep_time", "frames"}  # a response has no time; the limits are those of one picture
+    assert {*OUTPUT_FIELDS, *through_quality, *of_files} == set(OutputConfig.model_fields)
 
 
 def test_the_dial_sets_alpha_and_beta_where_they_are_not_given():

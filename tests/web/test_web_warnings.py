@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from clearsr.batch.worker import Worker
+from clearsr.cli import main
 from clearsr.config.batch import WorkConfig
 from clearsr.config.output import OutputConfig
 from clearsr.errors import Notice, collected, notify
@@ -33,15 +34,48 @@ def deep_gray():
     return file.getvalue()
 
 
+def _photo(kind):
+    x, y = np.meshgrid(np.linspace(0, 255, 24), np.linspace(0, 255, 16))
+    file = io.BytesIO()
+    Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def without_end():
+    """A JPEG that lacks its end marker."""
+    return _photo("JPEG")[:-2]
+
+
+def two_views():
+    """An MPO."""
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(_photo("PNG")))
+    picture.save(file, "MPO", save_all=True, append_images=[picture])
+    return file.getvalue()
+
+
+def in_p3():
+    """A PNG in Display P3 by cICP, with a text that JPEG has no place for."""
+    info = PngImagePlugin.PngInfo()
+    info.add(b"cICP", bytes((12, 13, 0, 1)))
+    info.add_text("Weather", "rain")
+    file = io.BytesIO()
+    Image.open(io.BytesIO(_photo("PNG"))).save(file, "PNG", pnginfo=info)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "kinds"),
     [
         ("a.webp", animation_with_holes(), ["frames", "transparency"]),
         ("b.png", deep_gray(), ["bit_depth"]),
+        ("c.jpg", without_end(), ["truncated"]),
+        ("d.mpo", two_views(), ["frames"]),
+        ("e.png", in_p3(), ["metadata"]),
     ],
 )
-def test_every_front_end_gives_the_same_warnings(
-    serve, tiny_pipeline, tmp_path, monkeypatch, caplog, name, content, kinds
+def test_every_front_end_gives_the_same_bytes_and_warnings(
+    serve, tiny_pipeline, model_folder, tmp_path, monkeypatch, caplog, capsys, name, content, kinds
 ):
     source, output = tmp_path / name, tmp_path / "out.jpg"
     source.write_bytes(content)
@@ -59,12 +93,36 @@ def test_every_front_end_gives_the_same_warnings(
     )
     assert row.warnings == result.warnings
 
+    capsys.readouterr()
+    typed = [
+        "upscale",
+        source,
+        "-o",
+        tmp_path / "typed.jpg",
+        "--json",
+        "--model",
+        model_folder,
+        "--upscale",
+        2,
+    ]
+    assert main([*map(str, typed), "--steps", "1", "--scheduler", "dpm++"]) == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == told
+
     with serve() as client:
-        answer = client.post(
-            "/v1/upscale", files={"file": (name, content)}, data={"upscale": 2, "format": "jpg"}
-        )
-    assert json.loads(answer.headers["X-ClearSR-Warnings"]) == told
-    assert answer.content == output.read_bytes() == (tmp_path / "row.jpg").read_bytes()
+        upload = {"file": (name, content)}
+        answer = client.post("/v1/upscale", files=upload, data={"upscale": 2, "format": "jpg"})
+        job = client.post("/v1/jobs", files=upload, data={"upscale": 2}).json()
+        "".join(client.get(job["events"]).iter_lines())
+        page = client.get(job["result"], params={"format": "jpg"})
+    for response in (answer, page):
+        said = json.loads(response.headers["X-ClearSR-Warnings"])
+        assert sorted(said, key=str) == sorted(told, key=str)
+    results = [
+        answer.content,
+        page.content,
+        *((tmp_path / f"{n}.jpg").read_bytes() for n in ("row", "typed")),
+    ]
+    assert {output.read_bytes()} == set(results)
 
 
 def test_a_picture_without_loss_has_none(serve, picture):
@@ -82,13 +140,6 @@ def test_notices_are_collected_once_and_by_the_innermost(caplog):
     assert (outer, inner) == ([Notice("frames", "holds 2")], [Notice("profile", "is odd")])
     notify("metadata", "a", "is large")
     assert caplog.messages == ["a: is large"]
-
-
-def _photo(kind):
-    x, y = np.meshgrid(np.linspace(0, 255, 24), np.linspace(0, 255, 16))
-    file = io.BytesIO()
-    Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8)).save(file, kind)
-    return file.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +192,7 @@ def test_a_size_is_the_same_at_every_front_end(
     [
         ({"width": 60, "upscale": 2}, "bad_setting", "upscale, width: only one size can be had"),
         ({"width": 60, "height": 2}, "bad_setting", "width, height: only one size can be had"),
+        ({"when_large": "skip"}, "bad_setting", "when_large: is for a size, such as width 1920; give one"),
         ({"fit": "60"}, "bad_setting", "fit: must be width x height in pixels"),
         ({"width": 24 * 65}, "bad_setting", "width would enlarge 24x16 65 times"),
         ({"width": 20, "when_large": "skip"}, "large_enough", "a.png: is 24x16, large enough for width"),

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from clearsr.cli.flags import Overrides, add_config_flags, build
 from clearsr.cli.model import pipeline_options, resolve_sampling
 from clearsr.cli.terminal import busy
-from clearsr.cli.upscale import add_work_arguments, collect_work
+from clearsr.cli.upscale import add_work_arguments, chosen_suffix, collect_work
 from clearsr.config.batch import BatchConfig
-from clearsr.config.output import FORMATS
 
 if TYPE_CHECKING:
     from clearsr.batch.spool import Plan
@@ -56,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Go through all; 1 if a file failed, now or in an earlier run of the manifest."""
     config = _pool(args)
-    suffix = FORMATS[args.format or "png"]
+    suffix = chosen_suffix(args)
     sampling_given, output_config = collect_work(args, suffix)
 
     with busy("starting", args.quiet):

@@ -52,7 +52,7 @@ def run(args: Namespace) -> int:
 
     from clearsr.atomic import remove_unfinished
     from clearsr.cli.reporter import Reporter
-    from clearsr.files.degrade import degrade_file
+    from clearsr.files.comparison import degrade_file
     from clearsr.files.plan import plan_jobs
     from clearsr.files.upscale import Job, is_done
     from clearsr.image import list_images

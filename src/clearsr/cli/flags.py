@@ -70,14 +70,14 @@ def add_config_flags(
     for flag, path in flags.items():
         below = path.removeprefix(f"{section}.") if section else path
         field, default = _find(defaults, below)
-        shown = "" if default in (None, "") else f" (default: {_shown(default)})"
-        parser.add_argument(
-            flag,
-            dest=path,
-            type=_reader(field),
-            metavar=_metavar(field, flag),
-            help=f"{field.description}{shown}".replace("%", "%%"),
-        )
+        shown = "" if default in (None, "", False) else f" (default: {_shown(default)})"
+        text = f"{field.description}{shown}".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(flag, dest=path, action="store_const", const=True, help=text)
+        else:
+            parser.add_argument(
+                flag, dest=path, type=_reader(field), metavar=_metavar(field, flag), help=text
+            )
 
 
 def add_config_files(parser: _ActionsContainer, example: str, with_files: bool = True) -> None:

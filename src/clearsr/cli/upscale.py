@@ -12,8 +12,8 @@ from clearsr.cli.parser import UsageError
 from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
 from clearsr.config.evaluation import BaselineName
-from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_one_size
+from clearsr.config.output import FORMAT_NAMES, FORMATS, SAME, OutputConfig
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_sizes
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from clearsr.files.upscale import Job, Result
     from clearsr.sampling.denoise import StepCallback
 
-OUTPUT_FLAGS = {"--bit-depth": "output.bit_depth"}
+OUTPUT_FLAGS = {
+    "--bit-depth": "output.bit_depth",
+    "--frames": "output.frames",
+    "--keep-time": "output.keep_time",
+    "--allow-truncated": "output.allow_truncated",
+}
 _ALIASES = {".jpeg": ".jpg", ".tiff": ".tif"}
 _LOSSY = {".jpg": "jpeg_quality", ".jpeg": "jpeg_quality", ".webp": "webp_quality", ".avif": "avif_quality"}
 
@@ -82,7 +87,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def add_work_arguments(parser: ArgumentParser) -> None:
     """Declare what says how a picture is upscaled and written, wherever it comes from and goes to."""
-    parser.add_argument("--format", choices=FORMATS, help="format of the results (default: png)")
+    parser.add_argument(
+        "--format",
+        choices=(*FORMATS, "jpeg", "same"),
+        help="format of the results; same: of each input (default: png)",
+    )
     parser.add_argument("--quality", metavar="N", help="1-100, for jpg, webp and avif (default: high)")
     model = parser.add_argument_group("model")
     add_model_flags(model)
@@ -114,6 +123,8 @@ def run(args: Namespace) -> int:
         from clearsr.files.plan import mark_of, plan_jobs
         from clearsr.image import list_images
 
+    if suffix == SAME and Path("-") in (*args.inputs, args.output):
+        raise UsageError("--format same: standard input has no name that says its format; name a format")
     with open_streams(args, suffix) as streams:
         listed = list_images(streams.inputs)  # a missing input is said before a model is looked for
         sampling = resolve_sampling(args, sampling_given)
@@ -141,7 +152,7 @@ def collect_work(args: Namespace, suffix: str) -> tuple[Overrides, OutputConfig]
     overrides = collect(args, SAMPLING_FLAGS | OUTPUT_FLAGS)
     sampling = overrides.without("output")
     try:
-        check_one_size(sampling.values, overrides.origins)
+        check_sizes(sampling.values, overrides.origins)
     except ClearSRError as error:
         raise UsageError(str(error)) from None
     build(SamplingConfig, sampling)
@@ -265,14 +276,19 @@ def _suffix(args: Namespace) -> str:
     Raises:
         UsageError: `--format` says otherwise than the name of the output file.
     """
-    chosen = FORMATS[args.format or "png"]
+    chosen = chosen_suffix(args)
     named = "" if args.output is None else args.output.suffix.lower()
     usual = _ALIASES.get(named, named)
     if usual not in FORMATS.values() or os.path.isdir(args.output):
         return chosen
-    if args.format and usual != chosen:
+    if args.format and chosen not in (usual, SAME):
         raise UsageError(f"--format {args.format}: -o {args.output} says otherwise; leave one of them out")
     return named
+
+
+def chosen_suffix(args: Namespace) -> str:
+    """The suffix that `--format` asks for."""
+    return SAME if args.format == "same" else FORMATS[FORMAT_NAMES[args.format or "png"]]
 
 
 def _with_quality(overrides: Overrides, quality: str | None, suffix: str) -> Overrides:
@@ -283,10 +299,10 @@ def _with_quality(overrides: Overrides, quality: str | None, suffix: str) -> Ove
     """
     if quality is None:
         return overrides
-    if suffix not in _LOSSY:
+    if suffix not in _LOSSY and suffix != SAME:
         raise UsageError(f"--quality {quality}: {suffix[1:]} is lossless; use --format jpg, webp or avif")
-    field = _LOSSY[suffix]
-    values = {**overrides.values, field: int(quality) if quality.isdigit() else quality}
-    if suffix == ".webp":
+    fields = {*_LOSSY.values()} if suffix == SAME else {_LOSSY[suffix]}
+    values = {**overrides.values, **dict.fromkeys(fields, int(quality) if quality.isdigit() else quality)}
+    if "webp_quality" in fields:
         values["webp_lossless"] = False
-    return Overrides(values, {**overrides.origins, field: "--quality"})
+    return Overrides(values, {**overrides.origins, **dict.fromkeys(fields, "--quality")})

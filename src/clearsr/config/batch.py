@@ -18,7 +18,7 @@ class WorkConfig(FrozenConfig):
     pipeline: dict[str, Any] = Field({}, description="further arguments of ClearSRPipeline.from_pretrained")
     sampling: SamplingConfig = SamplingConfig()
     output: OutputConfig = OutputConfig()
-    suffix: str = Field(".png", description="of the files to write, with its dot")
+    suffix: str = Field(".png", description="of the files to write, with its dot; .*: the input's")
 
 
 class BatchConfig(FrozenConfig):

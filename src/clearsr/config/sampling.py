@@ -175,9 +175,12 @@ class SamplingConfig(FrozenConfig):
     gray: GrayRule = Field(
         "near", description="keep a grey RGB picture grey; near: to 2 levels of 255; exact: R = G = B; off"
     )
+    wrap: Literal["off", "x", "y", "xy"] = Field(
+        "off", description="sides that meet, as in textures (xy) and panoramas (x): they stay seamless"
+    )
     seed: int = Field(0, description="seed of the noise; a file's name goes into it too")
 
-    @field_validator("gray", mode="before")
+    @field_validator("gray", "wrap", mode="before")
     @classmethod
     def _read_yaml_off(cls, value: object) -> object:
         """YAML 1.1 reads a bare `off` as false."""
@@ -202,7 +205,7 @@ def with_given(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
     Raises:
         ClearSRError: several sizes are given.
     """
-    check_one_size(given)
+    _check_one_size(given, {})
     size = base.get("size")
     if isinstance(size, Mapping) and sizes_in(given):
         base = {**base, "size": {name: value for name, value in size.items() if name not in WISHES}}
@@ -216,17 +219,24 @@ def sizes_in(values: Mapping[str, Any]) -> list[str]:
     return [*(["upscale"] if "upscale" in values else []), *(f"size.{name}" for name in wishes)]
 
 
-def check_one_size(values: Mapping[str, Any], names: Mapping[str, str] | None = None) -> None:
-    """See that these values say only once how large the result is to be.
+def check_sizes(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """See that all that a user says says only once how large the result is to be, and nothing of no size.
 
     Args:
         names: what the user wrote in place of dotted names.
 
     Raises:
-        ClearSRError: they say it several times.
+        ClearSRError: it says it several times, or what large pictures are to become without a size.
     """
+    _check_one_size(values, names)
+    size, rule = values.get("size"), "size.when_large"
+    if isinstance(size, Mapping) and "when_large" in size and sizes_in(values) in ([], ["upscale"]):
+        raise ClearSRError(f"{names.get(rule, rule)}: is for a size, such as --width 1920; give one")
+
+
+def _check_one_size(values: Mapping[str, Any], names: Mapping[str, str]) -> None:
     if len(found := sizes_in(values)) > 1:
-        written = [(names or {}).get(name, name) for name in found]
+        written = [names.get(name, name) for name in found]
         raise ClearSRError(f"{', '.join(written)}: only one size can be had; leave the others out")
 
 
@@ -257,6 +267,7 @@ SAMPLING_FLAGS = {
     "--negative-prompt": "negative_prompt",
     "--color": "color",
     "--gray": "gray",
+    "--wrap": "wrap",
     "--scheduler": "scheduler",
     "--start": "start",
     "--start-timestep": "start_timestep",

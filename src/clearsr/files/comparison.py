@@ -1,12 +1,12 @@
-"""Pictures side by side under captions, the one that `upscale --compare` writes beside a result; and another
-method in our place.
+"""Files that are made of pictures in other ways than by the model: side by side under captions, as `upscale
+--compare` writes beside a result, by another method in our place, and degraded.
 """
 
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +15,7 @@ from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.plan import COMPARISON_MARK
-from clearsr.files.upscale import Job, Result, record_of, settle_large
+from clearsr.files.upscale import Job, Result, keep_time, record_of, settle_large
 from clearsr.image import (
     ImageData,
     ImageMetadata,
@@ -30,7 +30,10 @@ from clearsr.image import (
     write_image,
 )
 from clearsr.image.writing import on_white
-from clearsr.seeds import file_seed
+from clearsr.seeds import file_seed, make_generator
+
+if TYPE_CHECKING:
+    from clearsr.config.degradation import DegradationConfig
 
 _MAX_PIXELS = 60_000_000  # of the result; the sheet has three or more of that size in memory
 
@@ -90,7 +93,7 @@ def compare_file(job: Job, result: Result, always: bool = True, others: Sequence
                 f"{display_name(target)}: {width}x{height} is too large for a comparison "
                 f"(at most {_MAX_PIXELS:,} pixels); leave --compare out"
             )
-        lr, sr = read_image(Path(job.input)), read_image(Path(job.output))
+        lr, sr = read_image(Path(job.input), allow_truncated=True), read_image(Path(job.output))
         shown = on_white(lr).color
         bicubic = resize(shown[None], (height, width))[0]
         theirs = [(m.name, m.upscale(ImageData(shown, source=lr.source), (height, width), 0)) for m in others]
@@ -116,19 +119,55 @@ def enlarge_file(method: Enlarger, job: Job, sampling: SamplingConfig, output: O
         from clearsr.pipeline.steps import is_large_enough, result_size
 
         source, output_path = Path(job.input), Path(job.output)
-        image = read_image(source)
+        image = read_image(source, allow_truncated=output.allow_truncated)
         size = result_size(image.height, image.width, sampling, image.source)
         if is_large_enough(image.height, image.width, sampling):
-            return settle_large(source, output_path, size, sampling, output)
+            settle_large(source, output_path, size, sampling, output)
+            keep_time(source, output_path, output)
+            return size
         output_path.parent.mkdir(parents=True, exist_ok=True)
         target = check_output(output_path, size)
         visible = dataclasses.replace(image, color=fill_transparent(image.color, image.alpha), alpha=None)
         color = method.upscale(visible, size, file_seed(sampling.seed, source.name)).clamp(0, 1)
         alpha = None if image.alpha is None else resize_alpha(image.alpha, size)
         write_image(dataclasses.replace(image, color=color, alpha=alpha), target, output)
+        keep_time(source, output_path, output)
         return size
 
     return record_of(job, "upscaled", work)
+
+
+def degrade_file(
+    job: Job, config: "DegradationConfig", seed: int, upscale: int, hr_output: Path | None = None
+) -> Result:
+    """Write the LR image of one file; a picture that cannot be read or written is a failed record.
+
+    The draws depend on the seed and on the file's path below the folder that was named, so the result is the
+    same whatever else is degraded. Width and height are cropped to multiples of `upscale`; transparency is
+    dropped, and grey becomes RGB, since noise may be coloured.
+
+    Args:
+        hr_output: where to write the cropped HR image too.
+    """
+    from clearsr.degradation.degrade import crop_to_multiple, degrade
+
+    def work() -> tuple[int, int]:
+        image = read_image(Path(job.input))
+        try:
+            hr = crop_to_multiple(fill_transparent(image.color, image.alpha), upscale).contiguous()
+        except ClearSRError as error:
+            raise ClearSRError(f"{image.source}: {error}") from None
+        lr = degrade(hr, config, make_generator("degrade", seed, job.relative), upscale)
+        image = dataclasses.replace(image, color=hr, alpha=None, is_gray=False)
+        if hr_output is not None:
+            hr_output.parent.mkdir(parents=True, exist_ok=True)
+            write_image(image, hr_output)
+        output = Path(job.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_image(dataclasses.replace(image, color=lr, bit_depth=8), output)
+        return lr.shape[1], lr.shape[2]
+
+    return record_of(job, "degraded", work)
 
 
 _MARGIN, _BACKGROUND, _INK = 12, (255, 255, 255), (20, 20, 20)

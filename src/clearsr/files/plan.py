@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from clearsr.config.output import suffix_for
 from clearsr.config.sampling import WISHES, SamplingConfig
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.storage import (
@@ -66,7 +67,7 @@ def plan_jobs(
     Args:
         inputs: files and folders.
         output: a folder, which need not exist; or, for one input file, the name of a file; or None.
-        suffix: of the files to write, with its dot.
+        suffix: of the files to write, with its dot, or `config.output.SAME`.
         mark: comes between stem and suffix where results lie beside their inputs.
         results: further folders of results, which are no inputs.
         listed: what `list_images(inputs)` gave, if it was asked already.
@@ -145,39 +146,44 @@ def _lies_in(item: ListedImage, output: Path) -> bool:
 
 def _beside(listed: list[ListedImage], suffix: str, mark: str) -> list[Path]:
     """Outputs next to their inputs."""
-    ends = f"{mark}{suffix}"
-    return _told_apart(listed, [item.file.with_name(f"{item.file.stem}{ends}") for item in listed], ends)
+    outputs = [
+        item.file.with_name(f"{item.file.stem}{mark}{suffix_for(item.file.name, suffix)}") for item in listed
+    ]
+    return _told_apart(listed, outputs, mark, suffix)
 
 
 def _mirrored(listed: list[ListedImage], folder: Path, suffix: str) -> list[Path]:
     """Outputs below `folder`, in folders as the inputs are in theirs."""
-    outputs = [folder / item.relative.parent / f"{item.file.stem}{suffix}" for item in listed]
+    outputs = [
+        folder / item.relative.parent / f"{item.file.stem}{suffix_for(item.file.name, suffix)}"
+        for item in listed
+    ]
     places = [Path(os.path.abspath(item.file.parent)) for item in listed]
     for group in _meeting(outputs):
         common = os.path.commonpath([places[i] for i in group])
         if len({places[i] for i in group}) > 1:
             for i in group:
                 outputs[i] = folder / places[i].relative_to(common) / outputs[i].name
-    return _told_apart(listed, outputs, suffix)
+    return _told_apart(listed, outputs, "", suffix)
 
 
-def _told_apart(listed: list[ListedImage], outputs: list[Path], ends: str) -> list[Path]:
+def _told_apart(listed: list[ListedImage], outputs: list[Path], mark: str, suffix: str) -> list[Path]:
     """Outputs of one name replaced by names that hold the input's own suffix."""
     folders = defaultdict(list)
     for index, path in enumerate(outputs):
         folders[os.path.abspath(path.parent)].append(index)
     for group in folders.values():
-        names = output_names([listed[i].file.name for i in group], ends, outputs[group[0]].parent)
+        names = output_names([listed[i].file.name for i in group], suffix, outputs[group[0]].parent, mark)
         for i, name in zip(group, names, strict=True):
             outputs[i] = outputs[i].with_name(name)
     return outputs
 
 
-def output_names(names: Sequence[str], ends: str, folder: Path | str = "") -> list[str]:
-    """What the files of one folder become: `<stem><ends>`, or `<name><ends>` where stems meet.
+def output_names(names: Sequence[str], suffix: str, folder: Path | str = "", mark: str = "") -> list[str]:
+    """What the files of one folder become: `<stem><mark><suffix>`, or with the whole name where stems meet.
 
     Args:
-        ends: a mark and a suffix, or a suffix alone.
+        suffix: with its dot, or `SAME`.
         folder: for messages.
 
     Raises:
@@ -185,10 +191,12 @@ def output_names(names: Sequence[str], ends: str, folder: Path | str = "") -> li
     """
     # Not pathlib, which keeps every name that it has seen: there may be millions.
     stems = (name[:dot] if 0 < (dot := name.rfind(".")) < len(name) - 1 else name for name in names)
-    results = [f"{stem}{ends}" for stem in stems]
+    ends = [f"{mark}{suffix_for(name, suffix)}" for name in names]
+    results = [f"{stem}{end}" for stem, end in zip(stems, ends, strict=True)]
     count = Counter(results)
     results = [
-        f"{name}{ends}" if count[result] > 1 else result for name, result in zip(names, results, strict=True)
+        f"{name}{end}" if count[result] > 1 else result
+        for name, end, result in zip(names, ends, results, strict=True)
     ]
     if len(set(results)) < len(results):
         double = next(result for result, number in Counter(results).items() if number > 1)
@@ -248,7 +256,7 @@ def plan_folders(inputs: Sequence[str], output: str, suffix: str) -> Iterator[tu
     Args:
         inputs: files, folders and URLs of either.
         output: a folder or its URL; folders below a named folder are mirrored in it.
-        suffix: of the files to write, with its dot.
+        suffix: of the files to write, with its dot, or `config.output.SAME`.
 
     Raises:
         ClearSRError: an input is missing or unreadable, two would become one file, or an input would be lost.

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,15 @@ from clearsr.image import (
     open_source,
     read_header,
     read_image,
+    read_sequence,
     resized,
     stored_format,
     write_blocks,
     write_image,
 )
-from clearsr.image.writing import Target, write_whole
+from clearsr.image.data import ImageData
+from clearsr.image.reading import FrameSequence
+from clearsr.image.writing import Target, check_frames, write_frames, write_whole
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed
 
@@ -118,8 +121,20 @@ def upscale_file(
 ) -> Result:
     """Upscale one local file. A picture that cannot be read, written or held in memory is a failed record."""
     source, target = Path(job.input), Path(job.output)
-    work = partial(upscale_to_file, pipeline, source, target, sampling, output, on_step)
+
+    def work() -> tuple[int, int]:
+        size = upscale_to_file(pipeline, source, target, sampling, output, on_step)
+        keep_time(source, target, output)
+        return size
+
     return record_of(job, "upscaled", work)
+
+
+def keep_time(source: Path, target: Path, output: OutputConfig) -> None:
+    """Give the result the times of its input, if that is asked for."""
+    if output.keep_time:
+        status = source.stat()
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def upscale_to_file(
@@ -143,29 +158,69 @@ def upscale_to_file(
         OSError: a folder cannot be made.
         MemoryError, RuntimeError: memory ran out, however little was done at once.
     """
+    from clearsr.pipeline.pipeline import worked_size
     from clearsr.pipeline.steps import MAX_OUTPUT_PIXELS, is_large_enough, result_size
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
     input_size, reading = read_header(source)
+    if output.frames == "all":
+        _check_room(source, input_size, reading.whole, sampling.max_memory)
+    if output.frames == "all" and (sequence := read_sequence(source)) is not None:
+        is_settled = is_large_enough(*input_size, sampling) and sampling.size.when_large != "shrink"
+        if not is_settled:
+            return _upscale_frames(pipeline, source, target, sampling, output, sequence, on_step)
     size = result_size(*input_size, sampling, display_name(source))
     if is_large_enough(*input_size, sampling):
         _check_room(source, input_size, reading.whole, sampling.max_memory)
         return settle_large(source, target, size, sampling, output)
     _check_room(source, input_size, reading.in_parts, sampling.max_memory)
-    workload = pipeline.plan(size, sampling, reading)
+    workload = pipeline.plan(worked_size(input_size, sampling), sampling, reading)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         workload = workload._replace(is_in_blocks=True)
 
     def attempt(workload: Workload) -> tuple[int, int]:
         if workload.is_in_blocks:
             return _upscale_in_blocks(pipeline, source, target, sampling, output, workload, on_step)
-        image = read_image(source)
+        image = read_image(source, allow_truncated=output.allow_truncated)
         checked = _open_folder(target, size)
         (result,) = pipeline.upscale_with([image], sampling, workload, on_step)
         write_image(result, checked, output)
         return result.height, result.width
 
     return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(source))
+
+
+def _upscale_frames(
+    pipeline: "ClearSRPipeline",
+    source: Path,
+    target: Path,
+    sampling: SamplingConfig,
+    output: OutputConfig,
+    sequence: FrameSequence,
+    on_step: "StepCallback | None",
+) -> tuple[int, int]:
+    """Upscale every frame or page, with the same noise; returns height and width of the first result."""
+    from clearsr.pipeline.pipeline import worked_size
+    from clearsr.pipeline.steps import is_large_enough, result_size
+
+    def sizes(image: ImageData) -> tuple[tuple[int, int], tuple[int, int]]:
+        own = image.height, image.width
+        return own, result_size(*own, sampling, display_name(source))
+
+    def upscaled(number: int) -> ImageData:
+        image = read_image(source, frame=number)
+        own, size = sizes(image)
+        if is_large_enough(*own, sampling):
+            return resized(image, size)
+        workload = pipeline.plan(worked_size(own, sampling), sampling)
+        work = partial(pipeline.upscale_with, [image], sampling, on_step=on_step)
+        return with_less_on_failure(work, workload, sampling.tile.size, display_name(source))[0]
+
+    _, size = sizes(read_image(source, frame=sequence.numbers[0]))
+    checked = _open_folder(target, size)
+    check_frames(checked, sequence.durations is None)
+    write_frames(map(upscaled, sequence.numbers), sequence.durations, sequence.loop, checked, output)
+    return size
 
 
 def settle_large(
@@ -188,14 +243,16 @@ def settle_large(
         flag = sampling.size.flag
         raise LargeEnoughError(f"{name}: is {size[1]}x{size[0]}, large enough for {flag}; skipped")
     checked = _open_folder(target, size)
+    with collected() as notices:
+        image = read_image(source, allow_truncated=output.allow_truncated)  # a damaged one is not passed on
     is_as_wanted = output.keep_metadata and output.bit_depth == "input"
-    is_whole_copy = rule == "copy" and is_as_wanted and stored_format(source) == checked.format.name
-    with collected() if is_whole_copy else nullcontext():  # nothing is left out of a copy
-        image = read_image(source)  # a damaged one is not passed on
-    if is_whole_copy:
+    is_whole = not any(notice.kind == "truncated" for notice in notices)
+    if rule == "copy" and is_as_wanted and is_whole and stored_format(source) == checked.format.name:
         with source.open("rb") as file:
             write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
-    else:
+    else:  # then what is left out of it is told of
+        for notice in notices:
+            notify(notice.kind, name, notice.text)
         write_image(resized(image, size), checked, output)
     done = "copied as it is" if rule == "copy" else f"shrunk to {size[1]}x{size[0]}"
     notify("size", name, f"it is {image.width}x{image.height}, large enough: {done}")
@@ -218,7 +275,7 @@ def _upscale_in_blocks(
     """
     from clearsr.pipeline.steps import result_size
 
-    with closing(open_source(source)) as image:
+    with closing(open_source(source, allow_truncated=output.allow_truncated)) as image:
         size = result_size(image.height, image.width, sampling)
         checked = _open_folder(target, size)
         free = free_bytes(sampling.max_memory, torch.device("cpu"))

@@ -23,6 +23,7 @@ from clearsr.image.reading import (
     read_header,
     read_image,
     read_levels,
+    read_sequence,
     read_size,
     stored_format,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "read_header",
     "read_image",
     "read_levels",
+    "read_sequence",
     "read_size",
     "resize",
     "resize_alpha",

@@ -16,6 +16,43 @@ from clearsr.image.metadata import IPTC_RESOURCE, RAW_PROFILE, exif_bytes, exif_
 
 Extra = Literal["text", "iptc", "comment", "dpi"]
 
+
+class Format(NamedTuple):
+    """What a file format can hold.
+
+    Attributes:
+        name: Pillow's name of it.
+        max_side: the most pixels that a side may have.
+        bit_depths: bits per sample that it can store.
+        has_alpha: it stores transparency.
+        has_gray: it stores grey images as grey.
+        extras: what it stores beside EXIF, XMP and profile; the others are mapped or told of.
+    """
+
+    name: str
+    max_side: int
+    bit_depths: tuple[int, ...] = (8,)
+    has_alpha: bool = True
+    has_gray: bool = True
+    extras: frozenset[Extra] = frozenset()
+
+
+PNG = Format("PNG", 2**31 - 1, (8, 16), extras=frozenset(("text", "dpi")))
+JPEG = Format("JPEG", 65_500, has_alpha=False, extras=frozenset(("iptc", "comment", "dpi")))
+TIFF = Format("TIFF", 2**31 - 1, (8, 16), extras=frozenset(("iptc", "dpi")))
+WEBP = Format("WEBP", 16_383, has_gray=False)
+AVIF = Format("AVIF", 65_536, has_gray=False)
+FORMATS = {
+    ".png": PNG,
+    ".jpg": JPEG,
+    ".jpeg": JPEG,
+    ".webp": WEBP,
+    ".tif": TIFF,
+    ".tiff": TIFF,
+    ".avif": AVIF,
+}
+
+
 _Base = ExifTags.Base
 _USER_COMMENT, _INCH = int(_Base.UserComment), 2
 _NO_EXIF = len(exif_bytes(Image.Exif()))  # a block without an entry

@@ -2,8 +2,7 @@
 
 Diffusion shifts colours over large areas; the low-resolution image knows them. Both methods keep the detail
 of the result and take the coarse colour from the reference. (The wavelet form is StableSR's, Wang et al.)
-Both can be done on parts of an image: wavelet with `COLOR_REACH` pixels around, AdaIN with the whole's
-statistics.
+Both can be done on parts of an image with `COLOR_REACH` pixels around, AdaIN with the whole's statistics.
 """
 
 from typing import get_args
@@ -16,7 +15,9 @@ from clearsr.config.sampling import ColorMethod, GrayRule
 from clearsr.errors import ClearSRError
 
 WAVELET_LEVELS = 5
-COLOR_REACH = 2**WAVELET_LEVELS - 1  # pixels to each side that wavelet matching looks at
+_HELD_REACH = 8  # pixels to each side that must be white, or black, where the result is held to it
+# Pixels to each side that matching looks at.
+COLOR_REACH: dict[ColorMethod, int] = {"wavelet": 2**WAVELET_LEVELS - 1, "adain": _HELD_REACH, "none": 0}
 _VARIANCE_FLOOR = 1e-5
 # How far apart the channels of a pixel may be in a picture that counts as grey; a little more, for rounding.
 _GRAY_SPREAD: dict[GrayRule, float] = {"near": 2.01 / 255, "exact": 1e-6, "off": -1.0}
@@ -75,7 +76,8 @@ def match_color(
         sr_image: B×3×H×W in [0, 1].
         reference: the bicubic-upsampled input, same shape and range.
         method: "wavelet" takes everything coarser than about 30 pixels from the reference; "adain" takes mean
-            and spread of each channel; "none" returns `sr_image`.
+            and spread of each channel; "none" returns `sr_image`. With the first two, what is white or black
+            in a neighbourhood of the reference is so in the result.
         whole: for "adain" of a part, the statistics of the whole result and of its reference.
 
     Returns:
@@ -101,7 +103,22 @@ def match_color(
             (part.mean_and_spread() for part in whole) if whole else map(_statistics, (given, wanted))
         )
         matched = (given - mean) / spread * wanted_spread + wanted_mean
-    return matched.clamp(0, 1).to(sr_image.dtype)
+    return _held(matched.clamp(0, 1), wanted).to(sr_image.dtype)
+
+
+def _held(matched: Tensor, reference: Tensor) -> Tensor:
+    """`matched`, but white (or black), channel by channel, where the reference is so all around.
+
+    The network's grain goes only one way there, as there is nothing beyond: white would come out darker.
+    """
+    near = 0.5 / 255
+    for extreme, distance in ((1.0, 1 - reference), (0.0, reference)):
+        if bool((distance <= near).any()):
+            for window in ((2 * _HELD_REACH + 1, 1), (1, 2 * _HELD_REACH + 1)):
+                padding = window[0] // 2, window[1] // 2
+                distance = F.max_pool2d(distance, window, stride=1, padding=padding)
+            matched = torch.where(distance <= near, extreme, matched)
+    return matched
 
 
 def low_frequencies(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:

@@ -5,16 +5,17 @@ shown half. Decoders raise what they like: `reading.py` calls all of this under 
 """
 
 from collections.abc import Callable
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError, notify
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
+from clearsr.image.declared import chromaticities_of, nclx_in
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
 from clearsr.image.metadata import collect_metadata, info_of, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
-from clearsr.image.png import check_png_size, check_png_sums
+from clearsr.image.png import check_png_size, check_png_sums, png_chunks
 from clearsr.image.tiff import check_deflated
 from clearsr.tiling import Window
 
@@ -57,6 +58,7 @@ _OTHERS: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
     (8, (b"AVI ", b"WAVE"), "a film or sound; take its frames out first"),
 )
 _PHOTOSHOP_MODES = {0: 1, 1: 8, 2: 8, 3: 8, 4: 8, 7: 8, 8: 8, 9: 8}  # and bits per channel, that are read
+_MP_ENTRIES = 0xB002
 _ANIMATED = ("GIF", "WEBP", "PNG", "TIFF", "AVIF")
 _JUDGED_WHOLE = ("I", "F")  # modes whose range of values says whether the picture can be shown at all
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -65,21 +67,25 @@ _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 # Bytes per pixel that decoding takes at its peak: Pillow's image, a converted one, and twice the samples.
 _PEAK_BYTES = {"1": 4, "L": 4, "P": 12, "RGB": 10, "RGBA": 12, "RGBX": 12, "CMYK": 14, "YCbCr": 14, "LAB": 14}
 _PEAK_OF_OTHERS, _PEAK_OF_16_BITS = 24, 28  # 16-bit RGB: 20 was measured, and 12 as planar TIFF
-_OWN_BUFFERS = {
-    "WEBP": 8,
-    "AVIF": 8,
-    "JXL": 8,
-}  # of decoders that hold the whole image themselves; WebP's was measured
+_OWN_BUFFERS = {"WEBP": 8, "AVIF": 8, "JXL": 8}  # of decoders that hold the whole image; WebP's was measured
 
 ChooseWindow = Callable[[int, int], Window]  # height and width of the upright picture -> a part of it
 
 
 class Encoded(NamedTuple):
-    """An image that is not yet read."""
+    """An image that is not yet read.
+
+    Attributes:
+        source: its name in messages.
+        allow_truncated: whether one that is cut off is taken as far as it goes.
+        frame: the number of a frame or page; None for the first, with a notice of the others.
+    """
 
     open: Callable[[], BinaryIO]
-    source: str  # its name in messages
+    source: str
     max_pixels: int
+    allow_truncated: bool = False
+    frame: int | None = None
 
 
 class Decoded(NamedTuple):
@@ -101,14 +107,18 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         check_size(*image.size, source, max_pixels)
         if DNG_VERSION in getattr(image, "tag_v2", ()):
             raise ClearSRError(f"{source}: is {RAW}")
-        _warn_of_frames(image, source)
+        if encoded.frame is None:
+            _warn_of_frames(image, source)
+        else:
+            image.seek(encoded.frame)
+            check_size(*image.size, source, max_pixels)
         layout = layout_of(image)
         if layout == "unusual":
             return _cut(_decode_unusual_tiff(encoded), choose)
         with encoded.open() as again:
             _check_sums(again, image)
         if layout == "two_bytes":
-            raster = read_both_bytes(image, encoded.open)
+            raster = read_both_bytes(image, encoded.open, encoded.frame or 0)
             stored_size = raster.samples.shape[0], raster.samples.shape[1]
             exif = safe_exif(image, source)
         else:
@@ -123,8 +133,23 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
         if layout == "inverted":
             raster = Raster(~raster.samples)
         is_gray = raster.samples.shape[2] <= 2
-        metadata = collect_metadata(info_of(image), exif, is_gray, source, stored_size)
+        with encoded.open() as again:
+            info = info_of(image) | _declared_in(again, image)
+        metadata = collect_metadata(info, exif, is_gray, source, stored_size)
         return _cut(Decoded(raster, metadata, orientation_of(exif)), choose)
+
+
+def _declared_in(file: BinaryIO, image: Image.Image) -> dict[str, Any]:
+    """What a file says of its colours that Pillow does not tell."""
+    if image.format == "PNG":
+        for chunk in png_chunks(file):
+            if chunk.kind == b"cICP" and len(values := file.read(2)) == 2:
+                return {"cicp": tuple(values)}
+            if chunk.kind == b"IDAT":
+                break
+    if image.format in ("AVIF", "HEIF") and not image.info.get("icc_profile"):
+        return nclx_in(file.read())
+    return chromaticities_of(image)
 
 
 def _check_sums(file: BinaryIO, image: Image.Image) -> None:
@@ -270,8 +295,8 @@ def _chosen(choose: ChooseWindow, height: int, width: int, orientation: int) -> 
 def _decode_unusual_tiff(encoded: Encoded) -> Decoded:
     source = encoded.source
     with encoded.open() as file:
-        page = read_unusual_tiff(file, source, encoded.max_pixels)
-        if page.page_count > 1:
+        page = read_unusual_tiff(file, source, encoded.max_pixels, encoded.frame or 0)
+        if page.page_count > 1 and encoded.frame is None:
             _warn_first_of(page.page_count, source)
         file.seek(0)
         is_classic = file.read(4) in _TIFF_MAGIC[:2]
@@ -283,7 +308,9 @@ def _decode_unusual_tiff(encoded: Encoded) -> Decoded:
 
 
 def _warn_of_frames(image: Image.Image, source: str) -> None:
-    """Say so if the file holds an animation or several pages. (In MPO and PSD the first is the picture.)"""
+    """Say so if the file holds an animation, several pages or views. (In PSD the first is the picture.)"""
+    if image.format == "MPO":
+        _warn_of_views(image, source)
     if image.format not in _ANIMATED:
         return
     try:
@@ -293,6 +320,16 @@ def _warn_of_frames(image: Image.Image, source: str) -> None:
         return  # damage behind the first frame; the first frame itself is judged when it is decoded
     if count > 1:
         _warn_first_of(count, source)
+
+
+def _warn_of_views(image: Image.Image, source: str) -> None:
+    """Say so if an MPO holds more than a picture with thumbnails, or a gain map, which XMP tells of."""
+    entries = getattr(image, "mpinfo", {}).get(_MP_ENTRIES, ())
+    kinds = [str(entry.get("Attribute", {}).get("MPType")) for entry in entries][1:]
+    views = sum(not kind.startswith("Large Thumbnail") for kind in kinds)
+    views -= b"hdrgm:" in image.info.get("xmp", b"")
+    if views > 0:
+        notify("frames", source, f"holds {views + 1} pictures or views (MPO); only the first is used")
 
 
 def _warn_first_of(count: int, source: str) -> None:

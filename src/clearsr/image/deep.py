@@ -60,7 +60,7 @@ def _raw_mode(image: Image.Image) -> str:
     return name if isinstance(name, str) else ""
 
 
-def read_both_bytes(image: Image.Image, reopen: Callable[[], BinaryIO]) -> Raster:
+def read_both_bytes(image: Image.Image, reopen: Callable[[], BinaryIO], frame: int = 0) -> Raster:
     """Samples of an opened PNG or TIFF of layout "two_bytes": it is loaded, reopened and decoded again.
 
     Pillow's raw modes ";16L" keep the second byte of each sample, ";16B" the first.
@@ -75,6 +75,8 @@ def read_both_bytes(image: Image.Image, reopen: Callable[[], BinaryIO]) -> Raste
     is_big_endian = order == "16B" or (order == "16N" and sys.byteorder == "big")
     high, low = ("16B", "16L") if is_big_endian else ("16L", "16B")
     with reopen() as file, Image.open(file, formats=[str(image.format)]) as again:
+        if frame:
+            again.seek(frame)
         if (again.mode, again.size, _raw_mode(again)) != (image.mode, image.size, _raw_mode(image)):
             raise OSError("the file changed while it was read")
         samples = _decode_as(image, f"{kind};{high}").astype(np.uint16) << 8
@@ -112,14 +114,14 @@ class TiffPage(NamedTuple):
     page_count: int
 
 
-def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int) -> TiffPage:
-    """The first page as `tifffile` reads it.
+def read_unusual_tiff(encoded: BinaryIO, source: str, max_pixels: int, number: int = 0) -> TiffPage:
+    """A page as `tifffile` reads it.
 
     Raises:
         ClearSRError: too many pixels, or samples that cannot be shown as grey or RGB in 0-1.
     """
     with silent_tifffile(), tifffile.TiffFile(encoded) as file:
-        page = file.pages[0]
+        page = file.pages[number]
         check_size(page.imagewidth, page.imagelength, source, max_pixels)
         if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
             raise ClearSRError(f"{source}: is a TIFF of an unusual colour kind; save it as RGB or greyscale")

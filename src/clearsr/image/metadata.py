@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from clearsr.errors import notify, one_line
 from clearsr.image.data import ImageMetadata, upright_point, upright_size
+from clearsr.image.declared import declared_profile
 
 _ORIENTATION = int(ExifTags.Base.Orientation)
 _DESCRIPTION = int(ExifTags.Base.ImageDescription)
@@ -163,7 +164,7 @@ def collect_metadata(
     if isinstance(comment, bytes):
         comment = _decoded(comment)
     return ImageMetadata(
-        icc_profile=fitting_profile(info.get("icc_profile"), is_gray),
+        icc_profile=fitting_profile(declared_profile(info, exif, is_gray, source), is_gray),
         exif=_descriptive_part(exif, source, size),
         xmp=_xmp_of_picture(xmp, source) if isinstance(xmp, bytes) and xmp else None,
         dpi=_usable_dpi(info.get("dpi")),

@@ -5,7 +5,8 @@ file, and becomes 8 bits in `to_pil`.
 """
 
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -88,6 +89,65 @@ def to_array(image: ImageData, like: np.ndarray) -> np.ndarray:
     else:
         samples = to_samples(image, image.bit_depth)
     return samples[..., 0] if like.ndim == 2 else samples
+
+
+OutputType = Literal["pil", "np", "pt"]
+
+
+def images_in(given: Any) -> tuple[list[ImageData], Literal["one", "several", "stack"]]:
+    """The images that are given to a pipeline, as those of diffusers take them, and how they were given.
+
+    Args:
+        given: a Pillow image, an array H×W or H×W×C or a tensor C×H×W with C from 1 to 4; a stack of arrays
+            N×H×W×C or tensors N×C×H×W; or a sequence of single ones. Integers are uint8 or uint16, floats
+            are in [0, 1].
+
+    Raises:
+        ClearSRError: it is none of these.
+    """
+    if isinstance(given, Image.Image | np.ndarray | torch.Tensor):
+        if isinstance(given, Image.Image) or given.ndim != 4:
+            return [_single(given, "image")], "one"
+        return [_single(each, f"image {number}") for number, each in enumerate(given)], "stack"
+    if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        return [_single(each, f"image {number}") for number, each in enumerate(given)], "several"
+    raise _no_image("images", given)
+
+
+def _single(given: Any, source: str) -> ImageData:
+    if isinstance(given, Image.Image):
+        return from_pil(given)
+    if isinstance(given, np.ndarray):
+        return from_array(given, source)
+    if not isinstance(given, torch.Tensor):
+        raise _no_image(source, given)
+    if given.ndim != 3 or given.shape[0] not in (1, 2, 3, 4):
+        raise ClearSRError(f"{source}: expected a tensor C×H×W with C from 1 to 4, got {tuple(given.shape)}")
+    planes = given.detach().cpu()
+    planes = planes.float() if planes.is_floating_point() else planes
+    return from_array(planes.movedim(0, -1).numpy(), source)
+
+
+def _no_image(source: str, given: object) -> ClearSRError:
+    accepted = "a Pillow image, an array H×W×C, a tensor C×H×W, or a list of these"
+    return ClearSRError(f"{source}: expected {accepted}, got {type(given).__name__}")
+
+
+def images_out(images: Sequence[ImageData], given: str, output_type: OutputType) -> Any:
+    """Results in the way that images were `given`, as `images_in` says.
+
+    Returns:
+        Pillow images, arrays H×W×C, or tensors C×H×W, float32 in [0, 1]; stacked where they were.
+    """
+    if output_type == "pil":
+        results: list[Any] = [to_pil(image) for image in images]
+    else:
+        results = [to_array(image, np.empty((1, 1, 1), np.float32)) for image in images]
+        if output_type == "pt":
+            results = [torch.from_numpy(result).movedim(-1, 0).contiguous() for result in results]
+        if given == "stack":
+            return torch.stack(results) if output_type == "pt" else np.stack(results)
+    return results[0] if given == "one" else results
 
 
 def raster_of(image: Image.Image, source: str) -> Raster:

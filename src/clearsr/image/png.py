@@ -5,6 +5,7 @@ the Paeth filter, whose predictors are known in advance when encoding, so whole 
 once.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from clearsr.image.data import ImageMetadata
 from clearsr.image.deep import check_size
 
 _COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_CHANNELS = {0: (1, 0), 2: (3, 0), 3: (1, 0), 4: (1, 1), 6: (3, 1)}  # of these types: colours and alpha
 _PAETH = 4
 _BYTES_AT_ONCE = 1_000_000
 _INCHES_PER_METER = 1 / 0.0254
@@ -155,6 +157,39 @@ def check_png_sums(file: BinaryIO) -> None:
             raise OSError("the file ends within its pixels")
         if found != sum_of_all.to_bytes(4, "big"):
             raise OSError("the checksum of its pixels is wrong")
+
+
+def mended_png(content: bytes) -> tuple[bytes, float] | None:
+    """A PNG whose pixels end too early with grey in place of what is missing, and the share that is there.
+
+    None for other files, interlaced ones among them, and for one that is damaged in another way.
+    """
+    head, data = [], []
+    for chunk in png_chunks(io.BytesIO(content)) if content.startswith(_PNG) else ():
+        end = chunk.start + chunk.length
+        is_whole = content[end : end + 4] == zlib.crc32(content[chunk.start - 4 : end]).to_bytes(4, "big")
+        if chunk.kind == b"IEND" or not (is_whole or end + 4 > len(content)):
+            return None
+        if chunk.kind == b"IDAT":
+            data.append(content[chunk.start : end])
+        elif is_whole and not data and chunk.kind not in (b"acTL", b"fcTL"):
+            head.append(content[chunk.start - 8 : end + 4])
+    if not data or not head or head[0][4:8] != b"IHDR":
+        return None
+    width, height, bits, kind, _, _, is_interlaced = struct.unpack(">IIBBBBB", head[0][8:21])
+    if is_interlaced or kind not in _CHANNELS:
+        return None
+    colors, alpha = _CHANNELS[kind]
+    length = 1 + -(-width * (colors + alpha) * bits // 8)
+    pixels = zlib.decompressobj().decompress(b"".join(data), length * height)
+    rows = len(pixels) // length
+    row = (b"\x80" + bytes(bits // 8 - 1)) * colors + b"\xff" * (alpha * bits // 8) if bits >= 8 else b"\x55"
+    gray = (b"\0" + row * width)[:length]
+    file = io.BytesIO()
+    file.write(b"".join([_PNG, *head]))
+    _write_chunk(file, b"IDAT", zlib.compress(pixels[: rows * length] + gray * (height - rows), 1))
+    _write_chunk(file, b"IEND", b"")
+    return file.getvalue(), rows / height
 
 
 def check_png_size(file: BinaryIO, source: str, max_pixels: int) -> None:

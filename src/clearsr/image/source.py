@@ -8,15 +8,18 @@ gives strips and tiles but no windows of pixels with a bound on memory.
 import dataclasses
 import math
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tifffile
+import torch
 from PIL import Image, UnidentifiedImageError
 
 from clearsr.errors import ClearSRError, one_line
 from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, stored_window, upright_size
+from clearsr.image.declared import chromaticities_of
 from clearsr.image.deep import (
     DNG_VERSION,
     MAX_CHANNELS,
@@ -85,6 +88,95 @@ class DataSource:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+_WRAP_MARGIN, WRAP_FADE = 128, 64  # pixels of the result: around it, and in which both sides are blended
+
+
+class Wrapping(NamedTuple):
+    """A picture whose sides meet is worked on with what lies beyond them, which is the other side.
+
+    Attributes:
+        size: height and width of the result.
+        added: rows above and below, and columns left and right, that the input gets.
+        margin: and what that is in the result.
+    """
+
+    size: tuple[int, int]
+    added: tuple[int, int]
+    margin: tuple[int, int]
+
+    @classmethod
+    def of(cls, input_size: tuple[int, int], size: tuple[int, int], axes: str) -> "Wrapping | None":
+        """For a picture and its result; `axes` is x, y, xy or off. None if no sides meet."""
+        added, margin = [0, 0], [0, 0]
+        for axis, letter in enumerate("yx"):
+            if letter in axes:
+                length, target = input_size[axis], size[axis]
+                step = length // math.gcd(length, target)  # so that the margin is in whole pixels there, too
+                added[axis] = step * math.ceil(_WRAP_MARGIN * length / target / step)
+                margin[axis] = added[axis] * target // length
+        if not any(added):
+            return None
+        return cls(size, (added[0], added[1]), (margin[0], margin[1]))
+
+    @property
+    def extended(self) -> tuple[int, int]:
+        """Height and width of the result with its margins."""
+        return self.size[0] + 2 * self.margin[0], self.size[1] + 2 * self.margin[1]
+
+    def faded(self, planes: torch.Tensor, axis: int) -> torch.Tensor:
+        """...×H×W without the margins of an axis (0: rows, 1: columns), its end blended."""
+        length, margin = self.size[axis], self.margin[axis]
+        if not margin:
+            return planes
+        fade, dim = min(WRAP_FADE, length), planes.ndim - 2 + axis
+        proper, before = planes.narrow(dim, margin, length), planes.narrow(dim, margin - fade, fade)
+        end = self.blended(proper.narrow(dim, length - fade, fade), before, axis)
+        return torch.cat([proper.narrow(dim, 0, length - fade), end], dim)
+
+    def blended(self, end: torch.Tensor, before: torch.Tensor, axis: int, first: int = 0) -> torch.Tensor:
+        """The last rows or columns, from the `first` that is blended on, more and more as those before it."""
+        fade = min(WRAP_FADE, self.size[axis])
+        share = torch.arange(first + 1, first + 1 + end.shape[end.ndim - 2 + axis]) / fade
+        return torch.lerp(end, before, share[:, None] if axis == 0 else share)
+
+
+class WrappedSource:
+    """A picture that goes on beyond its sides as the other side does."""
+
+    def __init__(self, source: ImageSource, added: tuple[int, int]) -> None:
+        """`added` rows above and below, and columns left and right."""
+        self._source, self._added, self.source = source, added, source.source
+        self.height, self.width = source.height + 2 * added[0], source.width + 2 * added[1]
+
+    def read(self, window: Window) -> ImageData:
+        """A part, with the metadata of the whole."""
+        rows = _runs(window.top - self._added[0], window.bottom - self._added[0], self._source.height)
+        columns = list(_runs(window.left - self._added[1], window.right - self._added[1], self._source.width))
+        parts = [
+            [self._source.read(Window(top, left, bottom, right)) for left, right in columns]
+            for top, bottom in rows
+        ]
+        color = torch.cat([torch.cat([part.color for part in row], 2) for row in parts], 1)
+        alpha = None
+        if parts[0][0].alpha is not None:
+            alphas = [[part.alpha for part in row if part.alpha is not None] for row in parts]
+            alpha = torch.cat([torch.cat(row, 2) for row in alphas], 1)
+        return dataclasses.replace(parts[0][0], color=color, alpha=alpha)
+
+    def close(self) -> None:
+        """Close what is behind it."""
+        self._source.close()
+
+
+def _runs(first: int, last: int, length: int) -> Iterator[tuple[int, int]]:
+    """Where cells `first` to `last` lie in an axis of `length` cells that is gone through again and again."""
+    while first < last:
+        start = first % length
+        stop = min(length, start + last - first)
+        yield start, stop
+        first += stop - start
 
 
 class TiffSource:
@@ -196,7 +288,8 @@ class TiffSource:
                 first, last = f"{self.width}×{self.height}", f"{image.width}×{image.height}"
                 raise ClearSRError(f"{self.source}: is damaged: {last} and {first} are both its size")
             exif = safe_exif(image, self.source)
-            return collect_metadata(info_of(image), exif, is_gray, self.source, size)
+            info = info_of(image) | chromaticities_of(image)
+            return collect_metadata(info, exif, is_gray, self.source, size)
 
 
 def _is_plain(file: tifffile.TiffFile, source: str, max_pixels: int) -> bool:

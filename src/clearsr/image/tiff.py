@@ -64,7 +64,6 @@ def write_tiff(
         exif: what to write of EXIF.
         compression: both are lossless.
     """
-    channels = samples.shape[2]
     is_big = math.prod(samples.shape) * samples.dtype.itemsize >= _BIG
     directories = _directories(exif)
     if directories and is_big:
@@ -76,20 +75,8 @@ def write_tiff(
         tags.append((_XMP, "B", len(metadata.xmp), metadata.xmp, True))
     if metadata.iptc is not None:
         tags.append((_IPTC, "B", len(metadata.iptc), metadata.iptc, True))
-    options: dict[str, Any] = {
-        "byteorder": "<",
-        "photometric": "rgb" if channels >= 3 else "minisblack",
-        "planarconfig": "contig" if channels > 1 else None,
-        "extrasamples": ["unassalpha"] if channels in (2, 4) else None,
-        "compression": "zlib" if compression == "deflate" else None,
-        "predictor": compression == "deflate",
-        "iccprofile": metadata.icc_profile,
-        "metadata": None,
-        "software": False,
-        "extratags": tags,
-    }
-    if metadata.dpi is not None:
-        options.update(resolution=metadata.dpi, resolutionunit=_INCH)
+    channels = samples.shape[2]
+    options = {**_options(channels, metadata, compression), "byteorder": "<", "extratags": tags}
     if isinstance(samples, Tiles):
         shape = samples.shape if channels > 1 else samples.shape[:2]
         options.update(shape=shape, dtype=samples.dtype, tile=(samples.side, samples.side))
@@ -101,6 +88,33 @@ def write_tiff(
     tifffile.imwrite(file, pixels, **options)
     if directories:
         _append_directories(file, directories)
+
+
+def append_page(
+    file: BinaryIO, samples: np.ndarray, metadata: ImageMetadata, compression: Literal["deflate", "none"]
+) -> None:
+    """Write a further page of H×W×C samples, with its profile and resolution."""
+    file.seek(0)
+    channels = samples.shape[2]
+    with tifffile.TiffWriter(file, append=True) as writer:
+        pixels = samples[..., 0] if channels == 1 else samples
+        writer.write(pixels, **_options(channels, metadata, compression))
+
+
+def _options(channels: int, metadata: ImageMetadata, compression: str) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "photometric": "rgb" if channels >= 3 else "minisblack",
+        "planarconfig": "contig" if channels > 1 else None,
+        "extrasamples": ["unassalpha"] if channels in (2, 4) else None,
+        "compression": "zlib" if compression == "deflate" else None,
+        "predictor": compression == "deflate",
+        "iccprofile": metadata.icc_profile,
+        "metadata": None,
+        "software": False,
+    }
+    if metadata.dpi is not None:
+        options.update(resolution=metadata.dpi, resolutionunit=_INCH)
+    return options
 
 
 def _directories(exif: Image.Exif | None) -> dict[int, dict[int, Any]]:

@@ -7,7 +7,7 @@ an interrupted run leaves nothing behind. What a format cannot hold is converted
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,52 +18,17 @@ from clearsr.atomic import written_aside
 from clearsr.config.output import OutputConfig
 from clearsr.errors import ClearSRError, display_name, notify
 from clearsr.image import carrying
+from clearsr.image.carrying import AVIF, FORMATS, JPEG, PNG, TIFF, WEBP, Format
 from clearsr.image.data import ImageData, ImageMetadata, to_samples
 from clearsr.image.metadata import exif_bytes, exif_of, fitting_profile, metadata_for_size
 from clearsr.image.modes import to_srgb
 from clearsr.image.png import PngWriter, text_chunks
-from clearsr.image.tiff import Tiles, write_tiff
+from clearsr.image.tiff import Tiles, append_page, write_tiff
 from clearsr.tiling import Window
 
 _MAX_JPEG_SEGMENT = 65_533
 _JPEG_SEGMENTS = (("exif", "EXIF", 6), ("xmp", "XMP", 29), ("comment", "comment", 0), ("iptc", "IPTC", 0))
 _PHOTOSHOP = b"Photoshop 3.0\0"  # what JPEG's segment of Photoshop's resources begins with
-
-
-class Format(NamedTuple):
-    """What a file format can hold.
-
-    Attributes:
-        name: Pillow's name of it.
-        max_side: the most pixels that a side may have.
-        bit_depths: bits per sample that it can store.
-        has_alpha: it stores transparency.
-        has_gray: it stores grey images as grey.
-        extras: what it stores beside EXIF, XMP and profile; see `carrying.py` for what becomes of the others.
-    """
-
-    name: str
-    max_side: int
-    bit_depths: tuple[int, ...] = (8,)
-    has_alpha: bool = True
-    has_gray: bool = True
-    extras: frozenset[carrying.Extra] = frozenset()
-
-
-PNG = Format("PNG", 2**31 - 1, (8, 16), extras=frozenset(("text", "dpi")))
-_JPEG = Format("JPEG", 65_500, has_alpha=False, extras=frozenset(("iptc", "comment", "dpi")))
-TIFF = Format("TIFF", 2**31 - 1, (8, 16), extras=frozenset(("iptc", "dpi")))
-_WEBP = Format("WEBP", 16_383, has_gray=False)
-_AVIF = Format("AVIF", 65_536, has_gray=False)
-_FORMATS = {
-    ".png": PNG,
-    ".jpg": _JPEG,
-    ".jpeg": _JPEG,
-    ".webp": _WEBP,
-    ".tif": TIFF,
-    ".tiff": TIFF,
-    ".avif": _AVIF,
-}
 
 
 class Target(NamedTuple):
@@ -81,7 +46,7 @@ class Target(NamedTuple):
 def output_suffixes() -> tuple[str, ...]:
     """Suffixes that `write_image` accepts with the installed Pillow."""
     absent = {name for name, module in (("WEBP", "webp"), ("AVIF", "avif")) if not features.check(module)}
-    return tuple(suffix for suffix, format in _FORMATS.items() if format.name not in absent)
+    return tuple(suffix for suffix, format in FORMATS.items() if format.name not in absent)
 
 
 def check_output(path: Path, size: tuple[int, int] | None = None) -> Target:
@@ -109,7 +74,7 @@ def check_output(path: Path, size: tuple[int, int] | None = None) -> Target:
     if not has_folder:
         what = "is not a folder" if parent_exists else "does not exist"
         raise ClearSRError(f"{name}: cannot be written: {display_name(path.parent)} {what}")
-    format = _FORMATS[suffix]
+    format = FORMATS[suffix]
     if size is not None and max(size) > format.max_side:
         raise ClearSRError(
             f"{name}: {size[1]}×{size[0]} is too large for {format.name} (at most {format.max_side} a side); "
@@ -139,16 +104,88 @@ def write_image(image: ImageData, path: Path | Target, config: OutputConfig | No
         raise ClearSRError(f"{name}: cannot be written as {format.name}: {_reason(error)}") from error
 
 
+def check_frames(target: Target, are_pages: bool) -> None:
+    """See that a format holds several frames, or pages.
+
+    Raises:
+        ClearSRError: it does not.
+    """
+    if are_pages and target.format is not TIFF:
+        raise ClearSRError(f"{display_name(target.path)}: pages are kept by TIFF alone; use --format tiff")
+    if target.format is JPEG:
+        raise ClearSRError(
+            f"{display_name(target.path)}: JPEG holds one picture; --frames all takes png, webp, avif or tiff"
+        )
+
+
+def write_frames(
+    frames: Iterator[ImageData],
+    durations: Sequence[float] | None,
+    loop: int,
+    target: Target,
+    config: OutputConfig,
+) -> None:
+    """Write an animation, or a TIFF of several pages (as they come); metadata is the first one's.
+
+    Args:
+        durations: milliseconds of each; None for pages.
+        loop: how often all are shown, 0 for without end.
+
+    Raises:
+        ClearSRError: as `write_image`.
+    """
+    path, format = target
+    name = display_name(path)
+
+    def write_pages(file: BinaryIO) -> None:
+        for number, frame in enumerate(frames):
+            image, depth = as_format_holds(frame, path, format, config)
+            if number:
+                append_page(file, to_samples(image, depth), image.metadata, config.tiff_compression)
+            else:
+                encode(file, image, to_samples(image, depth), format, config)
+        if durations is not None:
+            notify("frames", name, "TIFF holds no timing; its frames are pages")
+
+    def write_animation(file: BinaryIO) -> None:
+        held = (as_format_holds(frame, path, format, config)[0] for frame in frames)
+        first = next(held)
+        if first.bit_depth != 8:
+            notify("bit_depth", name, "animations hold 8 bits per sample; 16-bit values were rounded")
+        pictures = [_as_rgb(first), *map(_as_rgb, held)]
+        metadata = metadata_for_size(first.metadata, first.height, first.width)
+        if first.is_gray and metadata.icc_profile is not None:
+            notify(
+                "profile", name, "its profile is one for grey, and animations are in colour; it is left out"
+            )
+            metadata = dataclasses.replace(metadata, icc_profile=None)
+        options = {**_format_options(format, config), **_metadata_options(metadata, format)}
+        if format is not AVIF:
+            options["loop"] = loop
+        options |= {"save_all": True, "append_images": pictures[1:]}
+        options["duration"] = [round(duration) for duration in durations or ()]
+        pictures[0].save(file, format.name, **options)
+
+    write_whole(path, write_pages if format is TIFF else write_animation)
+
+
+def _as_rgb(image: ImageData) -> Image.Image:
+    return Image.fromarray(to_samples(dataclasses.replace(image, is_gray=False), 8))
+
+
 def as_format_holds(
     image: ImageData, path: Path, format: Format, config: OutputConfig
 ) -> tuple[ImageData, int]:
     """The image (or a part of one) with what the file will hold, and bits per sample; says what is lost."""
     name = display_name(path)
-    if image.alpha is not None and not format.has_alpha:
+    depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
+    has_no_place = image.alpha is not None and not format.has_alpha
+    if has_no_place or depth not in format.bit_depths:
+        image = _at_depth(image, depth)  # so that it is the same by way of a file that holds all of it
+    if has_no_place and image.alpha is not None:
         if bool((image.alpha < 1).any()):
             notify("transparency", name, f"{format.name} holds no transparency; it was laid onto white")
         image = on_white(image)
-    depth = image.bit_depth if config.bit_depth == "input" else config.bit_depth
     if depth not in format.bit_depths:
         notify("bit_depth", name, f"{format.name} holds 8 bits per sample; 16-bit values were rounded")
         depth = 8
@@ -156,6 +193,13 @@ def as_format_holds(
     metadata = carrying.as_format_holds(metadata, format.extras, format.name, name)
     profile = fitting_profile(image.metadata.icc_profile, image.is_gray)
     return dataclasses.replace(image, metadata=dataclasses.replace(metadata, icc_profile=profile)), depth
+
+
+def _at_depth(image: ImageData, depth: int) -> ImageData:
+    """The image with values that so many bits hold."""
+    top = 2**depth - 1
+    alpha = None if image.alpha is None else (image.alpha.clamp(0, 1) * top).round() / top
+    return dataclasses.replace(image, color=(image.color.clamp(0, 1) * top).round() / top, alpha=alpha)
 
 
 def encode(
@@ -177,19 +221,12 @@ def encode(
     profile = metadata.icc_profile
     if image.is_gray and not format.has_gray:
         picture, profile = _gray_as_rgb(picture, profile, image.source)
-    options: dict[str, Any] = {"icc_profile": profile, **_format_options(format, config)}
-    options |= {
-        name: value for name in ("exif", "dpi", "xmp") if (value := getattr(metadata, name)) is not None
+    options = {
+        **_format_options(format, config),
+        **_metadata_options(metadata, format),
+        "icc_profile": profile,
     }
-    if format is PNG:
-        options.pop("xmp", None)
-        options["pnginfo"] = text_chunks(metadata)
-    if format is _AVIF and metadata.exif is not None:
-        # Pillow would take Orientation out (it is 1) and pack the rest with question marks for other letters.
-        block = exif_of(metadata.exif)
-        block.pop(ExifTags.Base.Orientation, None)
-        options["exif"] = exif_bytes(block)
-    if format is _JPEG:
+    if format is JPEG:
         iptc = metadata.iptc
         options["comment"] = b"" if metadata.comment is None else metadata.comment.encode("utf-8")
         options["iptc"] = b"" if iptc is None else _PHOTOSHOP + carrying.photoshop_block(iptc)
@@ -199,16 +236,33 @@ def encode(
     picture.save(file, format.name, **options)
 
 
+def _metadata_options(metadata: ImageMetadata, format: Format) -> dict[str, Any]:
+    """What goes with the pixels, in Pillow's names."""
+    names = ("icc_profile", "exif", "dpi", "xmp")
+    options: dict[str, Any] = {
+        name: value for name in names if (value := getattr(metadata, name)) is not None
+    }
+    if format is PNG:
+        options.pop("xmp", None)
+        options["pnginfo"] = text_chunks(metadata)
+    if format is AVIF and metadata.exif is not None:
+        # Pillow would take Orientation out (it is 1) and pack the rest with question marks for other letters.
+        block = exif_of(metadata.exif)
+        block.pop(ExifTags.Base.Orientation, None)
+        options["exif"] = exif_bytes(block)
+    return options
+
+
 def _format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
     """The encoder's own settings, in Pillow's names."""
-    if format is _JPEG:
+    if format is JPEG:
         # Without `optimize`, for which Pillow's buffer is too small where there is much noise.
         return {"quality": config.jpeg_quality, "subsampling": "4:4:4"}
-    if format is _WEBP:
+    if format is WEBP:
         # `exact` keeps the colour of transparent pixels; `quality` is the effort when lossless.
         quality = 75 if config.webp_lossless else config.webp_quality
         return {"lossless": config.webp_lossless, "quality": quality, "method": 4, "exact": True}
-    if format is _AVIF:
+    if format is AVIF:
         return {"quality": config.avif_quality, "subsampling": "4:4:4"}
     return {"compress_level": config.png_compression}
 

@@ -10,24 +10,24 @@ import functools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args
 
 import torch
-from PIL import Image
 
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig, with_given
 from clearsr.errors import ClearSRError, optional
 from clearsr.hardware import Precision, check_compiler, choose_device, choose_precision
-from clearsr.image import ImageData, from_pil, to_pil
+from clearsr.image import ImageData
 from clearsr.image.data import IN_MEMORY, InputCost
 from clearsr.image.geometry import resized
-from clearsr.image.source import DataSource, ImageSource
+from clearsr.image.modes import OutputType, images_in, images_out
+from clearsr.image.source import DataSource, ImageSource, WrappedSource, Wrapping
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.clearsr import ClearSRNetwork, compile_network, store_for_inference
 from clearsr.pipeline.budget import Workload, images_at_once, plan_work, with_less_on_failure
 from clearsr.pipeline.steps import PipelineSteps, is_large_enough, output_size, result_size
-from clearsr.pipeline.streaming import upscale_in_blocks
+from clearsr.pipeline.streaming import unwrapped, unwrapped_blocks, upscale_in_blocks
 from clearsr.sampling.denoise import StepCallback, denoise
 from clearsr.sampling.guidance import Conditioning
 from clearsr.sampling.schedule import make_solver
@@ -185,28 +185,21 @@ class ClearSRPipeline:
                 )
             )
 
-    @overload
-    def __call__(
-        self, images: Image.Image, config: SamplingConfig | None = ..., **overrides: Any
-    ) -> Image.Image: ...
-
-    @overload
-    def __call__(
-        self, images: Sequence[Image.Image], config: SamplingConfig | None = ..., **overrides: Any
-    ) -> list[Image.Image]: ...
-
     def __call__(
         self,
-        images: Image.Image | Sequence[Image.Image],
+        images: Any,
         config: SamplingConfig | None = None,
         *,
+        output_type: OutputType = "pil",
         generator: torch.Generator | None = None,
         callback_on_step_end: EndOfStep | None = None,
         **overrides: Any,
-    ) -> Image.Image | list[Image.Image]:
+    ) -> Any:
         """Upscaled images: one for one, a list for a list.
 
         Args:
+            images: one or several: Pillow's, arrays H×W×C, tensors C×H×W (uint8, uint16, floats in [0, 1]).
+            output_type: `pil`; `np` for float arrays H×W×C; `pt` for float tensors C×H×W, as in diffusers.
             config: settings; unset: the model's own.
             generator: draws the seed, in place of `seed`; the next call with it has another.
             callback_on_step_end: called with the pipeline, the step, its timestep and `{"latents": z_0}` as
@@ -222,10 +215,10 @@ class ClearSRPipeline:
             overrides["seed"] = int(drawn)
         settings = self.configure(config, **overrides)
         on_step = None if callback_on_step_end is None else self._reporter(callback_on_step_end, settings)
-        if isinstance(images, Image.Image):
-            return to_pil(self.upscale([from_pil(images)], settings, on_step)[0])
-        results = self.upscale([from_pil(image) for image in images], settings, on_step)
-        return [to_pil(result) for result in results]
+        if output_type not in get_args(OutputType):
+            raise ClearSRError(f"output_type: accepted are pil, np, pt (got {output_type!r})")
+        chosen, given = images_in(images)
+        return images_out(self.upscale(chosen, settings, on_step), given, output_type)
 
     def _reporter(self, callback: EndOfStep, config: SamplingConfig) -> StepCallback:
         """diffusers' kind of callback as one of ours."""
@@ -267,7 +260,9 @@ class ClearSRPipeline:
         }
         for group in _batches(images, [i for i in range(len(images)) if i not in results], config):
             chosen = [images[i] for i in group]
-            workload = self.plan(sizes[group[0]], config)._replace(images=len(chosen))
+            workload = self.plan(worked_size((chosen[0].height, chosen[0].width), config), config)._replace(
+                images=len(chosen)
+            )
             upscale = functools.partial(self.upscale_with, chosen, config, on_step=on_step)
             done = with_less_on_failure(upscale, workload, config.tile.size, chosen[0].source)
             results.update(zip(group, done, strict=True))
@@ -298,17 +293,22 @@ class ClearSRPipeline:
         if workload.is_in_blocks:
             return [self._assembled(image, config, workload, on_step) for image in images]
         results, folder = [], Path(tempfile.gettempdir())
+        first, size = images[0], output_size(images[0], config)
+        wrapping = Wrapping.of((first.height, first.width), size, config.wrap)
+        if wrapping is not None:
+            images, size = [_wrapped(image, wrapping) for image in images], wrapping.extended
         new_map = steps.grid_store(config, workload.piece, folder).feature_map
         for start in range(0, len(images), workload.images):
             batch = images[start : start + workload.images]
-            prepared = [steps.prepare(image, config) for image in batch]  # 1
+            prepared = [steps.prepare(image, config, size) for image in batch]  # 1
             pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
             conditioning = steps.condition(pixels, config, workload.piece, new_map)  # 2
             latents = self.sample(conditioning, config, on_step, tiles_at_once=workload.tiles)  # 3
             decoded = steps.decode(latents, workload.piece, new_map)  # 4
             painted = steps.paint(pixels, decoded, steps.painting(config), workload.piece, new_map)
             for picture, reference, image in zip(painted, prepared, batch, strict=True):
-                results.append(steps.finish(picture, reference, image, config))  # 5
+                result = steps.finish(picture, reference, image, config, size)  # 5
+                results.append(result if wrapping is None else unwrapped(result, wrapping))
         return results
 
     def sample(
@@ -339,7 +339,11 @@ class ClearSRPipeline:
             folder: where latents are laid aside if they are many.
             on_part: called after each part of the work; may raise to stop.
         """
-        return upscale_in_blocks(self.steps, self.sample, source, config, size, workload, folder, on_part)
+        wrapping = Wrapping.of((source.height, source.width), size, config.wrap)
+        if wrapping is not None:
+            source, size = WrappedSource(source, wrapping.added), wrapping.extended
+        blocks = upscale_in_blocks(self.steps, self.sample, source, config, size, workload, folder, on_part)
+        return blocks if wrapping is None else unwrapped_blocks(blocks, wrapping, workload.piece)
 
     def _assembled(
         self, image: ImageData, config: SamplingConfig, workload: Workload, on_step: StepCallback | None
@@ -355,6 +359,18 @@ class ClearSRPipeline:
             if alpha is not None and block.alpha is not None:
                 alpha[window.cells] = block.alpha
         return dataclasses.replace(image, color=color, alpha=alpha)
+
+
+def worked_size(input_size: tuple[int, int], config: SamplingConfig) -> tuple[int, int]:
+    """Height and width of what is worked on for an image of that size: the result, with margins to wrap."""
+    size = result_size(*input_size, config)
+    wrapping = Wrapping.of(input_size, size, config.wrap)
+    return size if wrapping is None else wrapping.extended
+
+
+def _wrapped(image: ImageData, wrapping: Wrapping) -> ImageData:
+    source = WrappedSource(DataSource(image), wrapping.added)
+    return source.read(Window(0, 0, source.height, source.width))
 
 
 def _is_halved(network: ClearSRNetwork) -> bool:

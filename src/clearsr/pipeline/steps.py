@@ -117,13 +117,15 @@ class PipelineSteps:
         network.alpha_bars = network.alpha_bars.to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def prepare(self, image: ImageData, config: SamplingConfig) -> torch.Tensor:
+    def prepare(
+        self, image: ImageData, config: SamplingConfig, size: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """1. The LR image, bicubic-upsampled to the output size and padded to what the network needs.
 
         Returns:
             3×H×W in [0, 1] on the CPU, H and W multiples of `network.pixel_multiple()`.
         """
-        size = output_size(image, config)
+        size = size or output_size(image, config)
         visible = fill_transparent(image.color, image.alpha)
         upsampled = resize(visible[None].clamp(0, 1), size)
         return pad_to_multiple(upsampled, self.network.pixel_multiple())[0]
@@ -218,10 +220,15 @@ class PipelineSteps:
             return self.network.latents.decode(latents, piece, new_map).float()
 
     def finish(
-        self, picture: torch.Tensor, reference: torch.Tensor, image: ImageData, config: SamplingConfig
+        self,
+        picture: torch.Tensor,
+        reference: torch.Tensor,
+        image: ImageData,
+        config: SamplingConfig,
+        size: tuple[int, int] | None = None,
     ) -> ImageData:
         """5. Crop, match colours to the bicubic-upsampled input, grey if it is, put transparency back."""
-        size = output_size(image, config)
+        size = size or output_size(image, config)
         matched = match_color(picture[None], reference[None], config.color)[0]
         if counts_as_gray(channel_spread(image.color, image.alpha), config.gray):
             matched = as_gray(matched)

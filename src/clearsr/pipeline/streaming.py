@@ -23,7 +23,7 @@ from clearsr.image.color import (
 )
 from clearsr.image.data import ImageData
 from clearsr.image.geometry import fill_transparent, mirrored, resize_axis, resize_share, to_signed, to_unit
-from clearsr.image.source import ImageSource
+from clearsr.image.source import WRAP_FADE, ImageSource, Wrapping
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.pipeline.budget import Workload, give_back_freed_memory
 from clearsr.pipeline.steps import PipelineSteps
@@ -31,6 +31,8 @@ from clearsr.pipeline.store import GridStore
 from clearsr.sampling.denoise import StepCallback
 from clearsr.sampling.guidance import Conditioning
 from clearsr.tiling import Window, pieces, tile_windows
+
+Blocks = Iterator[tuple[Window, ImageData]]
 
 # Input pixels around a part whose colour is looked for where it is transparent; a power of two, so that the
 # pyramid of `fill_transparent` has the same cells as the whole image's.
@@ -102,7 +104,7 @@ def upscale_in_blocks(
     workload: Workload,
     folder: Path,
     on_part: StepCallback | None = None,
-) -> Iterator[tuple[Window, ImageData]]:
+) -> Blocks:
     """The upscaled image in blocks of side `workload.piece`, row by row: where each lies, and the block.
 
     Args:
@@ -123,14 +125,57 @@ def upscale_in_blocks(
     decode = work.painter(work.decoder(latents), steps.painting(config))
     statistics = (work.statistics(decode), colors) if config.color == "adain" else None
     for window in pieces(*size, workload.piece):
-        reach = COLOR_REACH if config.color == "wavelet" else 0
-        outer = window.grown(reach, prepared.height, prepared.width)
+        outer = window.grown(COLOR_REACH[config.color], prepared.height, prepared.width)
         picture = match_color(decode(outer), prepared.read(outer), config.color, statistics)
         color = window.seen_from(outer).of(picture)[0]
         if counts_as_gray(prepared.spread, config.gray):
             color = as_gray(color)
         work.advance()
         yield window, dataclasses.replace(prepared.part(window), color=color.contiguous())
+
+
+def unwrapped(image: ImageData, wrapping: Wrapping) -> ImageData:
+    """A result without its margins, whose sides meet."""
+
+    def cut(planes: torch.Tensor) -> torch.Tensor:
+        return wrapping.faded(wrapping.faded(planes, 1), 0).contiguous()
+
+    alpha = None if image.alpha is None else cut(image.alpha)
+    return dataclasses.replace(image, color=cut(image.color), alpha=alpha)
+
+
+def unwrapped_blocks(blocks: Blocks, wrapping: Wrapping, side: int) -> Blocks:
+    """The same of a result in blocks of that side, of which a row is in memory at once."""
+    (height, width), (above, _) = wrapping.size, wrapping.margin
+    fade = min(WRAP_FADE, height) if above else 0
+    strip: list[torch.Tensor] = []
+    before = rows = torch.empty(0)
+    given = 0
+    for window, block in blocks:
+        strip.append(block.color if block.alpha is None else torch.cat([block.color, block.alpha]))
+        if window.right < wrapping.extended[1]:
+            continue
+        planes, strip = wrapping.faded(torch.cat(strip, 2), 1), []
+        if above:
+            kept = planes[:, max(0, above - fade - window.top) : max(0, above - window.top)]
+            before = torch.cat([before, kept], 1) if before.ndim == 3 else kept
+            planes = planes[:, max(0, above - window.top) : max(0, above + height - window.top)]
+            first = max(window.top - above, 0)
+            late = max(0, height - fade - first)  # from this row of them on
+            if planes.shape[1] > late:
+                start = first + late - (height - fade)
+                end = planes[:, late:]
+                end = wrapping.blended(end, before[:, start : start + end.shape[1]], 0, start)
+                planes = torch.cat([planes[:, :late], end], 1)
+        rows = torch.cat([rows, planes], 1) if rows.ndim == 3 else planes
+        while rows.shape[1] >= side or (rows.shape[1] and given + rows.shape[1] == height):
+            count = min(side, rows.shape[1])
+            for where in pieces(count, width, side):
+                part = where.of(rows)
+                alpha = None if block.alpha is None else part[3:].contiguous()
+                at = Window(given + where.top, where.left, given + where.bottom, where.right)
+                yield at, dataclasses.replace(block, color=part[:3].contiguous(), alpha=alpha)
+            rows, given = rows[:, count:], given + count
 
 
 class _Work:

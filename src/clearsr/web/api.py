@@ -87,7 +87,7 @@ async def _upscale(request: Request, service: Service) -> Response:
     async with taken(request, service, FIELDS) as (upload, upscaler):
         source = upload.source
         sampling = upscaler.sampling(upload.fields)
-        suffix, output = output_of(upload.fields)
+        suffix, output = output_of(upload.fields, source.name)
         await asyncio.to_thread(upscaler.check, source, sampling)
         target = upload.folder / upscaler.output_name(source, sampling, suffix)
         ticket = service.queue.reserve()

@@ -18,6 +18,7 @@ GROUPS = {
     "Fidelity and detail": ("lsa", "alpha", "beta", "lsa.ela_end", "lsa.lla_start", "lsa.target"),
     "Colour": ("color", "gray"),
     "Large pictures": ("tile", "tile.overlap"),
+    "Textures and panoramas": ("wrap",),
     "File": OUTPUT_FIELDS,
 }  # fmt: skip
 PRESETS = {"Truer": -50, "Balanced": 0, "Crisper": 50}
@@ -25,8 +26,10 @@ _TEXT_FIELD = "negative_prompt"  # for models that take text
 _LABELS = {
     "lsa": "Preset", "lsa.ela_end": "Alpha acts until", "lsa.lla_start": "Beta acts from",
     "lsa.target": "Acts on",
+    "wrap": "Sides that meet",
     "color": "Match colours", "gray": "Keep grey pictures grey", "tile": "Tile", "tile.overlap": "Overlap",
     "start": "Start from", "keep_metadata": "Keep EXIF, XMP and resolution", "bit_depth": "Bits per sample",
+    "allow_truncated": "Take pictures that are cut off",
     "png_compression": "PNG compression", "tiff_compression": "TIFF compression",
 }  # fmt: skip
 
@@ -114,7 +117,7 @@ _STATUSES = {
     408: "the upload took too long",
     413: "too many bytes or pixels",
     415: "not multipart/form-data",
-    422: "a setting is not accepted",
+    422: "a setting is not accepted, or the picture is large enough",
     429: "all places of the queue are taken; Retry-After says when to come again",
     500: "a bug of the server",
     503: "shutting down, or out of memory",
@@ -132,7 +135,12 @@ _ERROR = {
         }
     },
 }
-_FORMAT = {"type": "string", "enum": list(FORMATS), "default": "png"}
+_FORMAT = {
+    "type": "string",
+    "enum": [*FORMATS, "same"],
+    "default": "png",
+    "description": "same: the picture's",
+}
 _QUALITY = {"type": "integer", "minimum": 1, "maximum": 100, "description": "of jpg, webp and avif"}
 
 

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from clearsr.config.base import FrozenConfig, build_config, merge, nested, read_number
-from clearsr.config.output import FORMATS, OutputConfig
-from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig, check_one_size, with_given
+from clearsr.config.output import FORMAT_NAMES, FORMATS, SAME, OutputConfig, suffix_for
+from clearsr.config.sampling import LSA_PRESETS, SAMPLING_FLAGS, SamplingConfig, check_sizes, with_given
 from clearsr.config.serving import ServingConfig
 from clearsr.errors import ClearSRError
 from clearsr.web.errors import RequestError
@@ -39,7 +39,7 @@ def _leaves(schema: type[FrozenConfig], prefix: str = "") -> Iterator[str]:
 
 
 SAMPLING_FIELDS = _sampling_fields()
-OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression")
+OUTPUT_FIELDS = ("bit_depth", "keep_metadata", "png_compression", "tiff_compression", "allow_truncated")
 RUN_FIELDS = {"detail", *SAMPLING_FIELDS, *OUTPUT_FIELDS}
 FIELDS = {"format", "quality", *RUN_FIELDS}
 _TEXT_FIELDS = ("negative_prompt", "fit")  # never read as numbers
@@ -96,10 +96,10 @@ def sampling_of(base: SamplingConfig, fields: Mapping[str, Any], limits: Serving
     if limits.max_memory is not None:
         values["max_memory"] = limits.max_memory
     try:
-        check_one_size(values, {path: field for field, path in SAMPLING_FIELDS.items()})
+        check_sizes(values, {path: field for field, path in SAMPLING_FIELDS.items()})
         sampling = build_config(SamplingConfig, with_given(base.model_dump(exclude_unset=True), values))
     except ClearSRError as error:
-        raise bad_setting(_in_fields(str(error))) from None
+        raise bad_setting(in_field_names(_in_fields(str(error)))) from None
     if sampling.steps > limits.max_steps:
         raise bad_setting(f"steps: at most {limits.max_steps} are accepted here (got {sampling.steps})")
     if sampling.tile.size > limits.max_tile:
@@ -126,16 +126,18 @@ def check_fields(names: Iterable[str], known: Collection[str]) -> None:
         raise bad_setting(f"{unknown[0]}: no such field; known: {', '.join(sorted(known))}")
 
 
-def output_of(fields: Mapping[str, Any]) -> tuple[str, OutputConfig]:
-    """The suffix of the result and how it is written.
+def output_of(fields: Mapping[str, Any], source: str) -> tuple[str, OutputConfig]:
+    """The suffix of the result and how it is written; `source` is the picture's name.
 
     Raises:
         RequestError: 422, a value is not accepted.
     """
     name = str(fields.get("format") or "png").lower()
-    name = {"jpeg": "jpg", "tif": "tiff"}.get(name, name)
-    if name not in FORMATS:
-        raise bad_setting(f"format: accepted are {', '.join(FORMATS)} (got {name!r})")
+    if name == "same":
+        name = suffix_for(source, SAME)[1:]
+    if name not in FORMAT_NAMES:
+        raise bad_setting(f"format: accepted are {', '.join(FORMATS)}, same (got {name!r})")
+    name = FORMAT_NAMES[name]
     values = {key: _read(fields[key]) for key in OUTPUT_FIELDS if fields.get(key) not in (None, "")}
     if (quality := fields.get("quality")) not in (None, ""):
         if name not in QUALITY_FIELDS:
@@ -192,8 +194,12 @@ def bad_setting(message: str) -> RequestError:
 
 def in_field_names(message: str) -> str:
     """A message of the library with the request's fields in place of flags."""
-    flags = {flag: flag[2:].replace("-", "_") for flag in SAMPLING_FLAGS}
-    return re.sub(r"--[a-z-]+", lambda flag: flags.get(flag[0], flag[0]), message)
+
+    def field_of(flag: re.Match[str]) -> str:
+        field = flag[0][2:].replace("-", "_")
+        return field if field in FIELDS else flag[0]
+
+    return re.sub(r"--[a-z-]+", field_of, message)
 
 
 def _in_fields(message: str) -> str:

@@ -92,7 +92,7 @@ class Jobs:
     async def _start_upscale(self, upload: Upload, upscaler: "Upscaler") -> Run:
         source, service = upload.source, self._service
         sampling = upscaler.sampling(upload.fields)
-        _, output = output_of(upload.fields)
+        _, output = output_of(upload.fields, source.name)
         size = await asyncio.to_thread(upscaler.check, source, sampling)
         command = command_line(source.name, sampling, upscaler.pipeline.defaults, output)
         expected = upscaler.estimate(size, sampling)
@@ -153,7 +153,8 @@ class Jobs:
         check_fields(asked, ("format", "quality"))
         if run.cells:
             raise RequestError(404, "no_result", "a comparison has cells, and no result")
-        suffix, output = output_of({**run.output.model_dump(include=set(OUTPUT_FIELDS)), **asked})
+        output_fields = {**run.output.model_dump(include=set(OUTPUT_FIELDS)), **asked}
+        suffix, output = output_of(output_fields, run.name)
         self._service.spool.release(run.folder)
         if suffix == outcome.path.suffix:
             return file_response(outcome.path, outcome.warnings)
@@ -216,8 +217,8 @@ class Jobs:
         upscaler = await self._service.model.ready()
         fields = {key: value for key, value in asked.items() if key in RUN_FIELDS}
         sampling = upscaler.sampling(fields)
-        _, output = output_of(fields)
         name = asked.get("name") or "photo.jpg"
+        _, output = output_of(fields, name)
         alpha, beta = sampling.lsa.strengths
         content: dict[str, Any] = {
             "command": command_line(name, sampling, upscaler.pipeline.defaults, output),

@@ -262,7 +262,8 @@ def failures_told(source: Path) -> Iterator[None]:
             message = in_field_names(in_client_words(str(error), source))
             raise RequestError(422, "large_enough", message) from None
         if isinstance(error, ClearSRError):
-            raise RequestError(400, "bad_image", in_client_words(str(error), source)) from error
+            message = in_field_names(in_client_words(str(error), source))
+            raise RequestError(400, "bad_image", message) from error
         if isinstance(error, OSError):
             logger.error("a result could not be written: %s", where(error))
             raise RequestError(507, "no_storage", "the server could not write the result") from error

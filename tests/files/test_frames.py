@@ -1,0 +1,163 @@
+"""`--frames all`: every frame of an animation with its timing, every page of a TIFF; what else is told of."""
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from clearsr.config.output import OutputConfig
+from clearsr.config.sampling import SamplingConfig
+from clearsr.files.upscale import Job, upscale_file
+from clearsr.image import read_image
+from clearsr.pipeline.pipeline import ClearSRPipeline
+
+DURATIONS = [80, 240, 120]
+ALL = OutputConfig(frames="all")
+
+
+@pytest.fixture(scope="module")
+def pipeline(make_network):
+    """Without steps the result resembles the picture, as colours are matched."""
+    config = SamplingConfig(steps=1, upscale=2, scheduler="dpm++", noise_scale=0)
+    return ClearSRPipeline(make_network(), config, device="cpu")
+
+
+def _frames(with_alpha=False):
+    y, x = np.mgrid[0:1:20j, 0:1:28j]
+    found = []
+    for shift in (0.0, 0.3, 0.6):
+        planes = [(x + shift) % 1, (y + shift) % 1, 0.5 + 0.3 * np.sin(6 * x + 9 * shift)]
+        if with_alpha:
+            planes.append((x > 0.3).astype(float))
+        found.append(Image.fromarray((255 * np.stack(planes, -1)).astype(np.uint8)))
+    return found
+
+
+def _animation(path, kind, with_alpha=False, **options):
+    first, *others = _frames(with_alpha)
+    if kind == "WEBP":
+        options["lossless"] = True
+    first.save(path, kind, save_all=True, append_images=others, duration=DURATIONS, **options)
+
+
+def _upscaled(pipeline, source, target, output=ALL, **changes):
+    sampling = pipeline.configure(**changes)
+    return upscale_file(pipeline, Job(str(source), source.name, str(target)), sampling, output)
+
+
+def _read(path):
+    """Frames as H×W×4 and their durations."""
+    found, durations = [], []
+    with Image.open(path) as image:
+        for number in range(image.n_frames):
+            image.seek(number)
+            found.append(np.asarray(image.convert("RGBA"), float))
+            durations.append(image.info.get("duration"))
+        return found, durations, image.info.get("loop")
+
+
+@pytest.mark.parametrize("source", ["GIF", "WEBP", "PNG", "AVIF"])
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".avif"])
+def test_an_animation_keeps_its_frames_and_their_timing(pipeline, tmp_path, source, suffix):
+    loop = {} if source == "AVIF" else {"loop": 3}
+    _animation(tmp_path / "in", source, **loop)
+    result = _upscaled(pipeline, tmp_path / "in", tmp_path / f"out{suffix}")
+    assert (result.status, result.warnings, result.width, result.height) == ("upscaled", (), 56, 40)
+    found, durations, repeats = _read(tmp_path / f"out{suffix}")
+    assert [round(duration) for duration in durations] == DURATIONS
+    assert suffix == ".avif" or source == "AVIF" or repeats == 3
+    for number, frame in enumerate(found):
+        small = read_image(tmp_path / "in", frame=number)
+        (alone,) = pipeline.upscale([small], pipeline.configure(seed=_seed(tmp_path / "in")))
+        expected = 255 * alone.color.numpy().transpose(1, 2, 0)
+        assert np.abs(frame[..., :3] - expected).mean() < (6 if suffix == ".avif" else 1), number
+
+
+def _seed(path):
+    from clearsr.seeds import file_seed
+
+    return file_seed(0, path.name)
+
+
+def test_holes_are_kept_in_every_frame(pipeline, tmp_path):
+    _animation(tmp_path / "in.webp", "WEBP", with_alpha=True)
+    _upscaled(pipeline, tmp_path / "in.webp", tmp_path / "out.png")
+    found, _, _ = _read(tmp_path / "out.png")
+    assert len(found) == 3
+    for frame in found:
+        assert frame[:, :10, 3].max() == 0 and frame[:, 30:, 3].min() == 255
+
+
+def test_pages_of_any_size_and_depth(pipeline, tmp_path):
+    shapes = [((20, 28, 3), np.uint8), ((12, 30, 3), np.uint16), ((16, 16), np.uint8)]
+    source = tmp_path / "in.tif"
+    with tifffile.TiffWriter(source) as writer:
+        for shape, dtype in shapes:
+            levels = np.linspace(0, np.iinfo(dtype).max, int(np.prod(shape))).astype(dtype).reshape(shape)
+            kind = "rgb" if len(shape) == 3 else "minisblack"
+            writer.write(levels, photometric=kind, metadata=None)
+        writer.write(
+            np.zeros((5, 7, 3), np.uint8), photometric="rgb", subfiletype=1, metadata=None
+        )  # a thumbnail
+    result = _upscaled(pipeline, source, tmp_path / "out.tif")
+    assert (result.status, result.warnings) == ("upscaled", ())
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        found = [(page.shape, page.dtype) for page in file.pages]
+    assert found == [((40, 56, 3), np.uint8), ((24, 60, 3), np.uint16), ((32, 32), np.uint8)]
+    for number in range(3):
+        assert read_image(tmp_path / "out.tif", frame=number).bit_depth == (16 if number == 1 else 8)
+    assert (
+        "pages are kept by TIFF alone; use --format tiff"
+        in _upscaled(pipeline, source, tmp_path / "a.png").error
+    )
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_what_an_output_does_not_hold_is_said(pipeline, tmp_path):
+    _animation(tmp_path / "in.gif", "GIF")
+    result = _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "out.tif")
+    assert [notice.text for notice in result.warnings] == ["TIFF holds no timing; its frames are pages"]
+    assert len(tifffile.TiffFile(tmp_path / "out.tif").pages) == 3
+    error = _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "out.jpg").error
+    assert error.endswith("JPEG holds one picture; --frames all takes png, webp, avif or tiff")
+    result = _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "one.png", OutputConfig())
+    assert [notice.text for notice in result.warnings] == ["holds 3 frames or pages; only the first is used"]
+
+
+def test_one_picture_is_one_picture(pipeline, tmp_path):
+    _frames()[0].save(tmp_path / "in.png")
+    for name, output in (("a.png", ALL), ("b.png", OutputConfig())):
+        assert _upscaled(pipeline, tmp_path / "in.png", tmp_path / name, output).status == "upscaled"
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_frames_are_shrunk_where_they_are_large_enough(pipeline, tmp_path):
+    _animation(tmp_path / "in.gif", "GIF")
+    size = {"width": 14, "when_large": "shrink"}
+    result = _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "out.webp", size=size)
+    assert (result.width, result.height) == (14, 10) and len(_read(tmp_path / "out.webp")[0]) == 3
+
+
+def test_metadata_is_the_first_frames(pipeline, tmp_path):
+    exif = Image.Exif()
+    exif[315] = "Ann"
+    _animation(tmp_path / "in.webp", "WEBP", exif=exif)
+    _upscaled(pipeline, tmp_path / "in.webp", tmp_path / "out.webp")
+    with Image.open(tmp_path / "out.webp") as image:
+        assert image.getexif()[315] == "Ann" and image.n_frames == 3
+
+
+def _mpo(pictures):
+    file = io.BytesIO()
+    pictures[0].save(file, "MPO", save_all=True, append_images=pictures[1:])
+    return file.getvalue()
+
+
+def test_the_second_view_of_an_mpo_is_told_of(pipeline, tmp_path):
+    (tmp_path / "in.mpo").write_bytes(_mpo(_frames()[:2]))
+    result = _upscaled(pipeline, tmp_path / "in.mpo", tmp_path / "out.png", OutputConfig())
+    assert [notice.text for notice in result.warnings] == [
+        "holds 2 pictures or views (MPO); only the first is used"
+    ]
