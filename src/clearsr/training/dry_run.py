@@ -20,7 +20,7 @@ from clearsr.data.crops import TrainingBatch
 from clearsr.data.photographs import Photographs
 from clearsr.models.build import meta_network
 from clearsr.models.parameters import PART_LABELS, part_of
-from clearsr.training.setup import DTYPES, prepare_stage
+from clearsr.training.setup import DTYPES, model_of, prepare_stage
 from clearsr.training.stages import StageModule
 from clearsr.training.step import to_device
 
@@ -83,7 +83,7 @@ def plan_run(config: TrainConfig, processes: int | None = None) -> TrainingPlan:
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch = max(1, config.batch_size // (config.accumulation * processes))
     photographs = Photographs(config.data.train)
-    network = meta_network(config.model)
+    network = meta_network(model_of(config))
     stage = prepare_stage(config, network, torch.device("meta"))
     parameters = list(network.named_parameters())
     trainable: Counter[str] = Counter()
