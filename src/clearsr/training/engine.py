@@ -105,12 +105,13 @@ class _Trainer:
         self.state = TrainingState.of(stage, config)
         self.scaler = make_scaler(config, accelerator.device)
         self.dataset = open_data(config, accelerator, stage)
-        self.fingerprint = self.dataset.photographs.fingerprint()
+        self.fingerprint = self.dataset.fingerprint()
         notes = self._restore(checkpoint)
         self.first_step = int(notes.get("step", 0))
         if self.is_main:
             if self.first_step < config.steps:
-                self.dataset.photographs.require_size(config.data.crop_size, config.data.skip_unreadable)
+                for line in self.dataset.check_sizes():
+                    logger.warning("%s", line)
             size = sum(
                 t.numel() * t.element_size() for g in self.state.tensors().values() for t in g.values()
             )
