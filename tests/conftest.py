@@ -7,7 +7,8 @@ projections, LoRA B): what such a layer hides at initialisation then shows up in
 import copy
 import functools
 import struct
-from typing import get_args
+from collections.abc import Mapping
+from typing import get_args, get_origin
 
 import pytest
 import torch
@@ -157,7 +158,10 @@ def is_section(kind):
 
 def _setting_names(schema, prefix=""):
     for name, field in schema.model_fields.items():
-        sections = [kind for kind in (field.annotation, *get_args(field.annotation)) if is_section(kind)]
+        kinds = (field.annotation, *get_args(field.annotation))
+        if get_origin(field.annotation) is Mapping:  # of sections by a name of the user's
+            kinds = ()
+        sections = [kind for kind in kinds if is_section(kind)]
         for section in sections:
             yield from _setting_names(section, f"{prefix}{name}.")
         if not sections:

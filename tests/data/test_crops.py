@@ -181,3 +181,122 @@ def test_if_nothing_can_be_read_training_stops_even_so(folder):
         (folder / f"{number}.png").write_bytes(b"no picture")
     with pytest.raises(ClearSRError, match="none of its 5 images can be read"):
         dataset(folder, skip_unreadable=True)[0]
+
+
+@pytest.fixture
+def sources(tmp_path, make_picture):
+    """Folders of 2 and 6 pictures; red tells which one a crop is from: 0 and 1 are of the first."""
+    for name, count, first in (("few", 2, 0), ("many", 6, 2)):
+        (tmp_path / name).mkdir()
+        for number in range(count):
+            picture = make_picture(24, 28, seed=number)
+            picture[0] = (first + number) * 30 / 255
+            write_image(ImageData(picture), tmp_path / name / f"{number}.png")
+    return tmp_path / "few", tmp_path / "many"
+
+
+def mixed(sources, *settings, **changes):
+    train = [{"path": str(path), **own} for path, own in zip(sources, settings, strict=True)]
+    return CropDataset(data(None, train=train, **changes), None, 1, 0)
+
+
+def seen(crops, count):
+    """Which pictures the samples are from."""
+    return [round(crops.batch([n]).hr[0, 0].mean().item() * 255 / 30) for n in range(count)]
+
+
+def test_a_source_has_its_share_of_every_epoch_and_all_its_pictures_come_in_turn(sources):
+    crops = mixed(sources, {"weight": 3}, {"weight": 1})
+    assert crops.epochs.length == 8
+    pictures = seen(crops, 72)  # nine epochs: 54 of the few, 18 of the many
+    for begin in range(0, 72, 8):
+        assert sum(picture < 2 for picture in pictures[begin : begin + 8]) == 6
+    counts = Counter(pictures)
+    assert [counts[picture] for picture in range(8)] == [27, 27, 3, 3, 3, 3, 3, 3]
+    many = [picture for picture in pictures if picture >= 2]
+    assert pictures[:8] != pictures[8:16] and many[:6] != many[6:12]
+
+
+def test_a_rare_source_is_not_lost_to_rounding(sources):
+    assert min(seen(mixed(sources, {"weight": 0.001}, {"weight": 1}), 9)) < 2
+
+
+def test_several_crops_of_a_picture_lie_in_places_of_their_own(sources):
+    crops = mixed(sources, {"crops": 3}, {})
+    assert crops.epochs.length == 12
+    assert Counter(seen(crops, 12)) == Counter({0: 3, 1: 3, **dict.fromkeys(range(2, 8), 1)})
+    of_one = [crops.batch([n]).hr[0] for n in range(12) if seen(crops, 12)[n] == 0]
+    assert not torch.equal(of_one[0], of_one[1]) and not torch.equal(of_one[1], of_one[2])
+
+
+def test_the_mix_does_not_depend_on_processes_or_on_what_was_asked_before(sources):
+    settings = ({"weight": 1, "crops": 2}, {"weight": 2})
+    train = [{"path": str(path), **own} for path, own in zip(sources, settings, strict=True)]
+    config = data(None, train=train)
+    whole = [CropDataset(config, LIGHT, 4, 0)[step] for step in (9, 0, 4)]
+    for step, batch in zip((9, 0, 4), whole, strict=True):
+        halves = [CropDataset(config, LIGHT, 4, 0, (rank, 2))[step] for rank in (0, 1)]
+        assert torch.equal(batch.hr, torch.cat([half.hr for half in halves]))
+        assert torch.equal(batch.lr, torch.cat([half.lr for half in halves]))
+
+
+def test_the_fingerprint_is_that_of_the_pictures_until_there_is_a_mix(sources):
+    plain = mixed(sources, {}, {})
+    assert plain.fingerprint() == plain.photographs.fingerprint()
+    others = [mixed(sources, {"crops": 2}, {}), mixed(sources, {"weight": 1}, {"weight": 2})]
+    assert len({crops.fingerprint() for crops in (plain, *others)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (({"weight": 1}, {}), "data.*: train: give all sources a weight, or none"),
+        (({"weight": 0}, {"weight": 1}), "train.0.weight: Input should be greater than 0"),
+        (({"wieght": 1}, {"weight": 1}), "train.0.wieght: unknown key; did you mean weight"),
+    ],
+)
+def test_a_mix_that_cannot_be_is_refused(sources, settings, message):
+    with pytest.raises(ClearSRError, match=message.removeprefix("data.*: ")):
+        mixed(sources, *settings)
+
+
+def test_a_source_that_adds_nothing_cannot_have_a_weight(sources):
+    few, _ = sources
+    with pytest.raises(ClearSRError, match="0.png has a weight and no image that the others lack"):
+        mixed((few, few / "0.png"), {"weight": 1}, {"weight": 1})
+
+
+@pytest.fixture
+def with_small(sources, make_picture):
+    """The many have two pictures more, narrower than a crop of 16."""
+    for name, size in (("narrow.png", (40, 12)), ("tiny.png", (8, 8))):
+        picture = make_picture(*size)
+        picture[0] = 240 / 255
+        write_image(ImageData(picture), sources[1] / name)
+    return sources
+
+
+def test_small_pictures_are_left_out_and_counted(with_small):
+    crops = mixed(with_small, {}, {}, small="skip")
+    (line,) = crops.check_sizes()
+    assert line == f"data.train: {with_small[1]}: 2 of 8 images are smaller than 16 pixels, and left out"
+    assert sorted(seen(crops, 8)) == list(range(8))
+
+
+def test_small_pictures_are_enlarged_and_counted(with_small):
+    crops = mixed(with_small, {}, {}, small="resize")
+    (line,) = crops.check_sizes()
+    assert (
+        line == f"data.train: {with_small[1]}: 2 of 8 images are smaller than 16 pixels, and enlarged to it"
+    )
+    assert Counter(seen(crops, 10))[8] == 2
+    assert all(crops.batch([n]).hr.shape == (1, 3, 16, 16) for n in range(10))
+
+
+def test_small_pictures_are_refused_by_name(with_small):
+    with pytest.raises(
+        ClearSRError, match=r"16 is larger than .*narrow.png \(12x40\).*set data.small to skip"
+    ):
+        mixed(with_small, {}, {}).check_sizes()
+    with pytest.raises(ClearSRError, match="all 2 images are smaller than data.crop_size, 16"):
+        mixed([with_small[1] / n for n in ("narrow.png", "tiny.png")], {}, {}, small="skip")

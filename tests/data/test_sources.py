@@ -151,9 +151,11 @@ def test_the_fingerprint_follows_the_names_and_not_the_place(folder, tmp_path):
 
 def test_too_small_images_are_named_from_their_headers(folder, shard):
     photographs = Photographs([folder, shard])
-    photographs.require_size(20)
-    with pytest.raises(ClearSRError, match=r"a.png \(24x20\).*b.png \(25x20\).*0001.png"):
-        photographs.require_size(21)
+    assert photographs.smaller_than(20) == {}
+    small = photographs.smaller_than(21)
+    assert [line.split("/")[-1] for line in small.values()][:2] == ["a.png (24x20)", "b.png (25x20)"]
+    assert any("0001.png" in line for line in small.values())
+    assert photographs.by_source(small) == [2, len(small) - 2]
 
 
 def test_crops_are_the_same_from_the_cache_which_keeps_what_fits_and_no_more(

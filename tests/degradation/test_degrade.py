@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
+from clearsr.config.base import build_config
 from clearsr.config.degradation import PresetName
 from clearsr.degradation import (
     DegradationConfig,
@@ -190,6 +191,63 @@ def test_a_mixture_of_one_kind_is_that_kind_and_order_does_not_matter():
     for seed in range(8):
         pair = [degrade_mixed(hr, mix, _generator(seed)).lr for mix in (one_way, other_way)]
         assert torch.equal(*pair)
+
+
+def test_a_mixture_draws_sets_of_ones_own_beside_presets():
+    hr, soft = _picture(32, 32), {"preset": "bicubic", "first": {"blur": {"probability": 1, "sigma": (2, 2)}}}
+    mix = build_config(DegradationMix, {"weights": {"soft": 3, "bicubic": 1}, "sets": {"soft": soft}})
+    kinds = {"bicubic": 0, "soft": 0}
+    for seed in range(200):
+        generator = _generator(seed)
+        uniform(0, 1, generator)  # which of them
+        drawn = degrade_mixed(hr, mix, _generator(seed)).lr
+        is_soft = torch.equal(drawn, degrade(hr, build_config(DegradationConfig, soft), generator))
+        kinds["soft" if is_soft else "bicubic"] += 1
+        assert is_soft or torch.equal(drawn, degrade(hr, preset_config("bicubic"), _generator()))
+    assert kinds["soft"] / 200 == pytest.approx(0.75, abs=0.12)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"weights": {"sfot": 1}, "sets": {"soft": {}}},
+            "sfot is no preset and none of the sets; known: full,",
+        ),
+        ({"sets": {"light": {}}}, "sets: light is a preset; give the set another name"),
+        ({"sets": {"soft": {"first": {"blr": {}}}}}, "sets.soft.first.blr: unknown key; did you mean blur"),
+        (
+            {"sets": {"soft": {"first": {"jpeg_quality": [90, 30]}}}},
+            "sets.soft.first.jpeg_quality: the low end 90",
+        ),
+    ],
+)
+def test_a_mixture_that_cannot_be_is_refused(values, message):
+    with pytest.raises(ClearSRError, match=message):
+        build_config(DegradationMix, values)
+
+
+def test_records_of_plain_mixtures_are_what_they_were():
+    mix = DegradationMix(weights={"light": 1})
+    assert mix.as_dict() == {"weights": {"light": 1.0}}
+    assert {*DegradationMix(usm=True).as_dict()} == {"weights", "usm"}
+
+
+def test_sharpened_originals_are_real_esrgans():
+    """Against the formula on SciPy's filters; the LR image is made of the sharpened one."""
+    hr = _picture(80, 96, seed=3)
+
+    def blurred(planes):
+        return ndimage.gaussian_filter(planes, (0, 8, 8), mode="mirror", radius=(0, 25, 25))
+
+    planes = hr.double().numpy()
+    residual = planes - blurred(planes)
+    mask = blurred((np.abs(residual) * 255 > 10).astype(float))
+    expected = mask * (planes + 0.5 * residual).clip(0, 1) + (1 - mask) * planes
+    pair = degrade_mixed(hr, DegradationMix(weights={"bicubic": 1}, usm=True), _generator())
+    assert np.abs(pair.hr.numpy() - expected).max() < 1e-4
+    assert pair.hr.std() > 1.05 * hr.std()
+    assert torch.equal(pair.lr, degrade(pair.hr, preset_config("bicubic"), _generator()))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from clearsr.errors import ClearSRError
 from clearsr.models.window_attention import (
     UNPARTITIONED_TABLE_SIDE,
     WindowCrossAttention,
-    aligned_offsets,
     merge_windows,
     partition_windows,
 )
@@ -109,19 +108,44 @@ def test_rows_of_a_batch_are_independent(make_attention, normal):
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
+@torch.no_grad()
+def entries_used(side, ratio):
+    """Which entry of the table each (query, key) pair of a window looks at, S²×s²."""
+    attention = WindowCrossAttention(CHANNELS, LATENT, CHANNELS, side, ratio)
+    attention.position_bias.copy_(torch.arange(attention.position_bias.shape[1]))
+    return attention._bias(side)[0].long()
+
+
+def test_the_index_is_made_once_and_moves_with_the_weights():
+    with torch.device("meta"):
+        attention = WindowCrossAttention(CHANNELS, LATENT, HEAD_DIM, 8, 2)
+    attention.to_empty(device="cpu")
+    _, kept = attention._index
+    assert kept[0] == 7 * 14 + 7  # a query and the key at its own place
+    attention._bias(8)
+    assert attention._index[1] is kept and not list(attention.buffers())
+    assert attention.to("meta")._index[1] is kept  # where there is nothing to compute
+
+
+def test_the_index_of_a_whole_map_is_that_of_its_size():
+    attention = WindowCrossAttention(CHANNELS, LATENT, HEAD_DIM, None, 1)
+    shapes = [tuple(attention._bias(side).shape) for side in (4, 6, 4)]
+    assert shapes == [(2, 16, 16), (2, 36, 36), (2, 16, 16)]
+
+
 @pytest.mark.parametrize("side", [2, 5, 8])
 def test_bias_index_at_equal_resolution_is_swins(side):
     grid = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")).flatten(1)
     relative = grid[:, :, None] - grid[:, None, :] + side - 1
     expected = relative[0] * (2 * side - 1) + relative[1]
-    assert torch.equal(aligned_offsets(side, side, 1, side), expected)
+    assert torch.equal(entries_used(side, 1), expected)
 
 
 @pytest.mark.parametrize(("ratio", "entries"), [(1, 31), (2, 30), (4, 28), (8, 24)])
 def test_bias_table_has_one_entry_per_distance(ratio, entries):
     attention = WindowCrossAttention(CHANNELS, LATENT, HEAD_DIM, 16, ratio)
     assert attention.position_bias.shape == (CHANNELS // HEAD_DIM, entries**2)
-    used = aligned_offsets(16 // ratio, 16, ratio, 16)
+    used = entries_used(16, ratio)
     assert torch.equal(used.unique(), torch.arange(entries**2))  # every entry is used, none is missing
     distances = {}
     for query in range((16 // ratio) ** 2):

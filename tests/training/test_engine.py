@@ -1,6 +1,7 @@
 """What the loop does beside learning: stop on nonsense, say what is wrong, keep the best, and show itself."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -136,6 +137,46 @@ def test_what_was_trained_can_be_used(make_run, make_picture):
     pipeline = ClearSRPipeline.from_pretrained(export, device="cpu", precision="fp32")
     result = pipeline.upscale([ImageData(make_picture(8, 12))], pipeline.configure(steps=1))[0]
     assert result.color.shape == (3, 32, 48) and result.color.isfinite().all()
+
+
+SAMPLED = {
+    "steps": 2,
+    "scheduler": "dpm++",
+    "spacing": "quadratic",
+    "start_timestep": 400,
+    "guidance_scale": 2.0,
+    "lsa": {"preset": "off", "lla_start": 0.7},
+    "max_memory": "1GB",
+    "seed": 5,
+}
+
+
+def test_what_was_trained_is_run_as_it_was_validated(make_run, photos, monkeypatch):
+    """Both exports, wherever they are moved; what belongs to the machine or the picture stays behind."""
+    used = []
+    original = ClearSRPipeline.__init__
+
+    def watched(self, network, sampling, *arguments, **options):
+        used.append(sampling)
+        original(self, network, sampling, *arguments, **options)
+
+    monkeypatch.setattr(ClearSRPipeline, "__init__", watched)
+    validation = {"count": 1, "crop_size": 32, "sampling": SAMPLED}
+    data = {"validation": [str(photos)]}
+    export = fit(make_run(steps=1, validate_every=1, data=data, validation=validation))
+    (validated,) = used
+    assert (validated.steps, validated.guidance_scale, validated.seed) == (2, 2.0, 5)
+    for name in ("export", "export-best"):
+        moved = (export.parent / name).rename(photos.parent / f"moved-{name}")
+        found = ClearSRPipeline.from_pretrained(moved, device="cpu").defaults
+        assert found == validated.model_copy(update={"seed": 0, "max_memory": None})
+        shutil.rmtree(moved)
+
+
+@pytest.mark.parametrize(("stage", "sampling"), [("autoencoder", {}), ("lr_encoder", {"steps": 0})])
+def test_an_export_that_cannot_draw_yet_says_so(make_run, stage, sampling):
+    description = json.loads((fit(make_run(stage, steps=1)) / "config.json").read_text())
+    assert description["sampling"] == sampling
 
 
 def test_a_stage_starts_from_what_the_one_before_left(make_run, caplog):

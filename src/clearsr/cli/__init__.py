@@ -48,6 +48,7 @@ COMMANDS = {
     "degrade": Command("clearsr.cli.degrade:run", "make realistic low-resolution versions of photographs"),
     "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
     "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),
+    "model": Command("clearsr.cli.model:run", "choose the settings that a model brings along"),
     "doctor": Command("clearsr.cli.doctor:run", "is all there that upscaling needs, and what else could be"),
     "data": Command(
         "clearsr.cli.data:run", "check images, cut them into shards of crops, make test sets of them"

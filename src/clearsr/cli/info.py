@@ -122,7 +122,7 @@ def _describe_config(config: ModelConfig, console: "Console") -> dict[str, Any]:
 def _describe_model(source: str, console: "Console") -> dict[str, Any]:
     """Configuration, stages, sampling defaults and parameters of a model on disk."""
     from clearsr.config.base import build_config
-    from clearsr.models.checkpoint import WEIGHTS_NAME, locate, read_description
+    from clearsr.models.checkpoint import BASE_KEY, WEIGHTS_NAME, locate, read_description
     from clearsr.models.parameters import ParameterTable, parameter_table, stored_parts
 
     folder = locate(source)
@@ -141,6 +141,8 @@ def _describe_model(source: str, console: "Console") -> dict[str, Any]:
         "weights": f"{size / 1e6:.1f} MB, {sum(stored.values()) / 1e6:.2f} M parameters stored",
         "stages": ", ".join(description["stages"]) or "none: untrained",
     }
+    if trained_on := description.get(BASE_KEY):
+        facts["base"] = ", ".join(f"{part} SHA-256 {digest[:12]}..." for part, digest in trained_on.items())
     _print_pairs(console, f"model {source}", facts)
     settings = flat(config.model_dump(mode="json"))
     if config.base_model is not None:

@@ -1,21 +1,63 @@
-"""What the commands share that run a model: the flags for it and its settings, and what these lead to."""
+"""Models of the commands: the flags for one and its settings, and what these lead to.
+
+And `clearsr model set`: the settings that a model brings along, chosen anew.
+"""
 
 import json
-from argparse import Namespace, _ActionsContainer
+from argparse import ArgumentParser, Namespace, _ActionsContainer
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clearsr.cli.flags import Overrides, build
+from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.parser import UsageError
-from clearsr.cli.terminal import busy
-from clearsr.config.base import build_config
-from clearsr.config.sampling import SamplingConfig, check_negative_prompt
+from clearsr.cli.terminal import busy, write_line
+from clearsr.config.base import build_config, flat
+from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_negative_prompt
 from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.pipeline.pipeline import ClearSRPipeline
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_OF_A_RUN = ("--seed", "--max-memory")  # of which no model has any of its own
+_SETTINGS = {flag: path for flag, path in SAMPLING_FLAGS.items() if flag not in _OF_A_RUN}
+_EPILOG = """\
+The settings go over those that the model has, into its config.json; its weights stay as they are.
+`clearsr info --model` shows them.
+
+examples:
+  clearsr model set runs/compact-4-larger-crops/export --steps 2 --noise-scale 0.5
+  clearsr model set compact -o mine/ --lsa fidelity
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.epilog = _EPILOG
+    parser.add_argument("action", choices=("set",), help="what to do")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a folder; compact or a hub id with -o")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="change a copy that is kept here")
+    add_config_flags(parser, _SETTINGS, SamplingConfig())
+    add_config_files(parser, "lsa.ela_end=0.3")
+
+
+def run(args: Namespace) -> int:
+    """Check the settings, keep them, and say what the model has now."""
+    given = collect(args, _SETTINGS)
+    if not given.origins:
+        raise UsageError("model set: needs a setting, such as --steps 2 or --set lsa.ela_end=0.3")
+    if args.output is None and not args.model.is_dir():
+        raise UsageError(f"{args.model}: is not a folder; say with -o where to keep the changed model")
+
+    from clearsr.models.checkpoint import locate, read_description, store_sampling
+
+    resolve_sampling(Namespace(model=args.model, base_model=None), given)
+    folder = args.output or args.model
+    store_sampling(locate(args.model), folder, given.values)
+    settings = flat(read_description(folder)["sampling"])
+    write_line(f"{folder}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+    return 0
 
 
 def add_model_flags(parser: _ActionsContainer, with_model: bool = True) -> None:

@@ -6,7 +6,7 @@ Unknown keys are errors that name the nearest valid key; nothing here knows what
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -163,11 +163,16 @@ def _explain(schema: type[FrozenConfig], item: Any) -> str:
 def _fields_at(schema: type[FrozenConfig], location: Sequence[str]) -> list[str]:
     """Names of the fields of the nested configuration that `location` leads to."""
     current: type[BaseModel] = schema
+    inside_mapping = False
     for part in location:
+        if part.isdigit() or inside_mapping:  # a place in a list, or a name of the user's
+            inside_mapping = False
+            continue
         field = current.model_fields.get(part)
         candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
         models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
         if not models:
             return []
         current = models[0]
+        inside_mapping = field is not None and get_origin(field.annotation) is Mapping
     return list(current.model_fields)

@@ -10,7 +10,7 @@ A preset is no more than the values that the other fields start from. Ranges are
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -168,24 +168,47 @@ class DegradationConfig(FrozenConfig):
 
 
 class DegradationMix(FrozenConfig):
-    """Several kinds of degradation side by side: each image draws the preset that makes its LR."""
+    """Several kinds of degradation side by side: each image draws the preset, or set, that makes its LR."""
 
-    weights: dict[PresetName, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
+    weights: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
         default={"real": 0.5, "light": 0.15, "full": 0.1, "camera": 0.1, "bicubic": 0.15},
-        description="relative frequency of each preset; one left out is never drawn",
+        description="relative frequency of each preset or set; one left out is never drawn",
+    )
+    sets: Mapping[str, DegradationConfig] = Field(
+        default={}, description="sets of one's own by name, each with any settings of `clearsr degrade`"
+    )
+    usm: bool = Field(
+        default=False,
+        description="HR crops are sharpened as Real-ESRGAN does it, and LR images made of these",
     )
 
     @model_validator(mode="after")
     def _draws_something(self) -> "DegradationMix":
+        if shadowed := [name for name in self.sets if name in _PRESETS]:
+            raise ValueError(f"sets: {shadowed[0]} is a preset; give the set another name")
+        known = [*_PRESETS, *self.sets]
+        if unknown := [name for name in self.weights if name not in known]:
+            raise ValueError(
+                f"weights: {unknown[0]} is no preset and none of the sets; known: {', '.join(known)}"
+            )
         if sum(self.weights.values()) <= 0:
             raise ValueError(f"weights: at least one must be above 0; presets are {', '.join(_PRESETS)}")
         return self
 
+    def named(self, name: str) -> DegradationConfig:
+        """The set or the preset of that name."""
+        return self.sets[name] if name in self.sets else preset_config(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a record of it holds; what is not used is left out, so that older records stay valid."""
+        unused = {name for name in ("sets", "usm") if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude=unused)
+
 
 @cache
-def preset_config(preset: PresetName) -> DegradationConfig:
+def preset_config(preset: str) -> DegradationConfig:
     """The named set with none of its fields changed; built once, for it is asked for with every image."""
-    return DegradationConfig(preset=preset)
+    return DegradationConfig.model_validate({"preset": preset})
 
 
 _SECOND_RESIZE: dict[str, object] = {"probabilities": (0.3, 0.4, 0.3)}

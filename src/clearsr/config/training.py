@@ -17,14 +17,30 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
+class Source(FrozenConfig):
+    """Photographs to learn from, and their part in the whole; a path alone is one with the defaults."""
+
+    path: Path = Field(description="an image file, a folder (recursive), a .txt list of these, a .tar shard")
+    weight: PositiveFloat | None = Field(
+        None, description="its share of the samples, beside the weights of the others; null: by its crops"
+    )
+    crops: PositiveInt = Field(1, description="crops that are taken of each of its images in an epoch")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_path(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str | Path) else value
+
+
 class DataConfig(FrozenConfig):
     """Where the photographs are and how crops are taken from them."""
 
-    train: tuple[Path, ...] = Field(
-        min_length=1, description="image files, folders (recursive), .txt lists of these, .tar shards"
-    )
+    train: tuple[Source, ...] = Field(min_length=1, description="where the photographs are")
     validation: tuple[Path, ...] = Field((), description="held-out images, named in the same ways")
     crop_size: PositiveInt = Field(512, description="side of the HR crop in pixels")
+    small: Literal["refuse", "skip", "resize"] = Field(
+        "refuse", description="images smaller than a crop: stop, leave them out, or enlarge them to it"
+    )
     upscale: PositiveInt = Field(4, description="HR size over LR size")
     rotate: bool = Field(True, description="also turn crops by 90 degrees, besides mirroring")
     skip_unreadable: bool = Field(
@@ -46,6 +62,8 @@ class DataConfig(FrozenConfig):
     def _crop_fits(self) -> "DataConfig":
         if self.crop_size % self.upscale:
             raise ValueError(f"crop_size must be a multiple of upscale, {self.upscale}")
+        if len({source.weight is None for source in self.train}) > 1:
+            raise ValueError("train: give all sources a weight, or none")
         return self
 
 

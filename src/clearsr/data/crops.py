@@ -6,9 +6,10 @@ order of its own; where `data.skip_unreadable` allows it, an image that cannot b
 that follows it in the order of the epoch (round to its beginning), and reported with the batch.
 """
 
+import hashlib
 import signal
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from clearsr.config.degradation import DegradationMix
 from clearsr.config.training import DataConfig
 from clearsr.data.labels import Labels
-from clearsr.data.photographs import Photographs
+from clearsr.data.photographs import Epochs, Photographs
 from clearsr.degradation import degrade_mixed
 from clearsr.errors import ClearSRError
+from clearsr.image import resize
 from clearsr.quiet import own_stderr
 from clearsr.seeds import derive_seed, make_generator
 from clearsr.tiling import Window
@@ -56,7 +58,18 @@ class CropDataset(Dataset[TrainingBatch]):
         Raises:
             ClearSRError: a source in `data.train` is missing or holds no image.
         """
-        self.photographs = Photographs(data.train, data.cache_megabytes)
+        self.photographs = Photographs([source.path for source in data.train], data.cache_megabytes)
+        self._small: dict[int, str] = {}
+        if data.small == "skip":
+            self._small = self.photographs.smaller_than(data.crop_size, data.skip_unreadable)
+            self._small_by_source = self.photographs.by_source(self._small)
+            self.photographs.leave_out(self._small)
+            if not self.photographs.items:
+                count = len(self._small)
+                raise ClearSRError(
+                    f"data.train: all {count} images are smaller than data.crop_size, {data.crop_size}"
+                )
+        self.epochs = Epochs(seed, data.train, self.photographs.counts)
         self._data, self._degradation, self._seed = data, degradation, seed
         self._batch_size, (self._rank, self._world) = batch_size, shard
         self._labels = labels
@@ -106,15 +119,48 @@ class CropDataset(Dataset[TrainingBatch]):
         hr_images, lr_images = zip(*pairs, strict=True)
         return batch._replace(hr=torch.stack(hr_images), lr=torch.stack(lr_images))
 
+    def check_sizes(self) -> list[str]:
+        """Lines on the images that are smaller than a crop, by source, and what is done about them.
+
+        Raises:
+            ClearSRError: there are some, and they are to be refused; names them.
+        """
+        side, rule = self._data.crop_size, self._data.small
+        if rule == "skip":
+            small, found = self._small, self._small_by_source if self._small else []
+        else:
+            small = self.photographs.smaller_than(side, self._data.skip_unreadable)
+            found = self.photographs.by_source(small)
+        if small and rule == "refuse":
+            names = list(small.values())
+            listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            raise ClearSRError(
+                f"data.crop_size: {side} is larger than {listed}; choose a smaller crop, or set "
+                "data.small to skip or resize"
+            )
+        done = "left out" if rule == "skip" else "enlarged to it"
+        return [
+            f"data.train: {source.path}: {less} of {count + less * (rule == 'skip')} images are smaller than "
+            f"{side} pixels, and {done}"
+            for source, less, count in zip(self._data.train, found, self.photographs.counts, strict=False)
+            if less
+        ]
+
+    def fingerprint(self) -> str:
+        """A hash of what decides which image a sample is taken from."""
+        names = self.photographs.fingerprint()
+        mix = [(source.weight, source.crops) for source in self._data.train]
+        if set(mix) <= {(None, 1)}:
+            return names
+        return hashlib.blake2b(f"{names} {mix}".encode(), digest_size=16).hexdigest()
+
     def names_of(self, sample_ids: Sequence[int]) -> list[str]:
         """The images that samples are taken from."""
         return [self.photographs.items[index].label() for index in map(self._index_of, sample_ids)]
 
     def _index_of(self, sample_id: int, skipped: int = 0) -> int:
         """The image that a sample is taken from: the next of the epoch's order, `skipped` places on."""
-        count = len(self.photographs)
-        epoch, position = divmod(self._number(sample_id), count)
-        return int(_order(self._seed, epoch, count)[(position + skipped) % count])
+        return self.epochs.image(self._number(sample_id), skipped)
 
     def _number(self, sample_id: int) -> int:
         """What a sample is drawn from: its own number, or that of the labelled one which comes again."""
@@ -140,7 +186,7 @@ class CropDataset(Dataset[TrainingBatch]):
             ClearSRError: no image at all can be read.
         """
         place = draw_place(make_generator("sample", self._seed, self._number(sample_id)))
-        for skipped in range(len(self.photographs)):
+        for skipped in range(self.epochs.length):
             index = self._index_of(sample_id, skipped)
             try:
                 crop = self.photographs.crop(index, partial(self._window, index, place))
@@ -149,26 +195,33 @@ class CropDataset(Dataset[TrainingBatch]):
                 if not self._data.skip_unreadable:
                     return None
                 continue
+            if min(crop.shape[1:]) < self._data.crop_size:
+                crop = _enlarged(crop, self._data.crop_size)
+                crop = place.window(crop.shape[1], crop.shape[2], self._data.crop_size).of(crop)
             return place.view(crop, self._data.rotate)
         raise ClearSRError(f"data.train: none of its {len(self.photographs)} images can be read")
 
     def _window(self, index: int, place: "Place", height: int, width: int) -> Window:
-        """Where the crop lies in an image of such a size.
+        """Where the crop lies in an image of such a size; all of one that will be enlarged.
 
         Raises:
             ClearSRError: the image is smaller than the crop.
         """
         size = self._data.crop_size
         if min(height, width) < size:
+            if self._data.small == "resize":
+                return Window(0, 0, height, width)
             name = self.photographs.items[index].label()
             raise ClearSRError(f"{name}: is {width}x{height}, smaller than data.crop_size, {size}")
         return place.window(height, width, size)
 
 
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> torch.Tensor:
-    """The order of the images in an epoch."""
-    return torch.randperm(count, generator=make_generator("order", seed, epoch))
+def _enlarged(image: torch.Tensor, side: int) -> torch.Tensor:
+    """The uint8 image with its shorter side `side` pixels long."""
+    height, width = image.shape[1:]
+    factor = side / min(height, width)
+    size = (max(side, round(height * factor)), max(side, round(width * factor)))
+    return (255 * resize(image[None].float() / 255, size)[0]).round().byte()
 
 
 class Place(NamedTuple):

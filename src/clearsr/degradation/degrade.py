@@ -22,7 +22,6 @@ from clearsr.config.degradation import (
     ResizeMode,
     SharpeningConfig,
     StageConfig,
-    preset_config,
 )
 from clearsr.degradation.steps import (
     add_gaussian_noise,
@@ -38,6 +37,7 @@ from clearsr.degradation.steps import (
     resize,
     round_to_8_bit,
     sharpen,
+    sharpen_original,
     sinc_kernel,
     uniform,
 )
@@ -131,14 +131,14 @@ def degrade_batch(
 def degrade_mixed(
     hr: torch.Tensor, mix: DegradationMix, generator: torch.Generator, upscale: int = 4
 ) -> TrainingPair:
-    """`degrade_pair` with a preset drawn by the weights of the mixture (from the same generator).
+    """`degrade_pair` with a preset or set drawn by the weights of the mixture (from the same generator).
 
     Raises:
         ClearSRError: as `degrade`.
     """
-    presets = sorted(mix.weights)  # the order in which a file lists them must not matter
-    preset = choose(presets, [mix.weights[name] for name in presets], generator)
-    return degrade_pair(hr, preset_config(preset), generator, upscale)
+    names = sorted(mix.weights)  # the order in which a file lists them must not matter
+    name = choose(names, [mix.weights[name] for name in names], generator)
+    return degrade_pair(sharpen_original(hr) if mix.usm else hr, mix.named(name), generator, upscale)
 
 
 def crop_to_multiple(image: torch.Tensor, upscale: int) -> torch.Tensor:

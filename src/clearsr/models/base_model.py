@@ -4,8 +4,11 @@ Layout: `unet/`, `vae/`, `text_encoder/`, `tokenizer/`, optionally `image_encode
 names and `config.json` files are looked at here; `pretrained.py` reads the weights.
 """
 
+import hashlib
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +17,8 @@ from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError, first_line, optional
 
 logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 20
 
 LAYOUT = (
     "accepted: the Stable Diffusion 2.x layout (unet/, vae/, text_encoder/, tokenizer/, and image_encoder/ "
@@ -172,6 +177,43 @@ def check_widths(unet: dict[str, Any], part: dict[str, Any], key: str, label: st
 def weights_stem(part: str) -> str:
     """What the weights file of a part is called, without suffix."""
     return "diffusion_pytorch_model" if part in ("unet", "vae") else "model"
+
+
+def weights_files(folder: Path, part: str) -> list[Path]:
+    """The files with the weights of a part, of which there are several where they are large."""
+    found = sorted(folder.glob(f"{weights_stem(part)}*.safetensors"))
+    return [file for file in found if ".fp16" not in file.name] or found
+
+
+def base_digests(files: Mapping[str, Sequence[Path]]) -> dict[str, str]:
+    """SHA-256 of the weights of a base by part; of several files, that of their digests in a row."""
+    digests = {part: [_cached_digest(file) for file in found] for part, found in files.items()}
+    return {
+        part: each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+        for part, each in digests.items()
+    }
+
+
+def _cached_digest(file: Path) -> str:
+    """SHA-256 of a large file that does not change; the hub's cache names such files by it."""
+    target = file.resolve()
+    if re.fullmatch("[0-9a-f]{64}", target.name):
+        return target.name
+    return _digest_of(target, target.stat().st_mtime_ns)
+
+
+@cache
+def _digest_of(file: Path, _changed: int) -> str:
+    return sha256_of(file)
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _locate(source: str, revision: str | None, patterns: list[str]) -> PartFolder:

@@ -21,6 +21,7 @@ from clearsr.models.base_model import (
     locate_image_encoder,
     read_part_config,
     read_prediction,
+    weights_files,
 )
 from clearsr.models.clearsr import ClearSRNetwork, Components
 from clearsr.models.image_prompt import VisionShape, VisionTower
@@ -48,9 +49,28 @@ def build_network(
         torch.manual_seed(derive_seed("weights", seed))
         if config.base_model is None:
             return ClearSRNetwork(config, own_components(config))
-        parts = base_components(config, null_prompt)
-        tokens = parts.null_prompt.shape[1]
-        return ClearSRNetwork(config.model_copy(update={"null_prompt_tokens": tokens}), parts)
+        located = _locate_parts(config, with_text=null_prompt is None)
+        parts = base_components(config, located, null_prompt)
+        found = _named_base(config, *located) | {"null_prompt_tokens": parts.null_prompt.shape[1]}
+        network = ClearSRNetwork(config.model_copy(update=found), parts)
+        base, image_encoder = located
+        folders = {
+            "unet": base.folder / "unet",
+            "vae": base.folder / "vae",
+            "image_encoder": image_encoder.folder,
+        }
+        network.base_files = {part: weights_files(folder, part) for part, folder in folders.items()}
+        return network
+
+
+def _named_base(config: ModelConfig, base: PartFolder, image_encoder: PartFolder) -> dict[str, str | None]:
+    """What finds the same base again from anywhere: absolute folders, or hub ids and commits."""
+    own = config.image_encoder is None
+    return {
+        "base_model": base.source,
+        "base_revision": base.revision,
+        "image_encoder": None if own else image_encoder.name(),
+    }
 
 
 def own_components(config: ModelConfig) -> Components:
@@ -92,16 +112,18 @@ def own_components(config: ModelConfig) -> Components:
     return Components(vae, own_encoder, denoiser, VisionTower(tower), null_prompt)
 
 
-def base_components(config: ModelConfig, null_prompt: torch.Tensor | None = None) -> Components:
-    """The frozen parts of a Stable Diffusion 2.x base and of the CLIP image encoder, from folders or the hub.
+def base_components(
+    config: ModelConfig, located: tuple[PartFolder, PartFolder], null_prompt: torch.Tensor | None = None
+) -> Components:
+    """The frozen parts of a Stable Diffusion 2.x base and of the CLIP image encoder, where they were found.
 
     Raises:
-        ClearSRError: a part cannot be found or read, or the parts do not fit together or to `config`.
+        ClearSRError: a part cannot be read, or the parts do not fit together or to `config`.
     """
     from clearsr.models.pretrained import encode_text, load_part
 
     with_text = null_prompt is None
-    base, image_encoder = _locate_parts(config, with_text)
+    base, image_encoder = located
     configs = _read_configs(base, image_encoder, with_text)
     _refuse_misfits(config, len(configs["unet"]["block_out_channels"]))
     predicted = read_prediction(base.folder)

@@ -1,11 +1,11 @@
 """A trained network on disk, and whether it is whole: a folder with `config.json` and `model.safetensors`.
 
 Nothing is pickled. With our own base (compact) the file holds every tensor; with a Stable Diffusion base only
-what was trained, and config.json names the base and its revision.
+what was trained, and config.json names the base, its revision, and the SHA-256 of its parts.
 """
 
-import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -23,13 +23,17 @@ from clearsr.config.model import ModelConfig
 from clearsr.config.parsing import parse_json
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, first_line, optional
+from clearsr.models.base_model import base_digests, sha256_of
 from clearsr.models.build import build_network
 from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 EMBEDDED_MODELS = ("compact",)
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
 Shape = tuple[int, ...]
+BASE_KEY = "base_sha256"  # in config.json, by part: what the model was trained on
 DIGEST_KEY = "weights_sha256"  # in config.json; `clearsr doctor` compares it, models without it are read too
 
 # The training stages that fill a tensor, by the beginning of its name; all else is clearsr's.
@@ -66,6 +70,8 @@ def save_network(
         "stages": sorted(set(stages)),
         "sampling": sampling or {},
     }
+    if network.base_files:
+        description[BASE_KEY] = base_digests(network.base_files)
     tensors = {
         name: value.detach().to("cpu", dtype or value.dtype).contiguous()
         for name, value in network.state_dict().items()
@@ -90,12 +96,13 @@ def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> No
     Raises:
         ClearSRError: the settings are not accepted, or the folder cannot be written.
     """
-    description = read_description(source)
+    in_place = folder.is_dir() and folder.samefile(source)
+    description = _read_description(source) if in_place else read_description(source)
     description["sampling"] = merge(description["sampling"], changes)
     build_config(SamplingConfig, description["sampling"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not folder.samefile(source):
+        if not in_place:
             with written_aside(folder / WEIGHTS_NAME) as aside:
                 shutil.copyfile(source / WEIGHTS_NAME, aside)
         _write_description(description, folder)
@@ -140,6 +147,13 @@ def load_network(source: str | Path, base_model: str | None = None) -> LoadedNet
     stored = read_tensors(folder)
     network = build_network(config, null_prompt=stored.get("null_prompt"))
     load_tensors(network, stored, folder, set(network.state_dict()))
+    if base_model is not None and (trained_on := description.get(BASE_KEY)):
+        given = base_digests(network.base_files)
+        if other := [part for part in given if given[part] != trained_on.get(part)]:
+            logger.warning(
+                "--base-model %s: %s was trained on another %s; what it draws may be worse",
+                base_model, source, ", ".join(other),
+            )  # fmt: skip
     return LoadedNetwork(
         network.requires_grad_(False).eval(), description["sampling"], list(description["stages"])
     )
@@ -149,6 +163,7 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
     """Load what an earlier training stage left in `source`; returns the stages that it has been through.
 
     A part that had no LoRA in `source` may have one in `network`, and the other way round if it is untrained.
+    What has been through no stage (`clearsr init`) is taken whole.
 
     Raises:
         ClearSRError: as `load_network`; or the U-Net in `source` predicts something else than this one.
@@ -161,6 +176,9 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
             f"model.prediction: {network.config.prediction}, but the U-Net of {source} predicts {predicts}; "
             f"set it to {predicts}"
         )
+    if not stages:
+        load_tensors(network, read_tensors(source), source, set(network.state_dict()))
+        return []
     filled = {name for name in network.state_dict() if set(stages_of(name)) & set(stages)}
     names = {_without_lora(name): name for name in filled}
     tensors = {
@@ -227,7 +245,17 @@ def locate(source: str | Path) -> Path:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder."""
+    """config.json of a model folder; a base that is named relative to it is found from anywhere."""
+    description = _read_description(folder)
+    model = description["model"]
+    for key in ("base_model", "image_encoder"):
+        if isinstance(named := model.get(key), str) and os.path.isdir(folder / named):  # of any text
+            model[key] = str((folder / named).resolve())
+    return description
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    """config.json as it stands."""
     path = folder / CONFIG_NAME
     try:
         description = parse_json(path.read_text(encoding="utf-8"))
@@ -295,7 +323,6 @@ def _umask() -> int:
 
 # Whether a model folder is whole: the weights' SHA-256, and that their names and shapes fit config.json.
 # Only the file's header is read for names and shapes; the digest reads all of it once.
-_CHUNK = 1 << 20
 
 
 class Weights(NamedTuple):
@@ -312,15 +339,6 @@ class Weights(NamedTuple):
     tensors: int
     sha256: str
     is_recorded: bool
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def check_weights(folder: Path) -> Weights:

@@ -5,6 +5,7 @@ and the control signals: both branches of classifier-free guidance then share th
 and sampling go through the same methods.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +53,7 @@ class ClearSRNetwork(nn.Module):
     def __init__(self, config: ModelConfig, parts: Components) -> None:
         super().__init__()
         self.config = config
+        self.base_files: dict[str, list[Path]] = {}  # of a frozen base, the weights of each part
         self.latents = LatentLREmbedding(parts.vae, parts.lr_encoder)
         self.unet: Any = parts.unet
         self.copy_encoder()

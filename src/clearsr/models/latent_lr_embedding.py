@@ -117,10 +117,8 @@ class LatentLREmbedding(nn.Module):
         self.is_merged = self.is_merged or bool(lora_layers(self.vae))
         merge_lora(self.vae)
 
-    def encode_hr(self, pixels: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """z_hr of pixels B×3×H×W in [-1, 1] by the pretrained encoder E (LoRA off).
-
-        The mode of the posterior, or a draw from it where a CPU generator is given.
+    def encode_hr(self, pixels: torch.Tensor) -> torch.Tensor:
+        """z_hr of pixels B×3×H×W in [-1, 1] by the pretrained encoder E (LoRA off): the posterior's mode.
 
         Raises:
             ClearSRError: the LoRA of E' was merged into E.
@@ -128,11 +126,7 @@ class LatentLREmbedding(nn.Module):
         if self.is_merged:
             raise ClearSRError("encode_hr: E is gone, the LoRA is merged; load with merge_adapters=False")
         with lora_enabled(self.vae, False):
-            posterior = self.vae.encode(pixels).latent_dist
-        latent = posterior.mode()
-        if generator is not None:
-            noise = torch.randn(latent.shape, generator=generator, dtype=torch.float32)
-            latent = latent + posterior.std * noise.to(latent)
+            latent: torch.Tensor = self.vae.encode(pixels).latent_dist.mode()
         return latent * self.scaling_factor
 
     def own_lr_encoder(self) -> nn.Module:

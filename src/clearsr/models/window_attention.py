@@ -4,6 +4,8 @@ The query map is `ratio` times coarser than the latent grid (1, 2, 4, 8 at the l
 are cut into the same N windows: s×s latent cells as keys and values, S×S = (s/ratio)² cells as queries.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,18 +32,20 @@ def merge_windows(windows: torch.Tensor, height: int, width: int) -> torch.Tenso
     return grid.transpose(2, 3).reshape(-1, height, width, windows.shape[-1])
 
 
-def aligned_offsets(query_side: int, key_side: int, ratio: int, table_reach: int) -> torch.Tensor:
-    """Index into a bias table for every (query, key) pair of a window: S²×s², int64.
+def aligned_offsets(
+    query_side: int, key_side: int, ratio: int, table_reach: int, device: torch.device
+) -> torch.Tensor:
+    """Index into a bias table for every (query, key) pair of a window: S²·s², int32, query by query.
 
     Positions are aligned on the latent grid: query cell q lies at latent row ratio·q, so offsets ratio·q - k
     run over 2s - ratio values. With equal sides this is Swin's table. `table_reach` is the s that the table
     was made for.
     """
     table_side = 2 * table_reach - ratio
-    offsets = torch.arange(query_side)[:, None] * ratio - torch.arange(key_side)[None, :]
+    queries, keys = (torch.arange(side, device=device, dtype=torch.int32) for side in (query_side, key_side))
+    offsets = queries[:, None] * ratio - keys[None, :]
     offsets = (offsets + table_reach - 1).clamp(0, table_side - 1)  # S×s
-    index = offsets[:, None, :, None] * table_side + offsets[None, :, None, :]  # Sy×Sx×sy×sx
-    return index.reshape(query_side**2, key_side**2)
+    return (offsets[:, None, :, None] * table_side + offsets[None, :, None, :]).flatten()  # Sy×Sx×sy×sx
 
 
 class WindowCrossAttention(nn.Module):
@@ -69,7 +73,11 @@ class WindowCrossAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
-        table_side = 2 * (window_size or UNPARTITIONED_TABLE_SIDE) - ratio
+        table_side = 2 * self._reach - ratio
+        # No buffer: it has values also where the network has none (`meta`), and no checkpoint holds it.
+        self._index: tuple[int, torch.Tensor] | None = None
+        if window_size is not None:
+            self._index = window_size, self._index_of(window_size, torch.device("cpu"))
         self.position_bias = nn.Parameter(torch.empty(self.heads, table_side**2))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
 
@@ -93,7 +101,7 @@ class WindowCrossAttention(nn.Module):
         q = self._heads(partition_windows(self.to_q(grid), query_side))
         k = self._heads(partition_windows(self.to_k(latent), key_side))
         v = self._heads(partition_windows(self.to_v(latent), key_side))
-        bias = self._bias(query_side, key_side).to(q.dtype)[None]
+        bias = self._bias(key_side).to(q.dtype)[None]
         if pad_y or pad_x:
             real = F.pad(z_lr.new_ones(1, height, width, 1), (0, 0, 0, pad_x, 0, pad_y))
             padding = partition_windows(real, key_side).view(-1, 1, 1, key_side**2) == 0
@@ -108,8 +116,22 @@ class WindowCrossAttention(nn.Module):
         """M×tokens×C -> M×heads×tokens×head_dim."""
         return windows.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
-    def _bias(self, query_side: int, key_side: int) -> torch.Tensor:
-        """heads×S²×s² out of the table."""
-        reach = self.window_size or UNPARTITIONED_TABLE_SIDE
-        index = aligned_offsets(query_side, key_side, self.ratio, reach)
-        return self.position_bias[:, index.to(self.position_bias.device)]
+    @property
+    def _reach(self) -> int:
+        return self.window_size or UNPARTITIONED_TABLE_SIDE
+
+    def _index_of(self, key_side: int, device: torch.device) -> torch.Tensor:
+        return aligned_offsets(key_side // self.ratio, key_side, self.ratio, self._reach, device)
+
+    def _apply(self, fn: Callable[..., torch.Tensor], recurse: bool = True) -> "WindowCrossAttention":
+        """As every module does when it is moved; the index comes along."""
+        super()._apply(fn, recurse)
+        if self._index is not None and not self.position_bias.is_meta:
+            self._index = self._index[0], self._index[1].to(self.position_bias.device)
+        return self
+
+    def _bias(self, key_side: int) -> torch.Tensor:
+        """heads×S²×s² out of the table; its index is made once for windows, else when the side is another."""
+        if self._index is None or self._index[0] != key_side:
+            self._index = key_side, self._index_of(key_side, self.position_bias.device)
+        return self.position_bias.index_select(1, self._index[1]).unflatten(1, (-1, key_side**2))

@@ -16,11 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from clearsr.config.training import TrainConfig
-from clearsr.data.crops import TrainingBatch
-from clearsr.data.photographs import Photographs
+from clearsr.data.crops import CropDataset, TrainingBatch
 from clearsr.models.build import meta_network
 from clearsr.models.parameters import PART_LABELS, part_of
-from clearsr.training.setup import DTYPES, prepare_stage
+from clearsr.training.setup import DTYPES, model_of, prepare_stage
 from clearsr.training.stages import StageModule
 from clearsr.training.step import to_device
 
@@ -82,8 +81,9 @@ def plan_run(config: TrainConfig, processes: int | None = None) -> TrainingPlan:
     """
     processes = processes or int(os.environ.get("WORLD_SIZE", "1"))
     micro_batch = max(1, config.batch_size // (config.accumulation * processes))
-    photographs = Photographs(config.data.train)
-    network = meta_network(config.model)
+    dataset = CropDataset(config.data, None, config.batch_size, config.seed)
+    photographs, epoch = dataset.photographs, dataset.epochs.length
+    network = meta_network(model_of(config))
     stage = prepare_stage(config, network, torch.device("meta"))
     parameters = list(network.named_parameters())
     trainable: Counter[str] = Counter()
@@ -106,8 +106,8 @@ def plan_run(config: TrainConfig, processes: int | None = None) -> TrainingPlan:
         checkpoint_bytes=4 * count + moments + average,
         images=len(photographs),
         image_bytes=photographs.byte_count(),
-        steps_per_epoch=len(photographs) / images_per_step,
-        epochs=config.steps * images_per_step / len(photographs),
+        steps_per_epoch=epoch / images_per_step,
+        epochs=config.steps * images_per_step / epoch,
     )
 
 

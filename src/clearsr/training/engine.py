@@ -39,7 +39,7 @@ from clearsr.training.setup import prepare_network, prepare_stage, stages_of_run
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
-from clearsr.training.validation import Validation
+from clearsr.training.validation import Validation, exported_sampling
 
 with optional("training"):
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -105,12 +105,13 @@ class _Trainer:
         self.state = TrainingState.of(stage, config)
         self.scaler = make_scaler(config, accelerator.device)
         self.dataset = open_data(config, accelerator, stage)
-        self.fingerprint = self.dataset.photographs.fingerprint()
+        self.fingerprint = self.dataset.fingerprint()
         notes = self._restore(checkpoint)
         self.first_step = int(notes.get("step", 0))
         if self.is_main:
             if self.first_step < config.steps:
-                self.dataset.photographs.require_size(config.data.crop_size, config.data.skip_unreadable)
+                for line in self.dataset.check_sizes():
+                    logger.warning("%s", line)
             size = sum(
                 t.numel() * t.element_size() for g in self.state.tensors().values() for t in g.values()
             )
@@ -186,7 +187,7 @@ class _Trainer:
         """Write the averaged weights as a model."""
         with self.state.averaged():
             self.stage.finish(self._finish_batches())
-            save_network(self.network, folder, self.stages)
+            save_network(self.network, folder, self.stages, exported_sampling(self.config))
 
     def _finish_batches(self) -> Iterator[Any]:
         """The first samples of the run, the same whatever the batch size and the number of processes."""

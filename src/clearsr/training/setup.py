@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from clearsr.config.base import build_config, merge
-from clearsr.config.model import ModelConfig
+from clearsr.config.base import build_config, flat, merge
+from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.config.training import Stage, TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.hardware import store_in
@@ -47,7 +47,7 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
     Raises:
         ClearSRError: the base or a model in `init_from` cannot be loaded, or does not fit the configuration.
     """
-    network = build_network(config.model, config.seed)
+    network = build_network(model_of(config), config.seed)
     stages = _start_from_all(network, config.init_from)
     if config.stage == "prior" and "clearsr" in stages:
         raise ClearSRError(
@@ -69,6 +69,36 @@ def prepare_network(config: TrainConfig) -> tuple[ClearSRNetwork, list[str]]:
     if teacher is not None and teacher.blocks and network.painter is not None and "painter" not in stages:
         network.painter.start_from(load_realesrgan(), teacher.blocks)
     return network, stages
+
+
+_BASE_FIELDS = ("base_model", "base_revision", "image_encoder", "prediction", "null_prompt_tokens")
+
+
+def model_of(config: TrainConfig) -> ModelConfig:
+    """The recipe's model; on the base of what `clearsr init` wrote, where `init_from` names that.
+
+    Raises:
+        ClearSRError: the recipe asks for another model than was initialised.
+    """
+    model = config.model
+    if not config.init_from:
+        return model
+    source = locate(config.init_from[0])
+    description = read_description(source)
+    if description["stages"]:
+        return model
+    initial = build_config(ModelConfig, description["model"])
+    usual = preset_model_config(model.preset)
+    taken = [name for name in _BASE_FIELDS if getattr(model, name) == getattr(usual, name)]
+    model = model.model_copy(update={name: getattr(initial, name) for name in taken})
+    asked, there = (flat(each.model_dump(mode="json")) for each in (model, initial))
+    if other := [name for name in asked if asked[name] != there.get(name)]:
+        listed = ", ".join(f"model.{n} ({there.get(n)!r} there, {asked[n]!r} here)" for n in other[:3])
+        raise ClearSRError(
+            f"init_from: {source} was initialised with other settings: {listed}; set them as they are there, "
+            "or run `clearsr init` with these"
+        )
+    return model
 
 
 def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[str]:

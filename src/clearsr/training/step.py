@@ -150,7 +150,7 @@ def open_data(config: TrainConfig, accelerator: Accelerator, stage: StageModule)
     shard = (accelerator.process_index, accelerator.num_processes)
     micro_batch = config.batch_size // config.accumulation
     dataset = CropDataset(config.data, degradation, micro_batch, config.seed, shard)
-    labels = labels_of(config, dataset.photographs.fingerprint())
+    labels = labels_of(config, dataset.fingerprint())
     if labels is None:
         return dataset
     make_labels(config, dataset, labels, accelerator.device)

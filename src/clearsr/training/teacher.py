@@ -28,7 +28,7 @@ def labels_of(config: TrainConfig, images: str) -> Labels | None:
         "crop_size": config.data.crop_size,
         "upscale": config.data.upscale,
         "rotate": config.data.rotate,
-        "degradation": config.degradation.model_dump(mode="json"),
+        "degradation": config.degradation.as_dict(),
     }
     return Labels(teacher.labels, teacher.samples, settings)
 

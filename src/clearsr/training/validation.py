@@ -5,11 +5,11 @@ images.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 
-from clearsr.config.sampling import LSAConfig
+from clearsr.config.sampling import LSAConfig, SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
@@ -94,12 +94,9 @@ class Validation:
             return [to_unit(network.latents.decode(z)).float().cpu()[0] for z in latents]
         if self._config.stage == "prior":
             return self._denoised(network, "lr")
-        sampling = self._config.validation.sampling.model_copy(update={"upscale": self._config.data.upscale})
-        if self._config.stage == "lr_encoder":
-            sampling = sampling.model_copy(update={"steps": 0})
         pipeline = ClearSRPipeline(
             network,
-            sampling,
+            sampling_of(self._config),
             device=str(next(network.parameters()).device),
             precision=self._config.precision,
         )
@@ -123,6 +120,24 @@ class Validation:
             z_0 = denoise(network, conditioning, sampling, [generator])
             pictures.append(to_unit(network.latents.decode(z_0)).float().cpu()[0])
         return pictures
+
+
+def sampling_of(config: TrainConfig) -> SamplingConfig:
+    """How a run's pictures are drawn from LR images: in stage `lr_encoder` without diffusion."""
+    changes: dict[str, Any] = {"upscale": config.data.upscale}
+    if config.stage == "lr_encoder":
+        changes["steps"] = 0
+    return config.validation.sampling.model_copy(update=changes)
+
+
+def exported_sampling(config: TrainConfig) -> dict[str, Any]:
+    """What of `sampling_of` a run's export keeps: all but defaults, and what is no model's own.
+
+    Nothing after stages whose network cannot upscale yet.
+    """
+    if config.stage in ("autoencoder", "prior"):
+        return {}
+    return sampling_of(config).model_dump(mode="json", exclude_defaults=True, exclude={"max_memory", "seed"})
 
 
 def _centre(image: torch.Tensor, config: TrainConfig, name: str) -> torch.Tensor:
