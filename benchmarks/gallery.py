@@ -2,8 +2,9 @@
 
     python benchmarks/gallery.py docs/images
 
-It runs the commands that the page shows, on photographs that come inside scikit-image's wheel (public domain or
-CC0), and puts the same part of each result side by side: bicubic, ClearSR, Real-ESRGAN (extra `peers`), original.
+It runs the commands that the page shows, on photographs that come inside scikit-image's wheel (public domain
+or CC0), and puts the same part of each result side by side: bicubic, ClearSR, Real-ESRGAN (extra `peers`),
+original.
 """
 
 import subprocess

@@ -59,6 +59,14 @@ def test_the_sum_is_what_a_real_run_of_all_steps_does(make_network, normal, naiv
     assert set(table.parts) <= set(MAC_LABELS) and table.total == add(table.parts.values())
 
 
+def test_the_painter_counts_as_it_is_run(make_network, normal):
+    network = make_network(painter={"blocks": 1})
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.painter(normal(1, 6, 64, 96))
+    table = count_macs(network.config, (64, 96), steps=1)
+    assert table.parts["painter"].total == counter.get_total_flops() // 2 > 0
+
+
 def test_merging_saves_the_work_of_the_loras_alone(make_config, lora_encoder):
     config = make_config(**lora_encoder)
     merged, unmerged = (count_macs(config, (64, 64), steps=2, merged=m) for m in (True, False))

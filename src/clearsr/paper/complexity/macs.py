@@ -152,6 +152,9 @@ def count_macs(
         once |= structure
     _, decoding = count(network, lambda: network.latents.decode(z_t))
     once |= decoding
+    if (painter := network.painter) is not None:
+        _, painting = count(network, lambda: painter(torch.cat([pixels, pixels], dim=1)))
+        once |= painting
     if config.base_model is not None:
         once["text_encoder"] = _count_text_encoder(config)
     return MacTable(_in_order(once), _in_order(per_step), steps)
