@@ -33,7 +33,9 @@ OWN_PARTS = (
     "image_prompt.hidden_size",
     "image_prompt.layers",
 )
-EMBEDDED_DESCRIPTIONS = {"compact": "our own small network, trained from scratch; made for laptop CPUs"}
+EMBEDDED_DESCRIPTIONS = {
+    "compact": "our own small network, its painter from Real-ESRGAN's weights on; made for laptop CPUs"
+}
 
 
 def add_arguments(parser: ArgumentParser) -> None:

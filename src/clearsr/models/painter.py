@@ -34,8 +34,7 @@ _TAIL_MARGIN = 2  # features that a pixel depends on to each side: four convolut
 class Painter(nn.Module):
     """Pixels B×3×H×W, about [-1, 1], of the enlarged LR image and, behind it, D(z_0): B×6×H×W in [-1, 1].
 
-    Attributes:
-        side: what H and W must be a multiple of.
+    H and W are multiples of 4.
     """
 
     def __init__(self, blocks: int) -> None:
@@ -49,7 +48,6 @@ class Painter(nn.Module):
         self.after_body = conv(_WIDTH, _WIDTH)
         self.enlarging = nn.ModuleList(conv(_WIDTH, _WIDTH) for _ in range(2))
         self.before_last, self.conv_out = conv(_WIDTH, _WIDTH), conv(_WIDTH, 3)
-        self.side = _FOLD
 
     @property
     def bytes_per_pixel(self) -> float:
