@@ -64,7 +64,8 @@ def measure(config: TrainConfig, check: bool = False) -> Row:
     memory.start()
     for step in range(config.steps):
         started = time.perf_counter()
-        loss = stepper.step(step)["loss"].item()  # waits for the accelerator
+        losses = stepper.step(step)
+        loss = float("nan") if losses is None else losses["loss"].item()  # waits for the accelerator
         row["seconds"].append(time.perf_counter() - started)
         row["loss"].append(loss)
         sys.stderr.write(f"step {step + 1}: {row['seconds'][-1]:.2f} s, loss {loss:.4f}\n")

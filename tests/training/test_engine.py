@@ -13,6 +13,7 @@ from clearsr.training import engine
 from clearsr.training.engine import fit
 from clearsr.training.progress import Report
 from clearsr.training.stages import AutoencoderStage
+from clearsr.training.step import LossWatch
 from clearsr.training.validation import Validation
 
 SMALL_VALIDATION = {"count": 2, "crop_size": 32, "sampling": {"steps": 1}}
@@ -20,17 +21,17 @@ SMALL_VALIDATION = {"count": 2, "crop_size": 32, "sampling": {"steps": 1}}
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """`poisoned(from_call, part)`: from that call on the loss or its gradient is not a number."""
+    """`poisoned({3, 4}, "loss")`: at these calls the loss or its gradient is not a number, or `huge`."""
 
-    def poison(from_call, part):
+    def poison(bad, part):
         original, calls = AutoencoderStage.forward, []
 
         def forward(self, batch, seed):
             losses = original(self, batch, seed)
             calls.append(batch.sample_ids)
-            if len(calls) >= from_call and part == "loss":
-                losses["loss"] = losses["loss"] * float("nan")
-            elif len(calls) >= from_call:
+            if len(calls) in bad and part != "gradient":
+                losses["loss"] = losses["loss"] * (60 if part == "huge" else float("nan"))
+            elif len(calls) in bad:
                 losses["loss"].register_hook(lambda gradient: gradient * float("inf"))
             return losses
 
@@ -40,18 +41,62 @@ def poisoned(monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["loss", "gradient"])
-def test_what_is_not_finite_stops_the_run_and_names_the_samples(make_run, poisoned, part, photos):
-    config = make_run("autoencoder", steps=5, checkpoint_every=1)
-    poisoned(3, part)
+def test_what_stays_not_finite_stops_the_run_and_names_the_samples(make_run, poisoned, part, photos):
+    config = make_run("autoencoder", steps=9, checkpoint_every=1, keep_checkpoints=9)
+    poisoned(range(3, 10), part)
     with pytest.raises(
-        ClearSRError, match=rf"the {part}.* on samples 4 to 5 \(.*\.png.*--resume latest"
+        ClearSRError, match=rf"the {part}.* on samples 12 to 13 \(.*\.png.*5 steps in a row.*--resume latest"
     ) as error:
         fit(config)
     assert str(photos) in str(error.value)
-    saved = sorted(path.name for path in (config.output / "checkpoints").iterdir())
-    assert saved == ["step-00000001", "step-00000002"]
-    last = load_file(config.output / "checkpoints" / saved[-1] / "parameters.safetensors")
-    assert all(value.isfinite().all() for value in last.values())
+    saved = sorted((config.output / "checkpoints").iterdir())
+    assert [path.name for path in saved][-1] == "step-00000006"
+    before, last = (load_file(saved[number] / "parameters.safetensors") for number in (1, -1))
+    assert all(torch.equal(value, before[name]) for name, value in last.items())
+
+
+@pytest.mark.parametrize("part", ["loss", "gradient", "huge"])
+def test_a_single_step_of_garbage_is_left_out(
+    make_run, poisoned, part, caplog, checkpoint_tensors, assert_identical
+):
+    """As if it had not been taken; the log counts it, and what it says of the loss is without it."""
+    steps = 25
+    config = make_run("autoencoder", steps=steps, log_every=1, checkpoint_every=1, keep_checkpoints=9)
+    poisoned({22}, part)
+    fit(config)
+    (line,) = [line for line in caplog.messages if "left out a step" in line]
+    assert f"the {'gradient' if part == 'gradient' else 'loss'}" in line and "on samples 42 to 43 (" in line
+    assert ("times the median of the steps before" in line) == (part == "huge")
+    rows = [json.loads(row) for row in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("skipped", 0) for row in rows] == [0] * 21 + [1] * 4
+    assert "loss" not in rows[21] and max(row["loss"] for row in rows if "loss" in row) < 10
+    at = [config.output / "checkpoints" / f"step-{step:08d}" for step in (21, 22, 23)]
+    before, left_out, after = map(checkpoint_tensors, at)
+    assert_identical(before, left_out)
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    notes = json.loads((at[1] / "state.json").read_text())
+    assert notes["losses"] == [pytest.approx(row["loss"]) for row in rows[:21]]
+
+
+def test_what_is_usual_survives_a_stop(make_run, poisoned, caplog):
+    """A step that is left out is so whether or not the run was stopped before it."""
+    config = make_run("autoencoder", steps=21, checkpoint_every=21)
+    fit(config)
+    poisoned({1}, "huge")
+    fit(config.model_copy(update={"steps": 22}), "latest")
+    assert "left out a step" in caplog.text
+
+
+def test_losses_are_measured_by_the_median_of_those_before():
+    watch = LossWatch(10)
+    assert [watch.problem(loss) for loss in (1e9, 0.0)] == [None, None]  # too few to know
+    assert watch.problem(float("inf")) == "the loss is inf"
+    for loss in [0.03] * 19 + [0.2]:
+        watch.taken(loss)
+    assert watch.problem(0.29) is None
+    assert watch.problem(70.0) == "the loss is 70, 2333 times the median of the steps before"
+    assert LossWatch(None, watch.losses).problem(70.0) is None
+    assert LossWatch(10, [-0.5] * 50).problem(70.0) is None  # of an adversary: no scale to go by
 
 
 def test_micro_batches_add_up_to_the_batch(make_run, checkpoint_tensors):

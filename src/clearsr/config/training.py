@@ -217,6 +217,11 @@ class TrainConfig(FrozenConfig):
         False,
         description="clearsr, prior: recompute activations in the backward pass: less memory, 1/3 slower",
     )
+    skip_loss_above: Annotated[float, Field(gt=1)] | None = Field(
+        50.0,
+        description="steps whose loss is more than so many times the median of the last 101 are left out, as "
+        "those whose loss is not finite are; null: only these",
+    )
     ema_decay: Decay = Field(0.999, description="weight averaging; 0 is none")
     seed: int = Field(0, description="every draw follows from it")
     log_every: PositiveInt = Field(50, description="steps between log lines")

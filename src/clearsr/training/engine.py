@@ -58,7 +58,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
 
     Raises:
         ClearSRError: the configuration, the data or a checkpoint is unusable, the disk is full, or the loss
-            is not finite.
+            is not finite for several steps.
     """
     accelerator = start_processes(config)
     run = config.output
@@ -107,7 +107,7 @@ class _Trainer:
         self.dataset = open_data(config, accelerator, stage)
         self.fingerprint = self.dataset.fingerprint()
         notes = self._restore(checkpoint)
-        self.first_step = int(notes.get("step", 0))
+        self.first_step, self.losses = int(notes.get("step", 0)), notes.get("losses", [])
         if self.is_main:
             if self.first_step < config.steps:
                 for line in self.dataset.check_sizes():
@@ -130,20 +130,25 @@ class _Trainer:
         report = Report(config.output, config.steps, step, self.is_main)
         with report, stop_signals() as stopped:
             stepper = Stepper.start(
-                config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step
+                config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step, self.losses
             )
             while step < config.steps:
-                self.meter.append(stepper.step(step))
+                if (losses := stepper.step(step)) is not None:
+                    self.meter.append(losses)
                 step += 1
                 stop = agree(self.accelerator, stopped())
                 last = stop or step == config.steps
                 report.advance(step)
                 if last or step % config.log_every == 0:
-                    report.scalars(step, self._scalars(step, stepper.unreadable))
+                    report.scalars(step, self._scalars(step, stepper))
                 if self.validation and not stop and (last or step % config.validate_every == 0):
                     self._validate(step, report)
                 if self.is_main and (last or step % config.checkpoint_every == 0):
-                    notes = {"data": self.fingerprint, "scaler": self.scaler.state_dict()}
+                    notes = {
+                        "data": self.fingerprint,
+                        "scaler": self.scaler.state_dict(),
+                        "losses": list(stepper.watch.losses),
+                    }
                     save_checkpoint(config.output, step, self.state, config.keep_checkpoints, notes)
                 if last:
                     break
@@ -162,15 +167,17 @@ class _Trainer:
             self.scaler.load_state_dict(notes["scaler"])
         return notes
 
-    def _scalars(self, step: int, unreadable: dict[str, int]) -> dict[str, float]:
-        """Loss terms averaged over the steps since the last line and over the processes."""
-        means = {name: torch.stack([row[name] for row in self.meter]).mean() for name in self.meter[0]}
+    def _scalars(self, step: int, stepper: Stepper) -> dict[str, float]:
+        """Loss terms averaged over the steps taken since the last line and over the processes."""
+        names = self.meter[0] if self.meter else {}
+        means = {name: torch.stack([row[name] for row in self.meter]).mean() for name in names}
         self.meter.clear()
-        count = torch.tensor(float(sum(unreadable.values())), device=self.accelerator.device)
+        count = torch.tensor(float(sum(stepper.unreadable.values())), device=self.accelerator.device)
         scalars = mean_over_processes(self.accelerator, {**means, "unreadable": count})
         total = scalars.pop("unreadable") * self.accelerator.num_processes
         rate = learning_rate_at(self.config.optimizer, step - 1, self.config.steps)
-        return {**scalars, "learning_rate": rate, **({"unreadable": total} if total else {})}
+        counts = {"unreadable": total, "skipped": float(stepper.watch.skipped)}
+        return {**scalars, "learning_rate": rate, **{name: count for name, count in counts.items() if count}}
 
     def _validate(self, step: int, report: Report) -> None:
         """Look at the averaged weights, and keep them as `export-best` if they score highest so far."""
