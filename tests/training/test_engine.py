@@ -191,7 +191,7 @@ SAMPLED = {
     "start_timestep": 400,
     "guidance_scale": 2.0,
     "lsa": {"preset": "off", "lla_start": 0.7},
-    "max_memory": "1GB",
+    "max_memory": "100GB",
     "seed": 5,
 }
 

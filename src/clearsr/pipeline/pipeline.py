@@ -304,9 +304,8 @@ class ClearSRPipeline:
             pixels = torch.stack(prepared).to(self.device, memory_format=torch.channels_last)
             conditioning = steps.condition(pixels, config, workload.piece, new_map)  # 2
             latents = self.sample(conditioning, config, on_step, tiles_at_once=workload.tiles)  # 3
-            decoded = steps.decode(latents, workload.piece, new_map)  # 4
-            painted = steps.paint(pixels, decoded, steps.painting(config), workload.piece, new_map)
-            for picture, reference, image in zip(painted, prepared, batch, strict=True):
+            pictures = steps.picture(pixels, latents, config, workload.piece, new_map)  # 4
+            for picture, reference, image in zip(pictures, prepared, batch, strict=True):
                 result = steps.finish(picture, reference, image, config, size)  # 5
                 results.append(result if wrapping is None else unwrapped(result, wrapping))
         return results

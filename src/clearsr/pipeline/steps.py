@@ -176,30 +176,34 @@ class PipelineSteps:
     def decode(
         self, latents: torch.Tensor, piece: int = PIECE_PIXELS, new_map: NewMap | None = None
     ) -> torch.Tensor:
-        """4. Pixels B×3×H×W in [0, 1] on the CPU."""
+        """D of latents: pixels B×3×H×W in [0, 1] on the CPU."""
         return to_unit(self.decode_signed(latents, piece, new_map)).cpu()
 
     def painting(self, config: SamplingConfig) -> float:
         """How much of the painter's picture is in the result, as Latent Space Adjustment has it."""
         return 0.0 if self.network.painter is None else total(config.steps, config.lsa)
 
-    def paint(
+    def picture(
         self,
         pixels: torch.Tensor,
-        decoded: torch.Tensor,
-        share: float,
+        latents: torch.Tensor,
+        config: SamplingConfig,
         piece: int = PIECE_PIXELS,
         new_map: NewMap | None = None,
     ) -> torch.Tensor:
-        """`decoded` with so much of the painter's picture, B×3×H×W in [0, 1] on the CPU.
+        """4. D(z_0) with as much of the painter's picture as LSA leaves, B×3×H×W in [0, 1] on the CPU.
 
         Args:
-            pixels, decoded: the enlarged LR image and D(z_0), B×3×H×W in [0, 1] each.
-            share: what `painting` gives.
-            piece: pixels a side that go through it as they are; larger pictures go layer by layer.
+            pixels: the enlarged LR image, B×3×H×W in [0, 1].
+            latents: z_0.
+            piece: pixels a side that are decoded and painted at once; larger pictures go in parts.
             new_map: where feature maps of those lie; unset: with the picture.
         """
-        painter = self.network.painter
+        decoded, share, painter = (
+            self.decode(latents, piece, new_map),
+            self.painting(config),
+            self.network.painter,
+        )
         if painter is None or share == 0:
             return decoded
         pictures = torch.cat([pixels.to(self.device), decoded.to(self.device)], dim=1)

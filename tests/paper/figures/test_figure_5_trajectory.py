@@ -9,10 +9,13 @@ from clearsr.config.evaluation import EvaluationConfig
 from clearsr.evaluation.measures import Scorer
 from clearsr.evaluation.metrics import psnr
 from clearsr.paper.figures.figure_5_trajectory import Course, TrajectoryStudy, study_trajectory
+from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import file_seed
 
 
-def test_the_last_picture_is_the_pipelines_result(pipeline, make_pair, sampling):
+@pytest.mark.parametrize("model", [{}, {"painter": {"blocks": 1}}], ids=["alone", "with a painter"])
+def test_the_last_picture_is_the_pipelines_result(model, make_network, make_pair, sampling):
+    pipeline = ClearSRPipeline(make_network(**model), sampling, device="cpu", precision="fp32")
     pair, scorer = make_pair(), Scorer(EvaluationConfig(measures=("psnr", "niqe")))
     study = study_trajectory(pipeline, [pair, make_pair(seed=1)], sampling, scorer, kept=1)
     seeded = sampling.model_copy(update={"seed": file_seed(0, "picture0")})

@@ -40,9 +40,9 @@ def pairs(tmp_path_factory, make_picture):
     return match_folders({"lr": root / "lr", "hr": root / "hr"})
 
 
-@pytest.fixture(scope="module")
-def swept(network, pairs):
-    pipeline = ClearSRPipeline(network, device="cpu", precision="fp32")
+@pytest.fixture(scope="module", params=[{}, {"painter": {"blocks": 1}}], ids=["alone", "with a painter"])
+def swept(request, make_network, pairs):
+    pipeline = ClearSRPipeline(make_network(**request.param), device="cpu", precision="fp32")
     config = SamplingConfig(steps=4)
     scorer = Scorer(EvaluationConfig(measures=("psnr", "ssim_rounded", "sharpness")))
     seen = []

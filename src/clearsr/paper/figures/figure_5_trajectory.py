@@ -134,15 +134,16 @@ def follow(
     """One image's course; the pipeline's own steps, with a look at what each predicts."""
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, pair.name)})
     reference = pipeline.steps.prepare(pair.lr, sampling)
-    conditioning = pipeline.steps.condition(reference[None].to(pipeline.device), sampling)
+    pixels = reference[None].to(pipeline.device)
+    conditioning = pipeline.steps.condition(pixels, sampling)
     lr = to_8_bit(pair.lr.color)
     of_hr = scorer.score(pair.hr, pair.hr, lr)
     values: dict[str, list[float]] = {measure: [] for measure in of_hr}
     pictures: list[torch.Tensor] = []
 
     def look(_step: int, _steps: int, z_0: torch.Tensor) -> None:
-        decoded = pipeline.steps.decode(z_0)[0]
-        color = pipeline.steps.finish(decoded, reference, pair.lr, sampling).color
+        drawn = pipeline.steps.picture(pixels, z_0, sampling)[0]
+        color = pipeline.steps.finish(drawn, reference, pair.lr, sampling).color
         picture = to_8_bit(color)
         for measure, value in scorer.score(picture, pair.hr, lr).items():
             values[measure].append(value)

@@ -203,7 +203,7 @@ def _prepared(
     def run(alpha: float, beta: float) -> torch.Tensor:
         lsa = config.lsa.model_copy(update={"alpha": alpha, "beta": beta})
         own = config.model_copy(update={"lsa": lsa})
-        decoded = pipeline.steps.decode(pipeline.sample(conditioning, own))
-        return pipeline.steps.finish(decoded[0], reference, lr, own).color
+        picture = pipeline.steps.picture(pixels, pipeline.sample(conditioning, own), own)
+        return pipeline.steps.finish(picture[0], reference, lr, own).color
 
     return run
