@@ -91,11 +91,11 @@ def test_from_a_picture_to_its_download(page, address, model_folder, tmp_path):
     assert re.fullmatch(r"Done in \d+ s, 288 × 192, \d+ kB|Done .* MB", page.inner_text("#status"))
     until(page, "document.querySelector('#after').naturalWidth === 288")
     file = downloaded(page)
-    assert file.suggested_filename == "my photo (1)_x3.png"
-    flags = ("--upscale", "3", "--lsa", "fidelity", "--seed", "11", "--steps", "25")
+    assert file.suggested_filename == "my photo (1)_width288.png"
+    flags = ("--width", "288", "--lsa", "fidelity", "--seed", "11", "--steps", "25")
     assert file.path().read_bytes() == command_line(model_folder, source, tmp_path / "out.png", *flags)
     file = downloaded(page, "jpg")
-    assert file.suggested_filename == "my photo (1)_x3.jpg"
+    assert file.suggested_filename == "my photo (1)_width288.jpg"
     with Image.open(file.path()) as image:
         assert (image.format, image.size) == ("JPEG", (288, 192))
     assert page.locator("#history li").count() == 1
@@ -120,7 +120,7 @@ def test_the_estimate_follows_the_settings(page, tmp_path):
     page.get_by_text("8×").click()
     wait_for(page, "1600 × 1200", "#estimate")
     page.get_by_text("To size").click()
-    for kind, amount, result in (("longest", "100", "100 × 75"), ("megapixels", "0.03", "200 × 150")):
+    for kind, amount, result in (("longest_side", "300", "300 × 225"), ("megapixels", "0.12", "400 × 300")):
         page.select_option("#measure", kind)
         page.fill("#target", amount)
         wait_for(page, result, "#estimate")

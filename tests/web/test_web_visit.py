@@ -143,20 +143,23 @@ def test_a_size_in_place_of_a_factor(page, tmp_path):
     page.select_option("#measure", "megapixels")
     assert page.input_value("#target") == "12"  # each measure has its own number
     page.fill("#target", "0.06")
-    page.select_option("#measure", "longest")
+    page.select_option("#measure", "longest_side")
     page.fill("#target", "240")
     page.select_option("#measure", "megapixels")
     assert page.input_value("#target") == "0.06"
-    page.select_option("#measure", "longest")
+    page.select_option("#measure", "longest_side")
     for wrong, said in (
-        ("", "a number above 0."),
-        ("-5", "a number above 0."),
+        ("", "a whole number above 0."),
+        ("-5", "a whole number above 0."),
+        ("2.5", "a whole number above 0."),
         ("90000", "at most 64 times"),
+        ("9000000", "at most 1000000."),
     ):
         page.fill("#target", wrong)
         wait_for(page, f"Size: {said}", "#estimate")
         assert page.is_disabled("#run") and page.get_attribute("#target", "aria-invalid") == "true"
     page.fill("#target", "240")
+    wait_for(page, "--longest-side 240", "#command")
     until(page, "!document.querySelector('#run').disabled")
     assert page.get_attribute("#target", "aria-invalid") is None
     setting(page, "steps", 1)
@@ -168,6 +171,25 @@ def test_a_size_in_place_of_a_factor(page, tmp_path):
         wait_for(page, "Done in")
         sizes.append(page.inner_text("#status").split(", ")[1])
     assert sizes == ["240 × 160", "120 × 240"]
+
+
+def test_what_is_large_enough(page, tmp_path):
+    put(page, write_picture(tmp_path / "a.png", 150, 100))
+    page.get_by_text("To size").click()
+    page.select_option("#measure", "fit")
+    assert page.input_value("#target") == "1920x1080"
+    page.fill("#target", "60 by 60")
+    wait_for(page, "Size: width x height in pixels", "#estimate")
+    page.fill("#target", "60x60")
+    wait_for(page, "150 × 100 → 150 × 100", "#estimate")
+    for rule, told in (("skip", "It is as large already"), ("shrink", "60 × 40"), ("copy", "150 × 100")):
+        page.select_option("#when-large", rule)
+        if rule != "copy":
+            wait_for(page, f"--when-large {rule}", "#command")
+        upscale(page, told)
+    assert "copied as it is" in page.inner_text("main")
+    page.select_option("#measure", "upscale")
+    assert page.is_disabled("#when-large")
 
 
 def test_a_click_is_not_lost_to_news(page, tmp_path):

@@ -9,7 +9,7 @@ from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig
 from clearsr.web.fields import MEDIA_TYPES, OUTPUT_FIELDS, QUALITY_FIELDS, SAMPLING_FIELDS, detail_of
 from clearsr.web.runs import Service
 
-# The page's groups. What it has larger controls for (upscale) is in none.
+# The page's groups. What it has larger controls for, the size, is in none.
 GROUPS = {
     "Sampling": (
         "steps", "seed", "scheduler", "spacing", "start", "start_timestep", "noise_scale", "guidance_scale",
@@ -63,6 +63,7 @@ def settings(service: Service, defaults: SamplingConfig, takes_text: bool) -> di
         "version": clearsr.__version__,
         "instance": service.instance,
         "upscale": defaults.upscale,
+        "when_large": defaults.size.when_large,
         "detail": detail_of(defaults.lsa.strengths),
         "presets": [{"name": name, "detail": detail} for name, detail in PRESETS.items()],
         "groups": groups,

@@ -16,7 +16,9 @@ let working = null;             // the run that goes on: {cancelled, job}
 let comparing = null;
 const made = new WeakMap();     // picture or run -> its element in a list
 let isDialMoved = false;
-const targets = { width: 2000, longest: 2000, megapixels: 12, factor: 3 };  // of "to size", as last set
+const targets = {   // of "to size", as last set
+  width: 2000, height: 2000, longest_side: 2000, shortest_side: 2000, fit: "1920x1080", megapixels: 12, upscale: 3,
+};
 let lines = {};                 // command and curl, as the server gives them
 let nextExample = 0;
 
@@ -62,6 +64,7 @@ function words(error, name = "This picture") {
     unreadable: `“${name}” cannot be opened: it is a folder, or was moved or changed. Choose it again.`,
     not_an_image: `“${name}” is not a picture that can be read. JPEG, PNG, WebP, TIFF, AVIF and HEIF can.`,
     bad_image: `“${name}” is damaged or incomplete. Export it again, or choose another file.`,
+    large_enough: "It is as large already, and was skipped.",
     too_large: `“${name}” is larger than the ${limits?.upload_mb} MB that this server takes. Save it smaller.`,
     queue_full: "The server is busy with other pictures. It is tried again by itself.",
     too_many_uploads: "The server is busy with other pictures. It is tried again by itself.",
@@ -91,14 +94,22 @@ function tooManyPixels(message) {
 function settingWords(message) {
   const field = message.split(":")[0];
   const control = field in controls ? controls[field].setting : null;
-  if (field === "upscale") {
+  const [, times] = message.match(/at most ([\d.]+) times/) ?? [];
+  if (times || field in targets) {
     $("target").ariaInvalid = "true";
-    const [, most] = message.match(/less than or equal to ([\d.]+)/) ?? [];
-    return most ? `Size: at most ${most} times the picture’s own.` : "Size: a number above 0.";
+    return `Size: ${sizeWords(field, message, times)}.`;
   }
   for (const [name, { input }] of Object.entries(controls)) input.ariaInvalid = String(name === field);
   if (!control) return /Input should|configuration/.test(message) ? ruleWords(message) : `${capital(message)}.`;
   return `${control.label}: ${rangeWords(control)}.`;
+}
+
+function sizeWords(field, message, times) {
+  const [, most] = message.match(/less than or equal to ([\d.]+)/) ?? [];
+  if (times || (field === "upscale" && most)) return `at most ${times ?? most} times the picture’s own`;
+  if (field === "fit") return "width x height in pixels, such as 1920x1080";
+  if (most) return `at most ${most}`;
+  return field === "upscale" || field === "megapixels" ? "a number above 0" : "a whole number above 0";
 }
 
 const ruleWords = (message) => `These settings do not go together: ${message
@@ -145,10 +156,11 @@ async function loadSettings() {
   if (size) size.checked = true;
   else {
     document.querySelector("[name=size][value=to]").checked = true;
-    targets.factor = server.upscale;
-    $("measure").value = "factor";
+    targets.upscale = server.upscale;
+    $("measure").value = "upscale";
     measureChosen();
   }
+  $("when-large").value = server.when_large;
   $("detail").value = server.detail;
   $("example").hidden = false;
   settingsChanged();
@@ -225,25 +237,25 @@ function chosen() {
   return fields;
 }
 
-/** Another measure of the size has its own number. */
+/** Another measure of the size has its own number; a box to fit into is two. */
 function measureChosen() {
-  $("target").value = targets[$("measure").value];
+  const measure = $("measure").value;
+  $("target").type = measure === "fit" ? "text" : "number";
+  $("target").value = targets[measure];
+  $("when-large").disabled = measure === "upscale";
 }
 
-/** By how much a picture is to be made larger. */
-function factor(picture) {
+/** The size that is wanted, as a request has it. */
+function sizeFields() {
   const size = document.querySelector("[name=size]:checked").value;
-  if (size !== "to") return Number(size);
-  const target = Number($("target").value) || 0;
-  const { width, height } = picture ?? { width: 1000, height: 1000 };
-  const by = {
-    width: target / width, longest: target / Math.max(width, height),
-    megapixels: Math.sqrt((target * 1e6) / (width * height)), factor: target,
-  }[$("measure").value];
-  return Number(by.toPrecision(6));
+  if (size !== "to") return { upscale: size };
+  const measure = $("measure").value, rule = $("when-large").value;
+  const isUsual = measure === "upscale" || rule === server.when_large;
+  return { [measure]: $("target").value || "0", ...(isUsual ? {} : { when_large: rule }) };
 }
 
-const settingsOf = (picture) => ({ upscale: String(factor(picture)), ...chosen() });
+/** The settings, the size among them, as a request has them. */
+const requestFields = () => ({ ...sizeFields(), ...chosen() });
 
 let estimateTimer = 0, estimateNumber = 0;
 function settingsChanged() {
@@ -272,7 +284,7 @@ async function estimate() {
   try {
     const asked = wanted.length ? wanted.slice(0, 20) : [null];
     const answers = await Promise.all(asked.map(async (one) => {
-      const query = new URLSearchParams(settingsOf(one));
+      const query = new URLSearchParams(requestFields());
       if (one) {
         query.set("name", one.name);
         for (const side of ["width", "height"]) query.set(`picture_${side}`, one[side]);
@@ -639,9 +651,8 @@ class Viewer {
 // ---------------------------------------------------------------- runs
 
 async function upscale() {
-  const all = pictures.filter(isReady);
-  const signature = (picture) => JSON.stringify(settingsOf(picture));
-  const left = all.filter((picture) => picture.run?.signature !== signature(picture));
+  const all = pictures.filter(isReady), signature = () => JSON.stringify(requestFields());
+  const left = all.filter((picture) => picture.run?.signature !== signature());
   const queue = left.length ? left : all;
   working = { cancelled: false };
   $("notice").textContent = "";
@@ -654,7 +665,7 @@ async function upscale() {
       if (!pictures.includes(picture)) continue;
       if (queue.length > 1 && shown.picture?.state !== "ready") show(picture);
       const place = queue.length > 1 ? `${number + 1} of ${queue.length} · ` : "";
-      if (!(await upscaleOne(picture, signature(picture), place))) break;
+      if (!(await upscaleOne(picture, signature(), place))) break;
     }
   } finally {
     working = null;
@@ -665,7 +676,7 @@ async function upscale() {
 
 /** One picture from its sending to its result; whether the others have their turn. */
 async function upscaleOne(picture, signature, place) {
-  const fields = settingsOf(picture);
+  const fields = requestFields();
   Object.assign(working, { picture, stop: new AbortController() });
   working.skip = () => { working.stop?.abort(); dropJob(working?.job); };
   Object.assign(picture, { state: "queued", said: `${place}Sending`, error: null, preview: null, done: 0, steps: 0 });
@@ -675,7 +686,7 @@ async function upscaleOne(picture, signature, place) {
     const job = await (await send("/v1/jobs", picture, fields, working.stop.signal, say)).json();
     working.job = job;
     const done = await follow(job, working.stop.signal, (state) => told(picture, state, place));
-    const label = `${Number(Number(fields.upscale).toPrecision(3))}× · ${fields.alpha || fields.beta ? "by hand" : dialWords().toLowerCase()}`;
+    const label = `${Number((done.width / picture.width).toPrecision(3))}× · ${fields.alpha || fields.beta ? "by hand" : dialWords().toLowerCase()}`;
     const run = { ...done, picture, signature, label, ended: Date.now() };
     Object.assign(picture, { state: "ready", run, said: "", preview: null });
     past = [run, ...past].slice(0, MOST_PAST);
@@ -829,7 +840,7 @@ async function compare() {
   updateRun();
   $("grid").replaceChildren();
   try {
-    const { detail: _1, alpha: _2, beta: _3, lsa: _4, ...fields } = settingsOf(picture);
+    const { detail: _1, alpha: _2, beta: _3, lsa: _4, ...fields } = requestFields();
     say("Sending");
     const { signal } = comparing.stop;
     const job = comparing.job = await (await send("/v1/comparisons", picture, fields, signal, say)).json();
