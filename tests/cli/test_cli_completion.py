@@ -9,7 +9,7 @@ import pytest
 
 from clearsr.cli import COMMANDS, parser_of
 from clearsr.cli.completion import SHELLS, describe_commands
-from clearsr.config.output import FORMATS
+from clearsr.config.output import FORMATS, FRAME_FORMATS
 
 
 def _folder_for(shell, tmp_path_factory):
@@ -55,7 +55,7 @@ def test_bash_offers_commands_flags_choices_and_files(bash):
     assert bash("") == {*COMMANDS, "--help", "--version"}
     assert bash("up") == {"upscale"}
     assert bash("upscale", "--form") == {"--format"}
-    assert bash("upscale", "--format", "") == {*FORMATS, "jpeg", "same"}
+    assert bash("upscale", "--format", "") == {*FORMATS, *FRAME_FORMATS, "jpeg", "same"}
     assert bash("upscale", "a.jpg", "--precision", "b") == {"bf16"}
     assert bash("upscale", "photo") == {"photo file.jpg"}
     assert bash("upscale", "-o", "photo") == {"photo file.jpg"}
@@ -86,7 +86,7 @@ def test_fish_offers_commands_flags_choices_and_files(fish):
     assert fish("clearsr ") >= set(COMMANDS)
     assert fish("clearsr up") == {"upscale"}
     assert fish("clearsr upscale --form") == {"--format"}
-    assert fish("clearsr upscale --format ") == {*FORMATS, "jpeg", "same"}
+    assert fish("clearsr upscale --format ") == {*FORMATS, *FRAME_FORMATS, "jpeg", "same"}
     assert fish("clearsr upscale a.jpg --precision b") == {"bf16"}
     assert fish("clearsr upscale photo") == {"photo file.jpg"}
     assert fish("clearsr upscale -o photo") == {"photo file.jpg"}
@@ -131,12 +131,11 @@ def test_quotes_are_closed_in_every_line(run, shell):
 def test_the_parsers_summaries_reach_fish_and_zsh(run):
     fish, zsh = run("completion", "fish").out, run("completion", "zsh").out
     assert (
-        "_runs upscale' -l format -x -a 'png jpg webp tiff avif jpeg same' -d 'format of the results" in fish
+        "_runs upscale' -l format -x -a 'png jpg webp tiff avif gif jpeg same' -d 'format of the results"
+        in fish
     )
-    choices = "png jpg webp tiff avif jpeg same"
-    assert (
-        f"'*--format[format of the results; same\\: of each input (default\\: png)]:value:({choices})'" in zsh
-    )
+    help = "format of the results; same\\: of each input; gif\\: with --frames all (default\\: png)"
+    assert f"'*--format[{help}]:value:(png jpg webp tiff avif gif jpeg same)'" in zsh
     assert zsh.startswith("#compdef clearsr\n")
 
 

@@ -5,12 +5,14 @@ import io
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageCms
 
 from clearsr.config.output import OutputConfig
 from clearsr.config.sampling import SamplingConfig
+from clearsr.files import upscale
 from clearsr.files.upscale import Job, upscale_file
 from clearsr.image import read_image
+from clearsr.image.declared import declared_profile
 from clearsr.pipeline.pipeline import ClearSRPipeline
 
 DURATIONS = [80, 240, 120]
@@ -121,7 +123,7 @@ def test_what_an_output_does_not_hold_is_said(pipeline, tmp_path):
     assert [notice.text for notice in result.warnings] == ["TIFF holds no timing; its frames are pages"]
     assert len(tifffile.TiffFile(tmp_path / "out.tif").pages) == 3
     error = _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "out.jpg").error
-    assert error.endswith("JPEG holds one picture; --frames all takes png, webp, avif or tiff")
+    assert error.endswith("JPEG holds one picture; --frames all takes png, webp, avif, gif or tiff")
     result = _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "one.png", OutputConfig())
     assert [notice.text for notice in result.warnings] == ["holds 3 frames or pages; only the first is used"]
 
@@ -161,3 +163,68 @@ def test_the_second_view_of_an_mpo_is_told_of(pipeline, tmp_path):
     assert [notice.text for notice in result.warnings] == [
         "holds 2 pictures or views (MPO); only the first is used"
     ]
+
+
+def test_a_gif_has_the_frames_in_256_colours(pipeline, tmp_path):
+    _animation(tmp_path / "in", "WEBP", loop=3)
+    result = _upscaled(pipeline, tmp_path / "in", tmp_path / "out.gif")
+    told = [notice.text for notice in result.warnings]
+    assert told == ["a GIF holds 256 colours a frame; the others became their nearest"]
+    _upscaled(pipeline, tmp_path / "in", tmp_path / "out.png")
+    found, durations, loop = _read(tmp_path / "out.gif")
+    expected, _, _ = _read(tmp_path / "out.png")
+    assert (durations, loop) == (DURATIONS, 3)
+    for frame, full in zip(found, expected, strict=True):
+        assert len(np.unique(frame.reshape(-1, 4), axis=0)) <= 256
+        assert np.abs(frame - full).mean() < 12 and frame[..., 3].min() == 255
+        means = [image.reshape(5, 8, 7, 8, 4).mean((1, 3)) for image in (frame, full)]
+        assert np.abs(means[0] - means[1]).mean() < 2  # dithered: areas have the colours that they had
+
+
+def test_a_gif_has_holes_and_is_shown_once(pipeline, tmp_path):
+    _animation(tmp_path / "in.gif", "GIF")  # without a word of repeating
+    _upscaled(pipeline, tmp_path / "in.gif", tmp_path / "out.gif")
+    assert b"NETSCAPE" not in (tmp_path / "out.gif").read_bytes()
+    _animation(tmp_path / "in.webp", "WEBP", with_alpha=True)
+    _upscaled(pipeline, tmp_path / "in.webp", tmp_path / "holes.gif")
+    found, _, loop = _read(tmp_path / "holes.gif")
+    assert len(found) == 3 and loop == 0
+    for frame in found:
+        assert frame[:, :10, 3].max() == 0 and frame[:, 30:, 3].min() == 255
+
+
+def test_a_gif_is_shown_in_the_colours_of_the_profile(pipeline, tmp_path):
+    green = Image.new("RGB", (24, 24), (120, 200, 60))
+    dimmer = Image.new("RGB", (24, 24), (60, 100, 30))
+    profile = declared_profile({"cicp": (12, 13)}, Image.Exif(), False, "a test")  # Display P3
+    exif = Image.Exif()
+    exif[0x010E] = "in green"
+    green.save(tmp_path / "in.png", save_all=True, append_images=[dimmer], icc_profile=profile, exif=exif)
+    result = _upscaled(pipeline, tmp_path / "in.png", tmp_path / "out.gif")
+    assert "GIF has no place for its exif; left out" in [notice.text for notice in result.warnings]
+    _upscaled(pipeline, tmp_path / "in.png", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as own:
+        origin = ImageCms.ImageCmsProfile(io.BytesIO(own.info["icc_profile"]))
+        shown = ImageCms.profileToProfile(own.convert("RGB"), origin, ImageCms.createProfile("sRGB"))
+        by, unchanged = np.asarray(shown, float), np.asarray(own.convert("RGB"), float)
+    frame = _read(tmp_path / "out.gif")[0][0][..., :3]
+    means = [image.mean((0, 1)) for image in (frame, by, unchanged)]
+    assert np.abs(means[0] - means[1]).max() < 2 < np.abs(means[0] - means[2]).max()
+
+
+def test_a_single_picture_becomes_no_gif(pipeline, tmp_path):
+    _frames()[0].save(tmp_path / "in.png")
+    for output in (ALL, OutputConfig()):
+        result = _upscaled(pipeline, tmp_path / "in.png", tmp_path / "out.gif", output)
+        assert "written of animations alone (--frames all); use .png" in result.error
+    assert not (tmp_path / "out.gif").exists()
+
+
+@pytest.mark.parametrize(("suffix", "status"), [(".webp", "failed"), (".tif", "upscaled")])
+def test_an_animation_that_memory_does_not_hold(pipeline, tmp_path, suffix, status, monkeypatch):
+    _animation(tmp_path / "in", "GIF")
+    needed = 3 * 56 * 40 * upscale.WHOLE_FILE_BYTES
+    monkeypatch.setattr(upscale, "free_bytes", lambda *_: needed - 1)
+    result = _upscaled(pipeline, tmp_path / "in", tmp_path / f"out{suffix}")
+    assert result.status == status
+    assert status == "upscaled" or "3 frames of 56x40 need" in result.error

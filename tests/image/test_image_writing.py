@@ -204,7 +204,8 @@ def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "folder.png").mkdir()
     for path, says in (
-        (tmp_path / "x.gif", r"has the suffix '.gif'; accepted for output: .png, "),
+        (tmp_path / "x.bmp", r"has the suffix '.bmp'; accepted for output: .png, "),
+        (tmp_path / "x.gif", r"a GIF holds 256 colours and is written of animations alone \(--frames all\)"),
         (tmp_path / "x", "has no suffix"),
         (tmp_path / "folder.png", "is a folder"),
         (tmp_path / "missing" / "x.png", "missing does not exist"),

@@ -12,7 +12,7 @@ from clearsr.cli.parser import UsageError
 from clearsr.cli.streams import Streams, open_streams
 from clearsr.cli.terminal import busy
 from clearsr.config.evaluation import BaselineName
-from clearsr.config.output import FORMAT_NAMES, FORMATS, SAME, OutputConfig
+from clearsr.config.output import FORMAT_NAMES, FORMATS, FRAME_FORMATS, SAME, OutputConfig
 from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig, check_sizes
 from clearsr.errors import ClearSRError
 
@@ -89,8 +89,8 @@ def add_work_arguments(parser: ArgumentParser) -> None:
     """Declare what says how a picture is upscaled and written, wherever it comes from and goes to."""
     parser.add_argument(
         "--format",
-        choices=(*FORMATS, "jpeg", "same"),
-        help="format of the results; same: of each input (default: png)",
+        choices=(*FORMATS, *FRAME_FORMATS, "jpeg", "same"),
+        help="format of the results; same: of each input; gif: with --frames all (default: png)",
     )
     parser.add_argument("--quality", metavar="N", help="1-100, for jpg, webp and avif (default: high)")
     model = parser.add_argument_group("model")
@@ -279,7 +279,7 @@ def _suffix(args: Namespace) -> str:
     chosen = chosen_suffix(args)
     named = "" if args.output is None else args.output.suffix.lower()
     usual = _ALIASES.get(named, named)
-    if usual not in FORMATS.values() or os.path.isdir(args.output):
+    if usual not in (*FORMATS.values(), *FRAME_FORMATS.values()) or os.path.isdir(args.output):
         return chosen
     if args.format and chosen not in (usual, SAME):
         raise UsageError(f"--format {args.format}: -o {args.output} says otherwise; leave one of them out")
@@ -288,7 +288,9 @@ def _suffix(args: Namespace) -> str:
 
 def chosen_suffix(args: Namespace) -> str:
     """The suffix that `--format` asks for."""
-    return SAME if args.format == "same" else FORMATS[FORMAT_NAMES[args.format or "png"]]
+    if args.format == "same":
+        return SAME
+    return FRAME_FORMATS.get(args.format) or FORMATS[FORMAT_NAMES[args.format or "png"]]
 
 
 def _with_quality(overrides: Overrides, quality: str | None, suffix: str) -> Overrides:

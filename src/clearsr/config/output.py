@@ -8,6 +8,7 @@ from clearsr.config.base import FrozenConfig
 
 # What a user calls a format -> the suffix of its files.
 FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif", "avif": ".avif"}
+FRAME_FORMATS = {"gif": ".gif"}  # of several frames alone
 SAME = ".*"  # in place of a suffix: the input's own
 # What else users call them, and suffixes of the same formats.
 FORMAT_NAMES = {**{name: name for name in FORMATS}, "jpeg": "jpg", "tif": "tiff"}
@@ -54,7 +55,7 @@ class OutputConfig(FrozenConfig):
     )
     frames: Literal["first", "all"] = Field(
         default="first",
-        description="of animations and pages: the first, or all (into png, webp, avif, tiff)",
+        description="of animations and pages: the first, or all (into png, webp, avif, gif, tiff)",
     )
     keep_time: bool = Field(
         default=False, description="the result's file has the time at which the input's was changed"

@@ -223,7 +223,7 @@ def _check_outputs(jobs: Sequence[Job], folder: Path | None) -> None:
         name = display_name(output)
         if os.path.realpath(output) in inputs:
             raise _is_an_input(name)
-        if output.suffix.lower() not in output_suffixes():
+        if output.suffix.lower() not in output_suffixes(are_frames=True):
             raise ClearSRError(f"{name}: accepted for output: {', '.join(output_suffixes())}")
         if os.path.isdir(output):  # of a name that is too long pathlib would raise; writing says so
             raise ClearSRError(f"{name}: is a folder; it is to become a picture")

@@ -34,8 +34,9 @@ from clearsr.image import (
     write_image,
 )
 from clearsr.image.data import ImageData
+from clearsr.image.frames import check_frames, write_frames
 from clearsr.image.reading import FrameSequence
-from clearsr.image.writing import Target, check_frames, write_frames, write_whole
+from clearsr.image.writing import Target, write_whole
 from clearsr.pipeline.budget import Workload, as_text, free_bytes, is_out_of_memory, with_less_on_failure
 from clearsr.seeds import file_seed
 
@@ -217,8 +218,15 @@ def _upscale_frames(
         return with_less_on_failure(work, workload, sampling.tile.size, display_name(source))[0]
 
     _, size = sizes(read_image(source, frame=sequence.numbers[0]))
-    checked = _open_folder(target, size)
+    checked = _open_folder(target, size, are_frames=True)
     check_frames(checked, sequence.durations is None)
+    count, free = len(sequence.numbers), free_bytes(sampling.max_memory, torch.device("cpu"))
+    if not checked.has_pages and (needed := WHOLE_FILE_BYTES * size[0] * size[1] * count) > free > 0:
+        raise ClearSRError(
+            f"{display_name(target)}: {count} frames of {size[1]}x{size[0]} need {as_text(needed)} beside "
+            f"the model, and {as_text(free)} are left; use --format tiff, which is written page by page, or "
+            "raise --max-memory"
+        )
     write_frames(map(upscaled, sequence.numbers), sequence.durations, sequence.loop, checked, output)
     return size
 
@@ -306,14 +314,14 @@ def _check_room(path: Path, size: tuple[int, int], needed: int, max_memory: int 
         )
 
 
-def _open_folder(target: Path, size: tuple[int, int]) -> Target:
+def _open_folder(target: Path, size: tuple[int, int], are_frames: bool = False) -> Target:
     """The output, checked for what it is to take; its folder is made, as the input is known to be a picture.
 
     Raises:
         ClearSRError: the output cannot be written there or hold a picture of that size.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    return check_output(target, size)
+    return check_output(target, size, are_frames)
 
 
 def record_of(job: Job, done: Status, work: Callable[[], tuple[int, int]]) -> Result:

@@ -1,7 +1,8 @@
 """What becomes of metadata in a file of another format: kept, mapped to EXIF, or left out with a notice.
 
-Every format written here holds EXIF, XMP and an ICC profile. Texts, IPTC, a comment and a resolution have a
-place in some; where they have none, those that mean the same as an entry of EXIF become that entry.
+Every format written here but GIF holds EXIF, XMP and an ICC profile. Texts, IPTC, a comment and a
+resolution have a place in some; where they have none, those that mean the same as an entry of EXIF become
+that entry.
 """
 
 import dataclasses
@@ -42,6 +43,7 @@ JPEG = Format("JPEG", 65_500, has_alpha=False, extras=frozenset(("iptc", "commen
 TIFF = Format("TIFF", 2**31 - 1, (8, 16), extras=frozenset(("iptc", "dpi")))
 WEBP = Format("WEBP", 16_383, has_gray=False)
 AVIF = Format("AVIF", 65_536, has_gray=False)
+GIF = Format("GIF", 65_535, has_gray=False, extras=frozenset(("comment",)))  # of several frames; `frames.py`
 FORMATS = {
     ".png": PNG,
     ".jpg": JPEG,
@@ -50,6 +52,7 @@ FORMATS = {
     ".tif": TIFF,
     ".tiff": TIFF,
     ".avif": AVIF,
+    ".gif": GIF,
 }
 
 

@@ -7,7 +7,7 @@ an interrupted run leaves nothing behind. What a format cannot hold is converted
 import dataclasses
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,12 +18,12 @@ from clearsr.atomic import written_aside
 from clearsr.config.output import OutputConfig
 from clearsr.errors import ClearSRError, display_name, notify
 from clearsr.image import carrying
-from clearsr.image.carrying import AVIF, FORMATS, JPEG, PNG, TIFF, WEBP, Format
+from clearsr.image.carrying import AVIF, FORMATS, GIF, JPEG, PNG, TIFF, WEBP, Format
 from clearsr.image.data import ImageData, ImageMetadata, to_samples
 from clearsr.image.metadata import exif_bytes, exif_of, fitting_profile, metadata_for_size
 from clearsr.image.modes import to_srgb
 from clearsr.image.png import PngWriter, text_chunks
-from clearsr.image.tiff import Tiles, append_page, write_tiff
+from clearsr.image.tiff import Tiles, write_tiff
 from clearsr.tiling import Window
 
 _MAX_JPEG_SEGMENT = 65_533
@@ -42,27 +42,35 @@ class Target(NamedTuple):
         """Whether it is written in pieces, without the whole picture in memory."""
         return self.format in (TIFF, PNG)
 
+    @property
+    def has_pages(self) -> bool:
+        """Whether several pictures in it are written one after the other."""
+        return self.format is TIFF
 
-def output_suffixes() -> tuple[str, ...]:
-    """Suffixes that `write_image` accepts with the installed Pillow."""
+
+def output_suffixes(are_frames: bool = False) -> tuple[str, ...]:
+    """Suffixes that `write_image` accepts with the installed Pillow, or with `are_frames` `write_frames`."""
     absent = {name for name, module in (("WEBP", "webp"), ("AVIF", "avif")) if not features.check(module)}
+    if not are_frames:
+        absent.add(GIF.name)
     return tuple(suffix for suffix, format in FORMATS.items() if format.name not in absent)
 
 
-def check_output(path: Path, size: tuple[int, int] | None = None) -> Target:
+def check_output(path: Path, size: tuple[int, int] | None = None, are_frames: bool = False) -> Target:
     """The file with the format that its name says; to be called before the work whose result it takes.
 
     Args:
         path: the file to write.
         size: height and width, if known yet.
+        are_frames: it is to hold several.
 
     Raises:
         ClearSRError: the suffix is unknown, the folder is missing or no folder, the path is a folder, or the
-            format cannot hold an image of that size.
+            format cannot hold an image of that size, or one alone.
     """
     name = display_name(path)
     suffix = path.suffix.lower()
-    if suffix not in output_suffixes():
+    if suffix not in output_suffixes(are_frames=True):
         got = f"the suffix {suffix!r}" if suffix else "no suffix"
         raise ClearSRError(f"{name}: has {got}; accepted for output: {', '.join(output_suffixes())}")
     try:
@@ -75,6 +83,10 @@ def check_output(path: Path, size: tuple[int, int] | None = None) -> Target:
         what = "is not a folder" if parent_exists else "does not exist"
         raise ClearSRError(f"{name}: cannot be written: {display_name(path.parent)} {what}")
     format = FORMATS[suffix]
+    if format is GIF and not are_frames:
+        raise ClearSRError(
+            f"{name}: a GIF holds 256 colours and is written of animations alone (--frames all); use .png"
+        )
     if size is not None and max(size) > format.max_side:
         raise ClearSRError(
             f"{name}: {size[1]}×{size[0]} is too large for {format.name} (at most {format.max_side} a side); "
@@ -102,75 +114,6 @@ def write_image(image: ImageData, path: Path | Target, config: OutputConfig | No
     except (ValueError, MemoryError, RuntimeError) as error:  # an encoder's refusal
         name = display_name(path)
         raise ClearSRError(f"{name}: cannot be written as {format.name}: {_reason(error)}") from error
-
-
-def check_frames(target: Target, are_pages: bool) -> None:
-    """See that a format holds several frames, or pages.
-
-    Raises:
-        ClearSRError: it does not.
-    """
-    if are_pages and target.format is not TIFF:
-        raise ClearSRError(f"{display_name(target.path)}: pages are kept by TIFF alone; use --format tiff")
-    if target.format is JPEG:
-        raise ClearSRError(
-            f"{display_name(target.path)}: JPEG holds one picture; --frames all takes png, webp, avif or tiff"
-        )
-
-
-def write_frames(
-    frames: Iterator[ImageData],
-    durations: Sequence[float] | None,
-    loop: int,
-    target: Target,
-    config: OutputConfig,
-) -> None:
-    """Write an animation, or a TIFF of several pages (as they come); metadata is the first one's.
-
-    Args:
-        durations: milliseconds of each; None for pages.
-        loop: how often all are shown, 0 for without end.
-
-    Raises:
-        ClearSRError: as `write_image`.
-    """
-    path, format = target
-    name = display_name(path)
-
-    def write_pages(file: BinaryIO) -> None:
-        for number, frame in enumerate(frames):
-            image, depth = as_format_holds(frame, path, format, config)
-            if number:
-                append_page(file, to_samples(image, depth), image.metadata, config.tiff_compression)
-            else:
-                encode(file, image, to_samples(image, depth), format, config)
-        if durations is not None:
-            notify("frames", name, "TIFF holds no timing; its frames are pages")
-
-    def write_animation(file: BinaryIO) -> None:
-        held = (as_format_holds(frame, path, format, config)[0] for frame in frames)
-        first = next(held)
-        if first.bit_depth != 8:
-            notify("bit_depth", name, "animations hold 8 bits per sample; 16-bit values were rounded")
-        pictures = [_as_rgb(first), *map(_as_rgb, held)]
-        metadata = metadata_for_size(first.metadata, first.height, first.width)
-        if first.is_gray and metadata.icc_profile is not None:
-            notify(
-                "profile", name, "its profile is one for grey, and animations are in colour; it is left out"
-            )
-            metadata = dataclasses.replace(metadata, icc_profile=None)
-        options = {**_format_options(format, config), **_metadata_options(metadata, format)}
-        if format is not AVIF:
-            options["loop"] = loop
-        options |= {"save_all": True, "append_images": pictures[1:]}
-        options["duration"] = [round(duration) for duration in durations or ()]
-        pictures[0].save(file, format.name, **options)
-
-    write_whole(path, write_pages if format is TIFF else write_animation)
-
-
-def _as_rgb(image: ImageData) -> Image.Image:
-    return Image.fromarray(to_samples(dataclasses.replace(image, is_gray=False), 8))
 
 
 def as_format_holds(
@@ -222,8 +165,8 @@ def encode(
     if image.is_gray and not format.has_gray:
         picture, profile = _gray_as_rgb(picture, profile, image.source)
     options = {
-        **_format_options(format, config),
-        **_metadata_options(metadata, format),
+        **format_options(format, config),
+        **metadata_options(metadata, format),
         "icc_profile": profile,
     }
     if format is JPEG:
@@ -236,7 +179,7 @@ def encode(
     picture.save(file, format.name, **options)
 
 
-def _metadata_options(metadata: ImageMetadata, format: Format) -> dict[str, Any]:
+def metadata_options(metadata: ImageMetadata, format: Format) -> dict[str, Any]:
     """What goes with the pixels, in Pillow's names."""
     names = ("icc_profile", "exif", "dpi", "xmp")
     options: dict[str, Any] = {
@@ -253,7 +196,7 @@ def _metadata_options(metadata: ImageMetadata, format: Format) -> dict[str, Any]
     return options
 
 
-def _format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
+def format_options(format: Format, config: OutputConfig) -> dict[str, Any]:
     """The encoder's own settings, in Pillow's names."""
     if format is JPEG:
         # Without `optimize`, for which Pillow's buffer is too small where there is much noise.
