@@ -111,14 +111,25 @@ def _held(matched: Tensor, reference: Tensor) -> Tensor:
 
     The network's grain goes only one way there, as there is nothing beyond: white would come out darker.
     """
-    near = 0.5 / 255
     for extreme, distance in ((1.0, 1 - reference), (0.0, reference)):
-        if bool((distance <= near).any()):
-            for window in ((2 * _HELD_REACH + 1, 1), (1, 2 * _HELD_REACH + 1)):
-                padding = window[0] // 2, window[1] // 2
-                distance = F.max_pool2d(distance, window, stride=1, padding=padding)
-            matched = torch.where(distance <= near, extreme, matched)
+        is_extreme = distance <= 0.5 / 255
+        if bool(is_extreme.any()):
+            matched = torch.where(_all_around(is_extreme), extreme, matched)
     return matched
+
+
+def _all_around(mask: Tensor) -> Tensor:
+    """Where a mask holds at all places within `_HELD_REACH` along both axes; beyond the border it does."""
+    reach, width = _HELD_REACH, 2 * _HELD_REACH + 1
+    for axis in (-2, -1):
+        mask = F.pad(mask, (0, 0, reach, reach) if axis == -2 else (reach, reach), value=True)
+        done = 1  # places that are looked at together, doubled as long as it goes
+        while done < width:
+            step = min(done, width - done)
+            left = mask.shape[axis] - step
+            mask = mask.narrow(axis, 0, left) & mask.narrow(axis, step, left)
+            done += step
+    return mask
 
 
 def low_frequencies(image: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
