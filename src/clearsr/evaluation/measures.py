@@ -162,6 +162,7 @@ class Scorer:
         has_lr: bool = True,
         device: torch.device | str = "cpu",
         niqe_model: NiqeModel | None = None,
+        asked_by: str = "--measures",
     ) -> None:
         """Builds the networks; those that pyiqa brings may fetch their weights.
 
@@ -170,6 +171,7 @@ class Scorer:
             has_lr: there are LR images to compare with.
             device: for the networks.
             niqe_model: pristine model of our NIQE; unset: the one in the package.
+            asked_by: the flag or setting that names the measures, for messages.
 
         Raises:
             ClearSRError: a measure that the configuration names cannot be had.
@@ -185,7 +187,7 @@ class Scorer:
                 self._prepare(name, has_hr, has_lr)
         if config.measures and self.missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.missing.items())
-            raise ClearSRError(f"--measures {','.join(config.measures)}: {reasons}")
+            raise ClearSRError(f"{asked_by} {','.join(config.measures)}: {reasons}")
         for reason in dict.fromkeys(self.missing.values()):
             missing = ", ".join(MEASURES[name].label for name, why in self.missing.items() if why == reason)
             logger.warning("left out: %s: %s", missing, reason)

@@ -23,23 +23,25 @@ from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.training.progress import Report
 from clearsr.training.run_folder import (
-    best_score,
+    Best,
     clean_up,
     find_checkpoint,
     load_checkpoint,
+    read_best,
     record_config,
     require_same_data,
     require_same_run,
     require_space,
     save_best,
     save_checkpoint,
+    validations,
     write_folder,
 )
 from clearsr.training.setup import prepare_network, prepare_stage, stages_of_run
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
-from clearsr.training.validation import Validation, exported_sampling
+from clearsr.training.validation import Validation, exported_sampling, is_preferred
 
 with optional("training"):
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -121,8 +123,7 @@ class _Trainer:
             require_space(config.output, size + missing_moments, config.keep_checkpoints)
             record_config(config, config.output, self.first_step)
         watches = config.validate_every and config.data.validation and self.is_main
-        self.validation = Validation(config) if watches else None
-        self.best = best_score(config.output)
+        self.validation = Validation(config, accelerator.device) if watches else None
 
     def train(self) -> int:
         """Run the remaining steps, unless a signal stops it; returns the steps done."""
@@ -180,15 +181,17 @@ class _Trainer:
         return {**scalars, "learning_rate": rate, **{name: count for name, count in counts.items() if count}}
 
     def _validate(self, step: int, report: Report) -> None:
-        """Look at the averaged weights, and keep them as `export-best` if they score highest so far."""
+        """Look at the averaged weights, and keep them as `export-best` if they are the best so far."""
         assert self.validation is not None
         with self.state.averaged():
             seen = self.validation.run(self.network)
         report.scalars(step, seen.scores, "validation")
         report.picture(step, seen.picture)
-        if seen.scores["psnr"] > self.best:
-            self.best = seen.scores["psnr"]
-            save_best(self.config.output, step, self.best, self._export)
+        run, weights = self.config.output, {str(n): w for n, w in self.config.validation.best.items()}
+        held = read_best(run)
+        others = [s for at, s in validations(run).items() if held and at not in (step, held.step)]
+        if held is None or is_preferred(seen.scores, held.scores, others, weights):
+            save_best(run, Best(step, seen.scores, weights), self._export)
 
     def _export(self, folder: Path) -> None:
         """Write the averaged weights as a model."""

@@ -19,7 +19,7 @@ from rich.progress import (
 
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, write_image
-from clearsr.training.run_folder import drop_later_rows
+from clearsr.training.run_folder import METRICS_NAME, drop_later_rows
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Report:
             TimeRemainingColumn(), TextColumn("{task.fields[note]}"), disable=not enabled, transient=False,
         )  # fmt: skip
         self._task = self._bar.add_task(run.name, total=steps, completed=first_step, note="")
-        self._file = _open_metrics(run / "metrics.jsonl", first_step) if enabled else None
+        self._file = _open_metrics(run / METRICS_NAME, first_step) if enabled else None
         self._board = _tensorboard(run, first_step) if enabled else None
 
     def __enter__(self) -> "Report":

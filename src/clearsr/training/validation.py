@@ -5,17 +5,18 @@ images.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 
+from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.sampling import LSAConfig, SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
 from clearsr.errors import ClearSRError
-from clearsr.evaluation.metrics import psnr, ssim
-from clearsr.evaluation.niqe import niqe
+from clearsr.evaluation.measures import Scorer, is_better
 from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.models.latent_lr_embedding import LatentLR
@@ -32,7 +33,7 @@ class Seen(NamedTuple):
     """What a validation found.
 
     Attributes:
-        scores: means of PSNR-Y, SSIM-Y and NIQE (of crops of 192 pixels and more), ours and bicubic's.
+        scores: means of `validation.measures`, ours and bicubic's; NIQE is of crops of 192 pixels and more.
         picture: 3×H×W in [0, 1], one row per image: LR | bicubic | ours | HR. Of a prior: drawn from noise
             alone | denoised from where validation.sampling starts | HR.
     """
@@ -44,13 +45,23 @@ class Seen(NamedTuple):
 class Validation:
     """Held-out crops, degraded once."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device | str = "cpu") -> None:
         """Reads `validation.count` images of `data.validation`.
 
+        Args:
+            device: for the networks that measures are of.
+
         Raises:
-            ClearSRError: an image cannot be read.
+            ClearSRError: an image cannot be read, or a measure cannot be had.
         """
+        if config.validation.best.get("niqe") and config.validation.crop_size < _NIQE_SIDE:
+            raise ClearSRError(
+                f"validation.best: niqe is taken of crops of {_NIQE_SIDE} pixels and more; "
+                f"validation.crop_size is {config.validation.crop_size}"
+            )
         self._config = config
+        measures = EvaluationConfig(measures=config.validation.measures)
+        self._scorer = Scorer(measures, device=device, asked_by="validation.measures")
         photographs = Photographs(config.data.validation)
         count = min(config.validation.count, len(photographs))
         chosen = [i * len(photographs) // count for i in range(count)]
@@ -61,6 +72,11 @@ class Validation:
             for hr, generator in zip(crops, generators, strict=True)
         ]
         self.hr, self.lr = [pair.hr for pair in pairs], [pair.lr for pair in pairs]
+        self._bicubic = [resize(pair.lr[None], (pair.hr.shape[-2], pair.hr.shape[-1]))[0] for pair in pairs]
+        self._of_bicubic = [
+            {f"bicubic_{name}": value for name, value in self._measure(*pictures).items()}
+            for pictures in zip(self._bicubic, self.hr, self.lr, strict=True)
+        ]
 
     @torch.no_grad()
     def run(self, network: ClearSRNetwork) -> Seen:
@@ -70,21 +86,27 @@ class Validation:
         rows: list[torch.Tensor] = []
         scores: list[dict[str, float]] = []
         widest = max(hr.shape[2] for hr in self.hr)
-        for sr, lr, hr in zip(ours, self.lr, self.hr, strict=True):
-            size = (hr.shape[-2], hr.shape[-1])
-            bicubic = resize(lr[None], size)[0]
-            enlarged = torch.nn.functional.interpolate(lr[None], size)[0]
-            shown, score = [enlarged, bicubic, sr, hr], _measure(sr, hr)
+        for number, (sr, lr, hr) in enumerate(zip(ours, self.lr, self.hr, strict=True)):
+            score = self._measure(sr, hr, lr)
             if drawn:
-                shown = [drawn[len(rows)], sr, hr]
+                shown = [drawn[number], sr, hr]
             else:
-                score |= {f"bicubic_{k}": v for k, v in _measure(bicubic, hr).items()}
-            row = [torch.nn.functional.pad(p, (0, widest - size[1])) for p in shown]
+                score |= self._of_bicubic[number]
+                enlarged = torch.nn.functional.interpolate(lr[None], hr.shape[-2:])[0]
+                shown = [enlarged, self._bicubic[number], sr, hr]
+            row = [torch.nn.functional.pad(p, (0, widest - hr.shape[2])) for p in shown]
             rows.append(torch.cat(row, dim=2))
             scores.append(score)
         names = [name for name in scores[0] if all(name in row for row in scores)]
         means = {name: sum(row[name] for row in scores) / len(scores) for name in names}
         return Seen(means, torch.cat(rows, dim=1))
+
+    def _measure(self, picture: torch.Tensor, hr: torch.Tensor, lr: torch.Tensor) -> dict[str, float]:
+        """What is defined of one picture."""
+        values = self._scorer.score(picture, hr, lr)
+        if min(hr.shape[1:]) < _NIQE_SIDE:
+            values.pop("niqe", None)
+        return {name: value for name, value in values.items() if not math.isnan(value)}
 
     def _reconstruct(self, network: ClearSRNetwork) -> list[torch.Tensor]:
         """What the stage in training makes of the crops: the autoencoder of HR, everything else of LR."""
@@ -122,6 +144,31 @@ class Validation:
         return pictures
 
 
+Scores = Mapping[str, float]
+
+
+def is_preferred(new: Scores, held: Scores, others: Iterable[Scores], weights: Scores) -> bool:
+    """Whether the measures, by their weights, rank the validation `new` before `held`.
+
+    A measure's rank of a validation is how many of all that are given are better by it, so that units do not
+    matter and a single measure decides by itself. What has no value of it is worse than all that have one.
+    """
+    everything = [new, held, *others]
+
+    def rank(scores: Scores) -> float:
+        """The weighted sum of the ranks; 0 if none is better by any measure."""
+        return sum(
+            weight * sum(_is_better(name, other, scores) for other in everything)
+            for name, weight in weights.items()
+        )
+
+    return rank(new) < rank(held)
+
+
+def _is_better(name: str, scores: Scores, than: Scores) -> bool:
+    return name in scores and (name not in than or is_better(name, scores[name], than[name]))
+
+
 def sampling_of(config: TrainConfig) -> SamplingConfig:
     """How a run's pictures are drawn from LR images: in stage `lr_encoder` without diffusion."""
     changes: dict[str, Any] = {"upscale": config.data.upscale}
@@ -154,13 +201,3 @@ def _centre(image: torch.Tensor, config: TrainConfig, name: str) -> torch.Tensor
         raise ClearSRError(f"data.validation: {name} is too small, {image.shape[2]}x{image.shape[1]} pixels")
     top, left = (image.shape[-2] - height) // 2, (image.shape[-1] - width) // 2
     return image[:, top : top + height, left : left + width].float() / 255
-
-
-def _measure(picture: torch.Tensor, hr: torch.Tensor) -> dict[str, float]:
-    values = {"psnr": psnr(picture, hr).item(), "ssim": ssim(picture, hr).item()}
-    if min(hr.shape[1:]) < _NIQE_SIDE:
-        return values
-    try:
-        return values | {"niqe": niqe(picture)}
-    except ClearSRError:  # flat all over
-        return values
