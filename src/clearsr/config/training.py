@@ -243,6 +243,10 @@ class TrainConfig(FrozenConfig):
     )
     ema_decay: Decay = Field(0.999, description="weight averaging; 0 is none")
     seed: int = Field(0, description="every draw follows from it")
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        ("tensorboard",), description="what shows metrics and pictures beside metrics.jsonl and samples/"
+    )
+    wandb_project: str = Field("clearsr", min_length=1, description="project of Weights & Biases")
     log_every: PositiveInt = Field(50, description="steps between log lines")
     validate_every: NonNegativeInt = Field(1000, description="steps between validations; 0 is none")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")

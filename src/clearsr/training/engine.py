@@ -21,7 +21,7 @@ from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError, optional
 from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.training.progress import Report
+from clearsr.training.progress import Report, open_trackers, require_trackers
 from clearsr.training.run_folder import (
     Best,
     clean_up,
@@ -62,6 +62,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         ClearSRError: the configuration, the data or a checkpoint is unusable, the disk is full, or the loss
             is not finite for several steps.
     """
+    require_trackers(config)
     accelerator = start_processes(config)
     run = config.output
     try:
@@ -128,7 +129,8 @@ class _Trainer:
     def train(self) -> int:
         """Run the remaining steps, unless a signal stops it; returns the steps done."""
         config, step = self.config, self.first_step
-        report = Report(config.output, config.steps, step, self.is_main)
+        trackers = open_trackers(config, step) if self.is_main else []
+        report = Report(config.output, config.steps, step, self.is_main, trackers)
         with report, stop_signals() as stopped:
             stepper = Stepper.start(
                 config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step, self.losses
