@@ -266,6 +266,26 @@ def test_what_was_trained_can_be_used(make_run, make_picture):
     assert result.color.shape == (3, 32, 48) and result.color.isfinite().all()
 
 
+def test_exports_are_of_half_the_size_where_that_is_asked_for(make_run, photos):
+    """What was trained stays as it is; the next stage starts from what is left."""
+    data = {"validation": [str(photos)]}
+    changes = {"steps": 1, "validate_every": 1, "data": data, "validation": SMALL_VALIDATION}
+    whole, half = (
+        fit(make_run("autoencoder", precision, export_precision=precision, **changes))
+        for precision in ("fp32", "fp16")
+    )
+    for name in ("export", "export-best"):
+        ours, theirs = (load_file(folder.parent / name / "model.safetensors") for folder in (whole, half))
+        assert all(torch.equal(theirs[key], value.half()) for key, value in ours.items())
+    parameters = [
+        load_file(f.parent / "checkpoints/step-00000001/parameters.safetensors") for f in (whole, half)
+    ]
+    assert all(torch.equal(value, parameters[1][name]) for name, value in parameters[0].items())
+    second = fit(make_run("lr_encoder", "two", steps=1, init_from=[str(half)]))
+    started, halved = (load_file(folder / "model.safetensors") for folder in (second, half))
+    assert all(torch.equal(started[n], v.float()) for n, v in halved.items() if n.startswith("latents.vae."))
+
+
 SAMPLED = {
     "steps": 2,
     "scheduler": "dpm++",

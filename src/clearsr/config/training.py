@@ -243,6 +243,9 @@ class TrainConfig(FrozenConfig):
     )
     ema_decay: Decay = Field(0.999, description="weight averaging; 0 is none")
     seed: int = Field(0, description="every draw follows from it")
+    export_precision: Literal["fp32", "fp16"] = Field(
+        "fp32", description="storage of the exported weights; fp16 is half the size, rounded once"
+    )
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         ("tensorboard",), description="what shows metrics and pictures beside metrics.jsonl and samples/"
     )

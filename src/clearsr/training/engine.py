@@ -37,7 +37,7 @@ from clearsr.training.run_folder import (
     validations,
     write_folder,
 )
-from clearsr.training.setup import prepare_network, prepare_stage, stages_of_run
+from clearsr.training.setup import DTYPES, prepare_network, prepare_stage, stages_of_run
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
@@ -199,7 +199,8 @@ class _Trainer:
         """Write the averaged weights as a model."""
         with self.state.averaged():
             self.stage.finish(self._finish_batches())
-            save_network(self.network, folder, self.stages, exported_sampling(self.config))
+            stored_in = DTYPES[self.config.export_precision]
+            save_network(self.network, folder, self.stages, exported_sampling(self.config), stored_in)
 
     def _finish_batches(self) -> Iterator[Any]:
         """The first samples of the run, the same whatever the batch size and the number of processes."""
