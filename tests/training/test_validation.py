@@ -1,10 +1,11 @@
-"""Which validation is the best: ranks by measures whose units have nothing to do with each other."""
+"""Crops shared by processes, and which validation is the best by measures whose units differ."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import rankdata
 
-from clearsr.training.validation import is_preferred
+from clearsr.training.validation import Validation, is_preferred, summed_up
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,21 @@ def test_what_has_no_value_is_last():
     assert is_preferred({"niqe": 9.0}, {"psnr": 20.0}, [], weights)
     assert not is_preferred({"psnr": 20.0}, {"niqe": 9.0}, [], weights)
     assert not is_preferred({"psnr": 20.0}, {"psnr": 30.0}, [], weights)
+
+
+@pytest.mark.parametrize("stage", ["clearsr", "autoencoder", "prior"])
+def test_shares_of_the_crops_are_the_whole(make_run, photos, network, stage):
+    """Bit for bit, in any order; a process more than there are crops has none."""
+    model = {"prediction": "epsilon"} if stage == "prior" else {}
+    config = make_run(
+        stage,
+        model=model,
+        data={"validation": [str(photos)]},
+        validation={"count": 3, "crop_size": 32, "sampling": {"steps": 2}},
+    )
+    whole = Validation(config).run(network)
+    shares = [Validation(config, shard=(index, 4)).look(network) for index in range(4)]
+    assert [[look.number for look in share] for share in shares] == [[0], [1], [2], []]
+    together = summed_up(look for share in reversed(shares) for look in share)
+    assert together.scores == whole.scores and torch.equal(together.picture, whole.picture)
+    assert len({look.scores["psnr"] for share in shares for look in share}) == 3

@@ -49,7 +49,7 @@ with optional("training"):
 logger = logging.getLogger(__name__)
 
 FINISH_SAMPLES, FINISH_BATCH = 256, 16  # that a stage may measure its result on
-_LONGEST_WAIT = timedelta(hours=3)  # of the other processes, while the first one validates
+_LONGEST_WAIT = timedelta(hours=3)  # for other processes, as while the first one writes
 
 
 def fit(config: TrainConfig, resume: str | None = None) -> Path:
@@ -123,8 +123,11 @@ class _Trainer:
             )
             require_space(config.output, size + missing_moments, config.keep_checkpoints)
             record_config(config, config.output, self.first_step)
-        watches = config.validate_every and config.data.validation and self.is_main
-        self.validation = Validation(config, accelerator.device) if watches else None
+        self.validation = None
+        if config.validate_every and config.data.validation:
+            shard = (accelerator.process_index, accelerator.num_processes)
+            with accelerator.main_process_first():  # what networks of measures need is fetched once
+                self.validation = Validation(config, accelerator.device, shard)
 
     def train(self) -> int:
         """Run the remaining steps, unless a signal stops it; returns the steps done."""
@@ -189,6 +192,8 @@ class _Trainer:
             seen = self.validation.run(self.network)
         report.scalars(step, seen.scores, "validation")
         report.picture(step, seen.picture)
+        if not self.is_main:
+            return
         run, weights = self.config.output, {str(n): w for n, w in self.config.validation.best.items()}
         held = read_best(run)
         others = [s for at, s in validations(run).items() if held and at not in (step, held.step)]

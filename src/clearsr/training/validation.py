@@ -1,7 +1,7 @@
 """Looking at a network in training: held-out crops through `ClearSRPipeline`, measures and a picture.
 
 The crops and their degradation depend on the run's seed alone, so every validation of a run sees the same
-images.
+images. Several processes share them, one after the other: each looks at its own, and all know of all.
 """
 
 import math
@@ -15,7 +15,7 @@ from clearsr.config.sampling import LSAConfig, SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.data.photographs import Photographs
 from clearsr.degradation import degrade_mixed
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, optional
 from clearsr.evaluation.measures import Scorer, is_better
 from clearsr.image import ImageData, resize, to_signed, to_unit
 from clearsr.models.clearsr import ClearSRNetwork
@@ -25,6 +25,9 @@ from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling.denoise import denoise
 from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
+
+with optional("training"):
+    from accelerate.utils import gather_object
 
 _NIQE_SIDE = 192  # below, a picture has too few blocks for the measure to mean anything
 
@@ -42,14 +45,25 @@ class Seen(NamedTuple):
     picture: torch.Tensor
 
 
-class Validation:
-    """Held-out crops, degraded once."""
+class Look(NamedTuple):
+    """One held-out crop, looked at: its place among them, its scores, its pictures from left to right."""
 
-    def __init__(self, config: TrainConfig, device: torch.device | str = "cpu") -> None:
-        """Reads `validation.count` images of `data.validation`.
+    number: int
+    scores: dict[str, float]
+    pictures: list[torch.Tensor]
+
+
+class Validation:
+    """This process's share of the held-out crops, degraded once."""
+
+    def __init__(
+        self, config: TrainConfig, device: torch.device | str = "cpu", shard: tuple[int, int] = (0, 1)
+    ) -> None:
+        """Reads its share of `validation.count` images of `data.validation`.
 
         Args:
             device: for the networks that measures are of.
+            shard: this process, and of how many.
 
         Raises:
             ClearSRError: an image cannot be read, or a measure cannot be had.
@@ -65,8 +79,10 @@ class Validation:
         photographs = Photographs(config.data.validation)
         count = min(config.validation.count, len(photographs))
         chosen = [i * len(photographs) // count for i in range(count)]
-        crops = [_centre(photographs[i], config, photographs.items[i].label()) for i in chosen]
-        generators = [make_generator("validation", config.seed, i) for i in range(count)]
+        self.numbers = range(count)[shard[0] :: shard[1]]
+        own = [chosen[number] for number in self.numbers]
+        crops = [_centre(photographs[i], config, photographs.items[i].label()) for i in own]
+        generators = [make_generator("validation", config.seed, number) for number in self.numbers]
         pairs = [
             degrade_mixed(hr, config.degradation, generator, config.data.upscale)
             for hr, generator in zip(crops, generators, strict=True)
@@ -78,28 +94,26 @@ class Validation:
             for pictures in zip(self._bicubic, self.hr, self.lr, strict=True)
         ]
 
-    @torch.no_grad()
     def run(self, network: ClearSRNetwork) -> Seen:
-        """Measure a network; it is left as it was."""
+        """Measure a network; it is left as it was. All processes must ask, and all are told the same."""
+        return summed_up(gather_object(self.look(network)))
+
+    @torch.no_grad()
+    def look(self, network: ClearSRNetwork) -> list[Look]:
+        """What is seen of this process's crops."""
         ours = self._reconstruct(network)
         drawn = self._denoised(network, "noise") if self._config.stage == "prior" else []
-        rows: list[torch.Tensor] = []
-        scores: list[dict[str, float]] = []
-        widest = max(hr.shape[2] for hr in self.hr)
-        for number, (sr, lr, hr) in enumerate(zip(ours, self.lr, self.hr, strict=True)):
-            score = self._measure(sr, hr, lr)
+        looks = []
+        for place, (number, sr, lr, hr) in enumerate(zip(self.numbers, ours, self.lr, self.hr, strict=True)):
+            scores = self._measure(sr, hr, lr)
             if drawn:
-                shown = [drawn[number], sr, hr]
+                shown = [drawn[place], sr, hr]
             else:
-                score |= self._of_bicubic[number]
+                scores |= self._of_bicubic[place]
                 enlarged = torch.nn.functional.interpolate(lr[None], hr.shape[-2:])[0]
-                shown = [enlarged, self._bicubic[number], sr, hr]
-            row = [torch.nn.functional.pad(p, (0, widest - hr.shape[2])) for p in shown]
-            rows.append(torch.cat(row, dim=2))
-            scores.append(score)
-        names = [name for name in scores[0] if all(name in row for row in scores)]
-        means = {name: sum(row[name] for row in scores) / len(scores) for name in names}
-        return Seen(means, torch.cat(rows, dim=1))
+                shown = [enlarged, self._bicubic[place], sr, hr]
+            looks.append(Look(number, scores, shown))
+        return looks
 
     def _measure(self, picture: torch.Tensor, hr: torch.Tensor, lr: torch.Tensor) -> dict[str, float]:
         """What is defined of one picture."""
@@ -122,7 +136,8 @@ class Validation:
             device=str(next(network.parameters()).device),
             precision=self._config.precision,
         )
-        return [result.color for result in pipeline.upscale([ImageData(lr) for lr in self.lr])]
+        # One by one, or the last bits would depend on how many a process has.
+        return [pipeline.upscale([ImageData(lr)])[0].color for lr in self.lr]
 
     def _denoised(self, network: ClearSRNetwork, start: Literal["lr", "noise"]) -> list[torch.Tensor]:
         """What a prior makes of noise alone, or of the crops themselves under noise in place of LR images.
@@ -135,13 +150,27 @@ class Validation:
             sampling = sampling.model_copy(update={"start_timestep": TRAIN_TIMESTEPS - 1})
         device = next(network.parameters()).device
         pictures = []
-        for number, hr in enumerate(self.hr):
+        for number, hr in zip(self.numbers, self.hr, strict=True):
             z_hr = network.latents.encode_hr(to_signed(hr[None].to(device)))
             conditioning = Conditioning(LatentLR(z_hr, torch.zeros_like(z_hr)), network.null_prompt)
             generator = make_generator("validation", self._config.seed, number)
             z_0 = denoise(network, conditioning, sampling, [generator])
             pictures.append(to_unit(network.latents.decode(z_0)).float().cpu()[0])
         return pictures
+
+
+def summed_up(looks: Iterable[Look]) -> Seen:
+    """Means and one picture of all crops, in whatever order they come."""
+    ordered = sorted(looks, key=lambda look: look.number)
+    scores = [look.scores for look in ordered]
+    names = [name for name in scores[0] if all(name in row for row in scores)]
+    means = {name: sum(row[name] for row in scores) / len(scores) for name in names}
+    widest = max(picture.shape[2] for look in ordered for picture in look.pictures)
+    rows = [
+        torch.cat([torch.nn.functional.pad(p, (0, widest - p.shape[2])) for p in look.pictures], dim=2)
+        for look in ordered
+    ]
+    return Seen(means, torch.cat(rows, dim=1))
 
 
 Scores = Mapping[str, float]
