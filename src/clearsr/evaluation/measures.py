@@ -202,6 +202,19 @@ class Scorer:
         """What judges all pictures together."""
         return [name for name in self.names if MEASURES[name].of_folders]
 
+    def leave_out_folders(self, reason: str) -> None:
+        """Take no measure that judges all pictures together.
+
+        Raises:
+            ClearSRError: the configuration names one.
+        """
+        for name in self.of_folders:
+            if name in self.config.measures:
+                raise ClearSRError(f"--measures {','.join(self.config.measures)}: {name}: {reason}")
+            self.names.remove(name)
+            self.missing[name] = reason
+            logger.warning("left out: %s: %s", MEASURES[name].label, reason)
+
     @torch.no_grad()
     def score(
         self, sr: torch.Tensor, hr: torch.Tensor | None, lr: torch.Tensor | None = None

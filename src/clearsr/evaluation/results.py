@@ -1,13 +1,17 @@
-"""Evaluations as files: JSON with means, medians, intervals and per-image rows; CSV with the rows alone."""
+"""Evaluations as files: JSON with means, medians, intervals and per-image rows; CSV with the rows alone.
+
+A run may be done in shards, on many devices: their documents are merged into that of a run in one piece.
+"""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from clearsr.config.evaluation import EvaluationConfig
 from clearsr.config.parsing import parse_json
@@ -16,17 +20,100 @@ from clearsr.evaluation.evaluate import Evaluation, Interval, Row
 from clearsr.evaluation.measures import MEASURES, Scorer
 
 
+class Shard(NamedTuple):
+    """Every `of`-th picture, from the `number`-th on, which counts from 1."""
+
+    number: int
+    of: int
+
+    def of_all(self, count: int) -> range:
+        """The places of its pictures among so many."""
+        return range(count)[self.number - 1 :: self.of]
+
+
 def as_document(evaluations: Sequence[Evaluation], scorer: Scorer) -> dict[str, Any]:
     """The first evaluation at the top (`mean`, `images`, ...), the others under `others`; NaN is null."""
-    first, *others = evaluations
-    return {
-        **_described(first),
-        "others": [_described(other) for other in others],
+    facts = {
         "evaluation": scorer.config.model_dump(mode="json"),
         "labels": {name: MEASURES[name].label for name in scorer.names},
         "missing": scorer.missing,
         "versions": {"clearsr": version("clearsr"), **scorer.versions},
     }
+    return _document(evaluations, facts)
+
+
+def _document(evaluations: Sequence[Evaluation], facts: dict[str, Any]) -> dict[str, Any]:
+    first, *others = evaluations
+    return {**_described(first), "others": [_described(other) for other in others], **facts}
+
+
+def as_shard(document: dict[str, Any], shard: Shard, pictures: int) -> dict[str, Any]:
+    """A document that says which part of so many pictures it is of."""
+    return {**document, "shard": {**shard._asdict(), "pictures": pictures}}
+
+
+def merge_shards(documents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The document of the run that shards are of, with its rows in the order of a run in one piece.
+
+    Args:
+        documents: each by the name of its file.
+
+    Raises:
+        ClearSRError: one is no shard, is of another run or there twice, or some are lacking.
+    """
+    (first, start), *_ = documents.items()
+    by_number: dict[int, str] = {}
+    for name, document in documents.items():
+        shard = document.get("shard")
+        if not isinstance(shard, dict) or not all(type(shard.get(key)) is int for key in _SHARD_KEYS):
+            raise ClearSRError(f"{name}: is no result of clearsr evaluate --shard")
+        for key, value in _identity(document).items():
+            if value != _identity(start)[key]:
+                raise ClearSRError(f"{name}: is of another run than {first}: other {key}")
+        if (number := shard["number"]) in by_number:
+            raise ClearSRError(f"{name}: is shard {number}/{shard['of']}, as {by_number[number]} is")
+        by_number[number] = name
+    of, pictures = start["shard"]["of"], start["shard"]["pictures"]
+    if lacking := [number for number in range(1, of + 1) if number not in by_number]:
+        raise ClearSRError(f"--merge: lacks shard {', '.join(map(str, lacking))} of {of}")
+    parts = []
+    for number in range(1, of + 1):
+        name = by_number[number]
+        parts.append(from_document(documents[name], name))
+        for evaluation in parts[-1]:
+            if len(evaluation.images) != len(Shard(number, of).of_all(pictures)):
+                raise ClearSRError(f"{name}: does not have all its pictures")
+    evaluations = [_interleaved(shards, pictures) for shards in zip(*parts, strict=True)]
+    return _document(
+        evaluations, {key: start[key] for key in ("evaluation", "labels", "missing", "versions")}
+    )
+
+
+_SHARD_KEYS = ("number", "of", "pictures")
+
+
+def _identity(document: dict[str, Any]) -> dict[str, Any]:
+    """What all shards of a run have in common, by how a message calls it."""
+    methods = [document, *document.get("others", ())]
+    return {
+        "numbers of shards": document["shard"]["of"],
+        "numbers of pictures": document["shard"]["pictures"],
+        "measures": (document.get("evaluation"), document.get("labels")),
+        "versions": document.get("versions"),
+        "pictures": document.get("dataset"),
+        "methods": [method.get("method") for method in methods],
+        "seeds": [method.get("seeds") for method in methods],
+        "settings": [method.get("settings") for method in methods],
+    }
+
+
+def _interleaved(shards: Sequence[Evaluation], pictures: int) -> Evaluation:
+    """One method's rows of all shards: by seeds, then by pictures."""
+    rows = []
+    for seed in shards[0].seeds:
+        of_seed = [[row for row in shard.rows if row.seed == seed] for shard in shards]
+        rows += [of_seed[place % len(shards)][place // len(shards)] for place in range(pictures)]
+    return replace(shards[0], rows=rows)
 
 
 def from_document(document: dict[str, Any], source: str) -> list[Evaluation]:
@@ -46,6 +133,20 @@ def read_results(path: Path) -> list[Evaluation]:
     """The evaluations of a file that `clearsr evaluate --json` wrote.
 
     Raises:
+        ClearSRError: it cannot be read, is no such file, or one of a shard.
+    """
+    document = read_document(path)
+    if "shard" in document:
+        raise ClearSRError(
+            f"{path}: is of a shard; put them together: clearsr evaluate --merge ... --json FILE"
+        )
+    return from_document(document, str(path))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """What `clearsr evaluate --json` wrote.
+
+    Raises:
         ClearSRError: it cannot be read, or is no such file.
     """
     try:
@@ -54,7 +155,7 @@ def read_results(path: Path) -> list[Evaluation]:
         raise ClearSRError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(document, dict):
         raise ClearSRError(f"{path}: is no result of clearsr evaluate --json")
-    return from_document(document, str(path))
+    return document
 
 
 def to_json(document: Any) -> str:
