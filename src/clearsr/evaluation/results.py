@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -61,49 +62,57 @@ def merge_shards(documents: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     Raises:
         ClearSRError: one is no shard, is of another run or there twice, or some are lacking.
     """
-    (first, start), *_ = documents.items()
-    by_number: dict[int, str] = {}
+    first, start = next(iter(documents.items()))
+    found: dict[int, tuple[str, list[Evaluation]]] = {}
+    identity: dict[str, Any] = {}
     for name, document in documents.items():
-        shard = document.get("shard")
-        if not isinstance(shard, dict) or not all(type(shard.get(key)) is int for key in _SHARD_KEYS):
-            raise ClearSRError(f"{name}: is no result of clearsr evaluate --shard")
-        for key, value in _identity(document).items():
-            if value != _identity(start)[key]:
-                raise ClearSRError(f"{name}: is of another run than {first}: other {key}")
-        if (number := shard["number"]) in by_number:
-            raise ClearSRError(f"{name}: is shard {number}/{shard['of']}, as {by_number[number]} is")
-        by_number[number] = name
-    of, pictures = start["shard"]["of"], start["shard"]["pictures"]
-    if lacking := [number for number in range(1, of + 1) if number not in by_number]:
-        raise ClearSRError(f"--merge: lacks shard {', '.join(map(str, lacking))} of {of}")
-    parts = []
-    for number in range(1, of + 1):
-        name = by_number[number]
-        parts.append(from_document(documents[name], name))
-        for evaluation in parts[-1]:
-            if len(evaluation.images) != len(Shard(number, of).of_all(pictures)):
-                raise ClearSRError(f"{name}: does not have all its pictures")
-    evaluations = [_interleaved(shards, pictures) for shards in zip(*parts, strict=True)]
-    return _document(
-        evaluations, {key: start[key] for key in ("evaluation", "labels", "missing", "versions")}
-    )
+        evaluations = from_document(document, name)
+        shard = _shard_in(document, name)
+        own = _identity(document, evaluations)
+        identity = identity or own
+        if other := [key for key, value in own.items() if value != identity[key]]:
+            raise ClearSRError(f"{name}: is of another run than {first}: other {other[0]}")
+        if shard.number in found:
+            raise ClearSRError(f"{name}: is shard {shard.number}/{shard.of}, as {found[shard.number][0]} is")
+        expected = len(shard.of_all(document["shard"]["pictures"]))
+        if any(set(Counter(row.seed for row in e.rows).values()) != {expected} for e in evaluations):
+            raise ClearSRError(f"{name}: does not have each of its pictures once")
+        found[shard.number] = name, evaluations
+    of = _shard_in(start, first).of
+    if len(found) < of:
+        lacking = next(number for number in range(1, of + 1) if number not in found)
+        more = f" and {of - len(found) - 1} more" if of - len(found) > 1 else ""
+        raise ClearSRError(f"--merge: lacks shard {lacking}/{of}{more}")
+    parts = [found[number][1] for number in sorted(found)]
+    merged = [_interleaved(shards, start["shard"]["pictures"]) for shards in zip(*parts, strict=True)]
+    return _document(merged, {key: start.get(key) for key in ("evaluation", "labels", "missing", "versions")})
 
 
-_SHARD_KEYS = ("number", "of", "pictures")
+def _shard_in(document: dict[str, Any], name: str) -> Shard:
+    """Which part a document is of.
+
+    Raises:
+        ClearSRError: it does not say.
+    """
+    match document.get("shard"):
+        case {"number": int(number), "of": int(of), "pictures": int(pictures)} if (
+            1 <= number <= of <= pictures
+        ):
+            return Shard(number, of)
+    raise ClearSRError(f"{name}: is no result of clearsr evaluate --shard")
 
 
-def _identity(document: dict[str, Any]) -> dict[str, Any]:
+def _identity(document: dict[str, Any], evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """What all shards of a run have in common, by how a message calls it."""
-    methods = [document, *document.get("others", ())]
     return {
-        "numbers of shards": document["shard"]["of"],
-        "numbers of pictures": document["shard"]["pictures"],
-        "measures": (document.get("evaluation"), document.get("labels")),
-        "versions": document.get("versions"),
-        "pictures": document.get("dataset"),
-        "methods": [method.get("method") for method in methods],
-        "seeds": [method.get("seeds") for method in methods],
-        "settings": [method.get("settings") for method in methods],
+        "number of shards": document["shard"]["of"],
+        "number of pictures": document["shard"]["pictures"],
+        "measures": (document["evaluation"], document.get("labels"), [e.names for e in evaluations]),
+        "packages": document.get("versions"),
+        "pictures": [e.dataset for e in evaluations],
+        "methods": [e.method for e in evaluations],
+        "seeds": [e.seeds for e in evaluations],
+        "settings": [e.settings for e in evaluations],
     }
 
 
@@ -220,6 +229,8 @@ def _restored(part: dict[str, Any], config: EvaluationConfig) -> Evaluation:
         )
         for row in part["images"]
     ]
+    if not all(row.seed is None or type(row.seed) is int for row in rows):
+        raise ValueError("a seed must be a whole number")
     of_folders = {
         values["seed"]: {name: float(value) for name, value in values.items() if name != "seed"}
         for values in part["of_folders"]
