@@ -41,6 +41,7 @@ EXTRA_OF = {
     "huggingface_hub": "sd",
     "peft": "sd",
     "transformers": "sd",
+    "wandb": "wandb",
 }
 
 

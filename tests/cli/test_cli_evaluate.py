@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -189,6 +190,20 @@ def test_without_originals_only_some_measures_remain(run, testset):
         (["--sr", "X", "--hr", "X", "--measures", "lpips"], 1, "lpips: needs the extra eval"),
         (["--sr", "nowhere"], 1, "nowhere: must be a folder of images"),
         (["--sr", "X", "--limit", "0"], 2, "--limit 0: must be 1 or more"),
+        (["--testset", "X", "--workers", "0"], 2, "--workers 0: must be 1 or more"),
+        (["--testset", "X", "--shard", "1/2"], 2, "--shard: needs --json FILE"),
+        (["--testset", "X", "--shard", "0/2", "--json", "s.json"], 2, "--shard 0/2: expected I/N"),
+        (["--testset", "X/", "--shard", "3/3", "--json", "s.json"], 2, "there are only 2 pictures"),
+        (
+            ["--testset", "X", "--shard", "1/2", "--json", "s.json", "--workers", "2"],
+            2,
+            "--shard: is for one",
+        ),
+        (
+            ["--merge", "a.json", "--testset", "X"],
+            2,
+            "--merge: takes what was measured already; leave --testset",
+        ),
         (["--testset", "X/test_HR"], 1, "expected a folder that holds test_LR and test_HR"),
     ],
 )
@@ -197,6 +212,102 @@ def test_wrong_usage_is_one_line(run, testset, arguments, code, says):
     outcome = run("evaluate", *replaced)
     assert outcome.code == code
     assert says in outcome.errors[0] and len(outcome.errors) == 1
+
+
+@pytest.fixture
+def larger(testset):
+    """Five pairs, which no number of shards here divides, and all that a run may have."""
+    for number in range(2, 5):
+        for role in ("test_HR", "test_LR"):
+            picture = Image.open(testset / role / f"Canon_{number % 2:03}_LR4.png").rotate(90 * (number // 2))
+            picture.save(testset / role / f"Canon_{number:03}_LR4.png")
+    settings = ["--seeds", "0,7", "--noise-scale", "0.5", "--also", "steps=0", "--baselines", "bicubic"]
+    return ["--testset", testset, "--measures", "psnr,ssim,niqe,lr_consistency", *settings]
+
+
+def test_shards_together_are_a_run_in_one_piece(evaluate, run, larger, tmp_path):
+    """Files and table alike, in whatever order the shards are named."""
+    whole = evaluate(*larger, "--json", tmp_path / "whole.json", "--csv", tmp_path / "whole.csv")
+    shards = [tmp_path / f"{number}.json" for number in (1, 2, 3)]
+    for number, path in enumerate(shards, 1):
+        outcome = evaluate(*larger, "--shard", f"{number}/3", "--json", path)
+        assert outcome.code == 0, outcome.err
+    assert [len(json.loads(path.read_text())["others"][0]["images"]) for path in shards] == [2, 2, 1]
+    merged = run(
+        "evaluate",
+        "--merge",
+        *reversed(shards),
+        "--json",
+        tmp_path / "all.json",
+        "--csv",
+        tmp_path / "all.csv",
+    )
+    assert merged.code == 0, merged.err
+    for kind in ("json", "csv"):
+        assert (tmp_path / f"all.{kind}").read_bytes() == (tmp_path / f"whole.{kind}").read_bytes()
+    assert merged.out == whole.out
+
+
+def test_workers_measure_what_one_process_measures(evaluate, larger, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # or sums differ in their last bits
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = evaluate(*larger, "--json", tmp_path / "whole.json", "--save", tmp_path / "one")
+    torch.set_num_threads(before)
+    shared = evaluate(*larger, "--workers", "2", "--json", tmp_path / "all.json", "--save", tmp_path / "two")
+    assert shared.code == 0, shared.err
+    assert (tmp_path / "all.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert shared.out == whole.out
+    one, two = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+        for folder in (tmp_path / "one", tmp_path / "two")
+    )
+    assert one == two and len(one) == 5 * (2 + 1 + 1)
+
+
+def test_what_a_worker_cannot_do_is_one_line(evaluate, testset):
+    (testset / "test_LR" / "Canon_001_LR4.png").write_bytes(b"no picture")
+    outcome = evaluate("--testset", testset, "--workers", "2", "--measures", "psnr")
+    assert outcome.code == 1 and len(outcome.errors) == 1 and "Canon_001_LR4.png" in outcome.errors[0]
+
+
+@pytest.fixture
+def shards(evaluate, testset, tmp_path):
+    """`shards("1/2", "2/2", "--seeds", "1")`: files of shards under further settings."""
+
+    def make(*numbers, further=(), folder="s"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        files = [tmp_path / folder / f"{number.replace('/', '-')}.json" for number in numbers]
+        for number, file in zip(numbers, files, strict=True):
+            arguments = ["--testset", testset, "--measures", "psnr", "--shard", number, "--json", file]
+            assert evaluate(*arguments, *further).code == 0
+        return files
+
+    return make
+
+
+def test_shards_that_do_not_belong_together_are_refused(run, evaluate, testset, shards, tmp_path):
+    one, two = shards("1/2", "2/2")
+    (other,) = shards("2/2", further=["--seeds", "1", "--noise-scale", "0.5"], folder="other")
+    for files, says in (
+        ([one], "--merge: lacks shard 2/2"),
+        ([one, one], "--merge: names a file twice"),
+        ([one, shutil.copy(one, tmp_path / "again.json")], "again.json: is shard 1/2, as"),
+        ([one, other], "other/2-2.json: is of another run than"),
+    ):
+        outcome = run("evaluate", "--merge", *files)
+        assert outcome.code and len(outcome.errors) == 1 and says in outcome.errors[0], outcome.err
+    document = json.loads(two.read_text())
+    document["images"] *= 2
+    two.write_text(json.dumps(document))
+    assert "2-2.json: does not have each of its pictures once" in run("evaluate", "--merge", one, two).err
+    whole = tmp_path / "whole.json"
+    evaluate("--testset", testset, "--measures", "psnr", "--json", whole)
+    assert (
+        "whole.json: is no result of clearsr evaluate --shard" in run("evaluate", "--merge", one, whole).err
+    )
+    outcome = run("report", one)
+    assert outcome.code == 1 and "1-2.json: is of a shard; put them together" in outcome.errors[0]
 
 
 def test_what_has_no_counterpart_is_named(run, testset):

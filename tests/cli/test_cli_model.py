@@ -3,8 +3,13 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
+
+from clearsr.models.checkpoint import check_weights
 
 
 @pytest.fixture
@@ -31,6 +36,41 @@ def test_what_was_set_is_what_upscale_takes(run, own, photo):
     assert run("upscale", source, "-o", result, "--model", own, "--device", "cpu").code == 0
     with Image.open(result) as picture:
         assert picture.size == (32, 24)
+
+
+def test_weights_are_halved_and_compute_as_before(run, own, photo, tmp_path):
+    half, again = tmp_path / "half", tmp_path / "again"
+    done = run("model", "set", own, "-o", half, "--weights", "fp16", "--steps", "1")
+    assert done.code == 0 and "steps 1, weights in fp16, " in done.out
+    whole, halved = (load_file(folder / "model.safetensors") for folder in (own, half))
+    assert {value.dtype for value in halved.values()} == {torch.float16}
+    assert all(torch.equal(halved[name], value.half()) for name, value in whole.items())
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (own, half)]
+    assert 0.5 < sizes[1] / sizes[0] < 0.6  # the header is as long as before
+    assert "parameters stored in fp16" in run("info", "--model", half).out
+    assert check_weights(half).is_recorded
+    assert run("model", "set", half, "-o", again, "--weights", "fp32").code == 0
+    source, pictures = photo(), []
+    for folder in (half, again, own):
+        result = tmp_path / f"{folder.name}.png"
+        arguments = (
+            "-o",
+            result,
+            "--model",
+            folder,
+            "--device",
+            "cpu",
+            "--precision",
+            "fp32",
+            "--steps",
+            "1",
+        )
+        assert run("upscale", source, *arguments).code == 0
+        pictures.append(np.asarray(Image.open(result)).astype(int))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert np.abs(pictures[0] - pictures[2]).max() <= 2
+    assert run("model", "set", own, "--weights", "fp16").code == 0  # in place
+    assert (own / "model.safetensors").read_bytes() == (half / "model.safetensors").read_bytes()
 
 
 def test_another_model_is_changed_in_a_copy(run, own, tmp_path):

@@ -33,6 +33,23 @@ def test_from_photographs_to_a_table(run, photographs, tmp_path):
     assert r"\caption{Measured on set}" in (tmp_path / "t.tex").read_text()
 
 
+def test_crops_are_made_again_from_their_manifest(run, photographs, tmp_path):
+    arguments = ("data", "make-testset", photographs)
+    made = run(
+        *arguments, "-o", tmp_path / "set", "--crop", "16", "--crops", "4", "--preset", "light", "--seed", "5"
+    )
+    assert made.code == 0 and made.out.startswith("8 pairs in "), made.err
+    manifest = tmp_path / "set" / "manifest.json"
+    again = run(*arguments, "-o", tmp_path / "again", "--like", manifest)
+    assert again.code == 0 and again.err.strip() == ""
+    assert (tmp_path / "again" / "manifest.json").read_bytes() == manifest.read_bytes()
+    document = json.loads(manifest.read_text())
+    document["images"][3]["test_LR"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(document))
+    again = run(*arguments, "-o", tmp_path / "again", "--like", manifest)
+    assert again.code == 0 and "1 of 8 pairs are other files than" in again.err
+
+
 def test_the_published_table_alone(run):
     printed = run("report")
     assert printed.code == 0
@@ -53,6 +70,14 @@ def test_the_published_table_alone(run):
         ),
         (["data", "make-testset", ".", "-o", "o", "--preset", "x"], 2, "--preset: must be 'full'"),
         (["data", "make-testset", ".", "-o", "o", "--shards", "s"], 2, "--shards: belongs to check"),
+        (["data", "make-testset", ".", "-o", "o", "--crops", "3"], 2, "crops needs crop"),
+        (
+            ["data", "make-testset", ".", "-o", "o", "--like", "m.json", "--seed", "1"],
+            2,
+            "--seed: m.json says it, which --like names; leave it out",
+        ),
+        (["data", "make-testset", ".", "-o", "o", "--like", "m.json"], 1, "m.json: cannot be read as the"),
+        (["data", "check", ".", "--crops", "1"], 2, "--crops: belongs to make-testset"),
         (["data", "check", ".", "--seed", "1"], 2, "--seed: belongs to make-testset"),
         (["data", "check", ".", "--set", "a=1"], 2, "--set: belongs to make-testset"),
     ],

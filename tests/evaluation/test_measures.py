@@ -164,3 +164,16 @@ def test_fid_compares_the_folders(pyiqa, folders):
 def test_unknown_measures_are_refused():
     with pytest.raises(ValueError, match="psrn"):
         EvaluationConfig(measures="psrn")
+
+
+def test_what_judges_all_pictures_together_is_left_out_of_shards(caplog):
+    """Unless it is named, which is an error."""
+    scorer = Scorer(EvaluationConfig(measures=("psnr",)))
+    scorer.names.append("fid")  # as where pyiqa is installed
+    scorer.leave_out_folders("takes one piece")
+    assert scorer.names == ["psnr"] and scorer.missing == {"fid": "takes one piece"}
+    assert "left out: FID: takes one piece" in caplog.text
+    scorer.names.append("fid")
+    scorer.config = EvaluationConfig(measures=("psnr", "fid"))
+    with pytest.raises(ClearSRError, match="^--measures psnr,fid: fid: takes one piece"):
+        scorer.leave_out_folders("takes one piece")

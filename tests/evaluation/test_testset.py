@@ -10,7 +10,7 @@ from clearsr.config.degradation import DegradationConfig
 from clearsr.degradation import degrade
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.pairs import find_testset, match_folders, read_8_bit
-from clearsr.evaluation.testset import HR_FOLDER, LR_FOLDER, TestsetConfig, make_testset
+from clearsr.evaluation.testset import HR_FOLDER, LR_FOLDER, Crop, TestsetConfig, make_testset, read_manifest
 from clearsr.image import ImageData, read_image, resize, write_image
 from clearsr.seeds import make_generator
 
@@ -133,3 +133,95 @@ def test_equal_names_in_two_folders_are_told_apart(tmp_path, make_picture):
     for index, name in enumerate(made.names):
         written = read_image(tmp_path / "t" / HR_FOLDER / f"{name}.png").color
         assert torch.allclose(written, make_picture(20, 20, seed=index), atol=0.51 / 255)
+
+
+CROPS = TestsetConfig(crop=16, crops=12, seed=3, degradation=DegradationConfig(preset="camera"))
+
+
+def test_many_crops_of_a_photograph_at_listed_places(photographs, tmp_path):
+    made = make_testset([photographs], tmp_path / "t", CROPS)
+    assert len(made.names) == 36 and made.names[:2] == ("a_00", "a_01") and made.names[12] == "c_00"
+    config, crops = read_manifest(tmp_path / "t" / "manifest.json")
+    assert config == CROPS and tuple(crop.name for crop in crops) == made.names
+    places = {crop.source: [c.crop for c in crops if c.source == crop.source] for crop in crops}
+    for source, spare in (("a.png", (54, 34)), ("below/b.tif", (48, 25)), ("c.png", (14, 14))):
+        found = torch.tensor(places[source], dtype=torch.float)
+        assert len(set(places[source])) > 10 and (found <= torch.tensor(spare)).all()
+        assert (found.max(0).values - found.min(0).values > 0.5 * torch.tensor(spare)).all()
+    whole = read_8_bit(photographs / "a.png")
+    for crop in crops[:12]:
+        hr = read_8_bit(tmp_path / "t" / HR_FOLDER / f"{crop.name}.png")
+        left, top = crop.crop
+        assert torch.equal(hr, whole[:, top : top + 16, left : left + 16])
+        expected = degrade(hr, CROPS.degradation, make_generator("testset", 3, "a.png", left, top), 4)
+        assert torch.equal(read_8_bit(tmp_path / "t" / LR_FOLDER / f"{crop.name}.png"), expected)
+
+
+def test_crops_are_the_same_again_and_more_of_them_begin_alike(photographs, tmp_path):
+    for name in ("one", "two"):
+        make_testset([photographs], tmp_path / name, CROPS)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    make_testset([photographs], tmp_path / "more", CROPS.model_copy(update={"crops": 30}))
+    few, more = (contents(tmp_path / name) for name in ("one", "more"))
+    assert all(few[name] == more[name] for name in few if name != "manifest.json")
+    make_testset([photographs], tmp_path / "other", CROPS.model_copy(update={"seed": 4}))
+    places = [
+        [crop.crop for crop in read_manifest(tmp_path / n / "manifest.json").crops] for n in ("one", "other")
+    ]
+    assert places[0] != places[1]
+
+
+@pytest.mark.parametrize("config", [CROPS, TestsetConfig(crop=16), TestsetConfig(upscale=2)])
+def test_a_manifest_is_read_back_to_the_same_bytes(photographs, tmp_path, make_picture, config):
+    make_testset([photographs], tmp_path / "t", config)
+    write_image(ImageData(make_picture(40, 40)), photographs / "further.png")
+    manifest = read_manifest(tmp_path / "t" / "manifest.json")
+    made = make_testset([photographs], tmp_path / "again", manifest.config, listed=manifest.crops)
+    assert contents(tmp_path / "again") == contents(tmp_path / "t") and made.different == ()
+
+
+def test_a_part_of_a_list_makes_that_part_and_says_what_is_different(photographs, tmp_path, make_picture):
+    make_testset([photographs], tmp_path / "t", CROPS)
+    crops = read_manifest(tmp_path / "t" / "manifest.json").crops
+    write_image(ImageData(make_picture(30, 30, seed=9)), photographs / "c.png")  # another photograph
+    made = make_testset([photographs], tmp_path / "part", CROPS, listed=[crops[7], crops[2], crops[20]])
+    assert made.names == ("a_07", "a_02", crops[20].name) and made.different == (crops[20].name,)
+    whole, part = (contents(tmp_path / name) for name in ("t", "part"))
+    assert all(
+        part[f"{of}/{name}.png"] == whole[f"{of}/{name}.png"]
+        for of in (HR_FOLDER, LR_FOLDER)
+        for name in ("a_07", "a_02")
+    )
+
+
+def test_lists_that_cannot_be_followed(photographs, tmp_path):
+    with pytest.raises(ClearSRError, match=r"the inputs lack gone\.png, of which there are pairs"):
+        make_testset(
+            [photographs], tmp_path / "t", CROPS, listed=[Crop(name="x", source="gone.png", crop=(0, 0))]
+        )
+    crops = [Crop(name="x", source="a.png", crop=(0, 0)), Crop(name="y", source="c.png", crop=(0, 15))]
+    made = make_testset([photographs], tmp_path / "t", CROPS, listed=crops)
+    assert made.names == ("x",) and made.failed == ("c.png: is 30x30, and 16 pixels at 0,15 leave it",)
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        ([{"name": "../x", "source": "a.png", "crop": [0, 0]}], "'../x' is no name of a pair"),
+        ([{"name": "a\\..\\x", "source": "a.png", "crop": [0, 0]}], "is no name of a pair"),
+        ([{"name": "/x", "source": "a.png", "crop": [0, 0]}], "'/x' is no name of a pair"),
+        ([{"name": "x", "source": "a.png"}] * 2, "names a pair twice"),
+        ([], "names no pairs"),
+        ([{"name": "x", "source": "a.png", "crop": [-1, 0]}], r"is no manifest of a test set \(crop.0: "),
+        ([{"source": "a.png"}], r"is no manifest of a test set \(name: Field required"),
+        (None, "cannot be read as the manifest"),
+    ],
+)
+def test_manifests_that_are_none_are_refused(tmp_path, images, says):
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"settings": {"crop": 16}, "images": images}))
+    with pytest.raises(ClearSRError, match=says):
+        read_manifest(path)
+    path.write_text(json.dumps({"settings": {"crops": 3}, "images": images}))
+    with pytest.raises(ClearSRError, match="crops needs crop"):
+        read_manifest(path)

@@ -97,6 +97,20 @@ def test_half_precision_halves_the_file_and_rounds_once(network, folder, tmp_pat
         assert torch.equal(value, state[name].half().float())
 
 
+def test_what_half_precision_cannot_hold_is_refused_and_nothing_is_written(make_network, folder):
+    before = (folder / WEIGHTS_NAME).read_bytes()
+    spoilt = make_network(seed=5)
+    with torch.no_grad():
+        spoilt.null_prompt[0, 0, 0] = -70000.0
+    with pytest.raises(
+        ClearSRError, match=r"null_prompt has values up to 7e\+04, too large for torch.float16"
+    ):
+        save_network(spoilt, folder, STAGES, dtype=torch.float16)
+    assert (folder / WEIGHTS_NAME).read_bytes() == before
+    save_network(spoilt, folder, STAGES)
+    assert load_network(folder).network.null_prompt[0, 0, 0] == -70000.0
+
+
 def test_saving_replaces_what_was_there(make_network, folder):
     other = make_network(seed=5)
     save_network(other, folder, ["autoencoder"])

@@ -78,4 +78,4 @@ def sd_base(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def without_tensorboard(monkeypatch):
     """TensorBoard takes seconds to import; one test asks for it."""
-    monkeypatch.setattr("clearsr.training.progress._tensorboard", lambda run, first_step: None)
+    monkeypatch.setattr("clearsr.training.progress._tensorboard", lambda config, first_step: None)

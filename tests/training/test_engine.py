@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from clearsr.config.evaluation import EvaluationConfig
 from clearsr.errors import ClearSRError
+from clearsr.evaluation.measures import Scorer
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training import engine
 from clearsr.training.engine import fit
@@ -133,15 +136,24 @@ def test_an_unreadable_picture_is_reported_and_counted_where_it_may_be_left_out(
     assert row["unreadable"] == 3  # once in each epoch
 
 
-def test_the_export_is_the_average_and_the_best_one_is_kept(make_run, photos, monkeypatch):
-    scores = iter([20.0, 22.0, 21.0])
+@pytest.fixture
+def scored(monkeypatch):
+    """`scored({"psnr": [20.0, 22.0]})`: what the validations of a run find, one after the other."""
     original = Validation.run
 
-    def run(self, network):
-        seen = original(self, network)
-        return seen._replace(scores={**seen.scores, "psnr": next(scores)})
+    def score(columns):
+        rows = iter(
+            [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        )
+        monkeypatch.setattr(
+            Validation, "run", lambda self, network: original(self, network)._replace(scores=next(rows))
+        )
 
-    monkeypatch.setattr(Validation, "run", run)
+    return score
+
+
+def test_the_export_is_the_average_and_the_best_one_is_kept(make_run, photos, scored):
+    scored({"psnr": [20.0, 22.0, 21.0]})
     config = make_run(
         "lr_encoder",
         steps=3,
@@ -165,6 +177,76 @@ def test_the_export_is_the_average_and_the_best_one_is_kept(make_run, photos, mo
     ]
 
 
+@pytest.mark.parametrize(
+    ("best", "step"),
+    [
+        ({"psnr": 1}, 2),
+        ({"niqe": 1}, 3),
+        ({"sharpness": 1}, 1),
+        ({"psnr": 1, "niqe": 2}, 3),
+        ({"psnr": 9, "niqe": 1}, 2),
+    ],
+)
+def test_the_best_is_chosen_by_what_the_recipe_says(make_run, photos, scored, monkeypatch, best, step):
+    """Also by a run that is stopped after two validations and goes on."""
+    columns = {
+        "psnr": [20.0, 22.0, 21.0, 20.5],
+        "niqe": [6.0, 5.0, 4.0, 4.5],
+        "sharpness": [0.9, 1.3, 0.5, 2.0],
+    }
+    monkeypatch.setattr("clearsr.training.validation._NIQE_SIDE", 32)
+    validation = {**SMALL_VALIDATION, "measures": list(columns), "best": {"psnr": 0, **best}}
+    for first, steps in ((0, 2), (2, 4)):
+        scored({name: values[first:steps] for name, values in columns.items()})
+        config = make_run(
+            "autoencoder",
+            steps=steps,
+            validate_every=1,
+            data={"validation": [str(photos)]},
+            validation=validation,
+        )
+        fit(config, "latest" if first else None)
+    found = json.loads((config.output / "export-best" / "best.json").read_text())
+    assert found["step"] == step and found["by"] == {"psnr": 0, **best}
+    assert found["scores"] == {name: values[step - 1] for name, values in columns.items()}
+
+
+def test_validation_measures_what_it_is_told_to(make_run, photos, network):
+    """As `evaluate` measures it, with the networks of others and the LR images."""
+    measures = ["features", "lr_consistency", "psnr_rgb"]
+    validation = {**SMALL_VALIDATION, "measures": measures, "best": {"features": 1.0}}
+    looking = Validation(make_run(data={"validation": [str(photos)]}, validation=validation))
+    seen = looking.run(network)
+    assert {f"{who}{name}" for who in ("", "bicubic_") for name in measures} == seen.scores.keys()
+    sr, hr = (seen.picture[:, :32, 32 * place : 32 * (place + 1)] for place in (2, 3))
+    assert torch.equal(hr, looking.hr[0])
+    scorer = Scorer(EvaluationConfig(measures=tuple(measures)))
+    rows = [
+        scorer.score(seen.picture[:, top : top + 32, 64:96], hr, lr)
+        for top, hr, lr in zip((0, 32), looking.hr, looking.lr, strict=True)
+    ]
+    for name in measures:
+        assert seen.scores[name] == (rows[0][name] + rows[1][name]) / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"best": {"niqe": 1.0}}, "validation.best: niqe is taken of crops of 192 pixels"),
+        ({"measures": ["psnr", "lpips"]}, "^validation.measures psnr,lpips: lpips: needs the extra eval"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_first_step(
+    make_run, photos, monkeypatch, changes, message
+):
+    monkeypatch.setitem(sys.modules, "pyiqa", None)
+    validation = {**SMALL_VALIDATION, **changes}
+    config = make_run(data={"validation": [str(photos)]}, validation=validation, validate_every=1)
+    with pytest.raises(ClearSRError, match=message):
+        fit(config)
+    assert not (config.output / "checkpoints").exists()
+
+
 def test_validation_sees_the_same_pictures_every_time_and_leaves_the_network_alone(make_run, photos, network):
     config = make_run(data={"validation": [str(photos)]}, validation=SMALL_VALIDATION)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -182,6 +264,26 @@ def test_what_was_trained_can_be_used(make_run, make_picture):
     pipeline = ClearSRPipeline.from_pretrained(export, device="cpu", precision="fp32")
     result = pipeline.upscale([ImageData(make_picture(8, 12))], pipeline.configure(steps=1))[0]
     assert result.color.shape == (3, 32, 48) and result.color.isfinite().all()
+
+
+def test_exports_are_of_half_the_size_where_that_is_asked_for(make_run, photos):
+    """What was trained stays as it is; the next stage starts from what is left."""
+    data = {"validation": [str(photos)]}
+    changes = {"steps": 1, "validate_every": 1, "data": data, "validation": SMALL_VALIDATION}
+    whole, half = (
+        fit(make_run("autoencoder", precision, export_precision=precision, **changes))
+        for precision in ("fp32", "fp16")
+    )
+    for name in ("export", "export-best"):
+        ours, theirs = (load_file(folder.parent / name / "model.safetensors") for folder in (whole, half))
+        assert all(torch.equal(theirs[key], value.half()) for key, value in ours.items())
+    parameters = [
+        load_file(f.parent / "checkpoints/step-00000001/parameters.safetensors") for f in (whole, half)
+    ]
+    assert all(torch.equal(value, parameters[1][name]) for name, value in parameters[0].items())
+    second = fit(make_run("lr_encoder", "two", steps=1, init_from=[str(half)]))
+    started, halved = (load_file(folder / "model.safetensors") for folder in (second, half))
+    assert all(torch.equal(started[n], v.float()) for n, v in halved.items() if n.startswith("latents.vae."))
 
 
 SAMPLED = {

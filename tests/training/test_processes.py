@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from clearsr.config.base import write_yaml
 from clearsr.training.engine import fit
+from clearsr.training.run_folder import read_best
 
 DRIVER = Path(__file__).with_name("torchrun_driver.py")
 PATIENCE = 240  # seconds for what takes ten on a machine of one's own
@@ -82,6 +83,38 @@ def test_two_processes_agree_and_survive_a_kill(
     last = "checkpoints/step-00000010"
     assert_identical(*(checkpoint_tensors(run / last) for run in (killed.output, whole.output)))
     assert not list((killed.output / "checkpoints").glob(".*"))
+
+
+def test_validation_is_shared_and_finds_what_one_process_finds(make_run, tmp_path, photos):
+    """Numbers and pictures bit for bit: three crops for two processes, and one, which leaves nothing."""
+    for count in (3, 1):
+        config = make_run(
+            "clearsr", f"two-{count}", validate_every=1, data={"validation": [str(photos)]},
+            validation={"count": count, "crop_size": 32, "sampling": {"steps": 2, "noise_scale": 1.0}},
+            optimizer={"learning_rate": 1e-20}, ema_decay=0.0,  # so that both have the same weights
+        )  # fmt: skip
+        write_yaml(config, tmp_path / f"{count}.yaml")
+        finish(torchrun("-m", "clearsr", "train", tmp_path / f"{count}.yaml"))
+        one = config.model_copy(update={"output": tmp_path / f"one-{count}"})
+        fit(one)
+        rows = [
+            [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            for run in (config.output, one.output)
+        ]
+        found, expected = (
+            [
+                {k: v for k, v in row.items() if k != "steps_per_second"}
+                for row in of
+                if row["group"] == "validation"
+            ]
+            for of in rows
+        )
+        assert found == expected and len(found) == 2 and "bicubic_psnr" in found[0]
+        for name in ("step-00000001.png", "step-00000002.png"):
+            assert (config.output / "samples" / name).read_bytes() == (
+                one.output / "samples" / name
+            ).read_bytes()
+        assert read_best(config.output) == read_best(one.output)
 
 
 def test_one_process_in_trouble_stops_both_and_says_why(make_two, tmp_path, photos):

@@ -1,7 +1,7 @@
 """Checkpoints are whole or not there, whatever happens while one is written."""
 
 import errno
-import json
+import math
 
 import pytest
 import torch
@@ -10,10 +10,11 @@ from torch import nn
 from clearsr.errors import ClearSRError
 from clearsr.training import run_folder
 from clearsr.training.run_folder import (
-    best_score,
+    Best,
     checkpoint_folders,
     clean_up,
     load_checkpoint,
+    read_best,
     require_space,
     save_best,
     save_checkpoint,
@@ -109,9 +110,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path, state):
 
 
 def test_the_best_model_replaces_the_one_before(tmp_path):
-    assert best_score(tmp_path) == float("-inf")
-    for step, score in ((10, 20.5), (20, 21.5)):
-        save_best(tmp_path, step, score, lambda folder, step=step: (folder / str(step)).touch())
-    assert best_score(tmp_path) == 21.5
+    assert read_best(tmp_path) is None
+    bests = [Best(step, {"psnr": score}, {"psnr": 1.0}) for step, score in ((10, 20.5), (20, math.inf))]
+    for best in bests:
+        save_best(tmp_path, best, lambda folder, step=best.step: (folder / str(step)).touch())
+        assert read_best(tmp_path) == best
     assert sorted(path.name for path in (tmp_path / "export-best").iterdir()) == ["20", "best.json"]
-    assert json.loads((tmp_path / "export-best" / "best.json").read_text())["step"] == 20

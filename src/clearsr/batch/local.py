@@ -1,11 +1,14 @@
-"""The pool on one machine without Ray: this process alone, or processes that are replaced when they die."""
+"""The pool on one machine without Ray: this process alone, or processes that are replaced when they die.
+
+And processes that each do one thing and say so.
+"""
 
 import logging
 import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
@@ -220,3 +223,59 @@ def _end(number: int, _frame: object) -> None:
     """Leave a worker process by way of every `finally`, once."""
     signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
+
+
+def messages_of(
+    target: Callable[..., None], arguments: Sequence[tuple[Any, ...]]
+) -> Iterator[tuple[int, Any]]:
+    """What processes say, one for each of `arguments`: its place there, and the message.
+
+    Args:
+        target: called in each with a function that sends a message, and the arguments.
+
+    Raises:
+        ClearSRError: of one of them, or one has died.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes: dict[Connection, Any] = {}
+    try:
+        for own in arguments:
+            ours, theirs = context.Pipe()
+            processes[ours] = context.Process(target=_tell, args=(theirs, target, own), daemon=True)
+            processes[ours].start()
+            theirs.close()
+        places = {pipe: place for place, pipe in enumerate(processes)}
+        while places:
+            ready = set(wait(list(places)))
+            for pipe in [pipe for pipe in places if pipe in ready]:
+                try:
+                    message = pipe.recv()
+                except (EOFError, OSError):
+                    process = processes[pipe]
+                    process.join()
+                    if process.exitcode:
+                        raise ClearSRError(
+                            f"a worker ended (exit code {process.exitcode}); is there too little memory for "
+                            "so many?"
+                        ) from None
+                    del places[pipe]
+                    continue
+                if isinstance(message, ClearSRError):
+                    raise message
+                yield places[pipe], message
+    finally:
+        for pipe, process in processes.items():
+            process.terminate()
+            process.join()
+            pipe.close()
+
+
+def _tell(pipe: Connection, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """A process of `messages_of`."""
+    own_stderr()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in `_serve`
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        target(pipe.send, *arguments)
+    except ClearSRError as error:
+        pipe.send(error)

@@ -149,7 +149,7 @@ def _all_rows(plan: Plan, work: WorkConfig, config: BatchConfig, engine: str) ->
     if not plan.to_do.count:
         return
     device = str(work.pipeline.get("device", "auto"))
-    share = share_out(config, _own_cores(), torch.cuda.device_count(), device)
+    share = share_out(config, own_cores(), torch.cuda.device_count(), device)
     if engine == "ray":
         with on_ray.ray_session(config, share) as cluster:
             if cluster is not None:
@@ -167,6 +167,6 @@ def _threads_of_environment() -> int | None:
     return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
-def _own_cores() -> int:
+def own_cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,7 @@
 """
 
 import json
+import logging
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from clearsr.errors import ClearSRError
 if TYPE_CHECKING:
     from clearsr.data.check import DataReport
 
+logger = logging.getLogger(__name__)
+
 _LISTED = 20
 _TESTSET_FLAGS = {"--preset": "preset"}
 _EPILOG = """\
@@ -31,12 +34,15 @@ tar files that `data.train` takes as they are. With N above the crop_size of the
 random places: 640 for crops of 512.
 
 make-testset writes OUT/test_HR, OUT/test_LR and OUT/manifest.json, for `clearsr evaluate --testset OUT`: each
-photograph (or its central --crop N square) and a degraded version of it. A second run gives the same bytes.
+photograph (or its central --crop N square, or --crops of them at random places) and a degraded version.
+A second run gives the same bytes. --like MANIFEST makes the pairs of such a file again, by its settings.
 
 examples:
   clearsr data check photographs/
   clearsr data check photographs/ more/ --shards shards/ --crop 640
   clearsr data make-testset photographs/ -o testset --crop 512 --preset light --seed 0
+  clearsr data make-testset DIV2K_valid_HR/ -o DIV2K-Val --crop 512 --crops 30 --preset full
+  clearsr data make-testset DIV2K_valid_HR/ -o again --like DIV2K-Val/manifest.json
 """
 
 
@@ -139,6 +145,12 @@ def _add_testset_arguments(parser: ArgumentParser) -> None:
     """Declare what `make-testset` takes beside what `check` takes too."""
     group = parser.add_argument_group("make-testset")
     group.add_argument("-o", "--output", type=Path, metavar="OUT", help="the folder of the test set")
+    group.add_argument(
+        "--crops", type=int, metavar="N", help="squares at random places of each, not the central"
+    )
+    group.add_argument(
+        "--like", type=Path, metavar="FILE", help="the pairs and settings of this manifest.json"
+    )
     group.add_argument("--upscale", type=int, metavar="N", help="HR size over LR size (default: 4)")
     group.add_argument("--seed", type=int, metavar="N", help="of every draw (default: 0)")
     add_config_flags(group, _TESTSET_FLAGS, DegradationConfig())
@@ -147,42 +159,58 @@ def _add_testset_arguments(parser: ArgumentParser) -> None:
 
 def _refuse_testset_flags(args: Namespace) -> None:
     """With `check`, what belongs to `make-testset` is a mistake."""
-    given = {"-o": args.output, "--upscale": args.upscale, "--seed": args.seed, "--preset": args.preset}
-    for flag, value in (given | {"--set": args.set or None, "--config": args.config or None}).items():
+    for flag, value in ({"-o": args.output, "--like": args.like} | _of_a_testset(args)).items():
         if value is not None:
             raise UsageError(f"{flag}: belongs to make-testset")
+
+
+def _of_a_testset(args: Namespace) -> dict[str, object]:
+    """What says how pairs are made, without the crop, which `check` knows as well."""
+    given = {"--crops": args.crops, "--upscale": args.upscale, "--seed": args.seed, "--preset": args.preset}
+    return given | {"--set": args.set or None, "--config": args.config or None}
 
 
 def _make_testset(args: Namespace) -> int:
     """Make the pairs; 1 if a photograph cannot be read."""
     if args.output is None:
         raise UsageError("make-testset: needs -o OUT, the folder of the test set")
+    if args.like is not None:
+        for flag, value in ({"--crop": args.crop} | _of_a_testset(args)).items():
+            if value is not None:
+                raise UsageError(f"{flag}: {args.like} says it, which --like names; leave it out")
     degradation = build(DegradationConfig, collect(args, _TESTSET_FLAGS))
 
     from rich.progress import Progress
 
-    from clearsr.evaluation.testset import TestsetConfig, make_testset
+    from clearsr.evaluation.testset import TestsetConfig, make_testset, read_manifest
 
-    chosen = {"upscale": args.upscale, "crop": args.crop, "seed": args.seed}
+    chosen = {"upscale": args.upscale, "crop": args.crop, "crops": args.crops, "seed": args.seed}
     values = {name: value for name, value in chosen.items() if value is not None}
     try:
-        config = build_config(TestsetConfig, values | {"degradation": degradation})
+        config, listed = build_config(TestsetConfig, values | {"degradation": degradation}), None
     except ClearSRError as error:
         raise UsageError(f"make-testset: {error}") from None
+    if args.like is not None:
+        config, listed = read_manifest(args.like)
     with Progress(transient=True, disable=args.quiet) as progress:
         task = progress.add_task("degrading", total=None)
 
         def on_image(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        made = make_testset(args.inputs, args.output, config, on_image)
+        made = make_testset(args.inputs, args.output, config, on_image, listed)
     if args.json:
         report = {"output": str(args.output), "pairs": made.names, "left_out": made.left_out}
-        write_line(json.dumps(report | {"failed": made.failed}, indent=2))
+        write_line(json.dumps(report | {"failed": made.failed, "different": made.different}, indent=2))
     else:
         write_line(f"{len(made.names)} pairs in {args.output}, settings in {args.output / 'manifest.json'}")
         for name in made.left_out:
             write_line(f"left out, smaller than {config.crop}x{config.crop}: {name}")
+    if made.different:
+        logger.warning(
+            "%d of %d pairs are other files than %s says, such as %s: made of other photographs, or by other "
+            "versions of libraries", len(made.different), len(made.names), args.like, made.different[0],
+        )  # fmt: skip
     for line in made.failed:
         complain(line)
     return 1 if made.failed else 0

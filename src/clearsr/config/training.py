@@ -1,5 +1,6 @@
 """Settings of a training run: `clearsr train CONFIG` reads one `TrainConfig`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,6 +8,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_
 
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationMix
+from clearsr.config.evaluation import MeasureName
 from clearsr.config.model import ModelConfig
 from clearsr.config.sampling import SamplingConfig
 
@@ -181,7 +183,24 @@ class ValidationConfig(FrozenConfig):
 
     count: PositiveInt = Field(6, description="held-out images, spread evenly over data.validation")
     crop_size: PositiveInt = Field(256, description="side of the central crop that is used of each")
+    measures: tuple[MeasureName, ...] = Field(
+        ("psnr", "ssim", "niqe"), min_length=1, description="what is measured, by the names of `evaluate`"
+    )
+    best: Mapping[MeasureName, Annotated[float, Field(ge=0)]] = Field(
+        {"psnr": 1.0},
+        description="weights of the measures whose ranks say which validation `export-best` is of",
+    )
     sampling: SamplingConfig = SamplingConfig(steps=10)
+
+    @model_validator(mode="after")
+    def _measures_what_decides(self) -> "ValidationConfig":
+        if "fid" in self.measures:
+            raise ValueError("measures: fid judges thousands of pictures together; leave it to evaluate")
+        if unmeasured := [name for name in self.best if name not in self.measures]:
+            raise ValueError(f"best: {unmeasured[0]} is not among the measures, {', '.join(self.measures)}")
+        if not any(self.best.values()):
+            raise ValueError("best: give at least one measure a weight above 0")
+        return self
 
     @field_validator("sampling")
     @classmethod
@@ -224,6 +243,13 @@ class TrainConfig(FrozenConfig):
     )
     ema_decay: Decay = Field(0.999, description="weight averaging; 0 is none")
     seed: int = Field(0, description="every draw follows from it")
+    export_precision: Literal["fp32", "fp16"] = Field(
+        "fp32", description="storage of the exported weights; fp16 is half the size, rounded once"
+    )
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = Field(
+        ("tensorboard",), description="what shows metrics and pictures beside metrics.jsonl and samples/"
+    )
+    wandb_project: str = Field("clearsr", min_length=1, description="project of Weights & Biases")
     log_every: PositiveInt = Field(50, description="steps between log lines")
     validate_every: NonNegativeInt = Field(1000, description="steps between validations; 0 is none")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")

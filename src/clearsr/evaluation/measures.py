@@ -162,6 +162,7 @@ class Scorer:
         has_lr: bool = True,
         device: torch.device | str = "cpu",
         niqe_model: NiqeModel | None = None,
+        asked_by: str = "--measures",
     ) -> None:
         """Builds the networks; those that pyiqa brings may fetch their weights.
 
@@ -170,6 +171,7 @@ class Scorer:
             has_lr: there are LR images to compare with.
             device: for the networks.
             niqe_model: pristine model of our NIQE; unset: the one in the package.
+            asked_by: the flag or setting that names the measures, for messages.
 
         Raises:
             ClearSRError: a measure that the configuration names cannot be had.
@@ -185,7 +187,7 @@ class Scorer:
                 self._prepare(name, has_hr, has_lr)
         if config.measures and self.missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.missing.items())
-            raise ClearSRError(f"--measures {','.join(config.measures)}: {reasons}")
+            raise ClearSRError(f"{asked_by} {','.join(config.measures)}: {reasons}")
         for reason in dict.fromkeys(self.missing.values()):
             missing = ", ".join(MEASURES[name].label for name, why in self.missing.items() if why == reason)
             logger.warning("left out: %s: %s", missing, reason)
@@ -199,6 +201,19 @@ class Scorer:
     def of_folders(self) -> list[str]:
         """What judges all pictures together."""
         return [name for name in self.names if MEASURES[name].of_folders]
+
+    def leave_out_folders(self, reason: str) -> None:
+        """Take no measure that judges all pictures together.
+
+        Raises:
+            ClearSRError: the configuration names one.
+        """
+        for name in self.of_folders:
+            if name in self.config.measures:
+                raise ClearSRError(f"--measures {','.join(self.config.measures)}: {name}: {reason}")
+            self.names.remove(name)
+            self.missing[name] = reason
+            logger.warning("left out: %s: %s", MEASURES[name].label, reason)
 
     @torch.no_grad()
     def score(

@@ -1,7 +1,8 @@
 """Test sets of one's own: pairs in StableSR's layout, made from any photographs with a fixed seed.
 
 A pair depends on the photograph, its path below the folder that was named, the settings and the seed alone,
-and nothing of the machine is written down, so a second run gives the same bytes.
+and nothing of the machine is written down, so a second run gives the same bytes. The manifest lists the
+places of crops, and can be read back.
 """
 
 import hashlib
@@ -12,14 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from clearsr.atomic import remove_unfinished, write_text
 from clearsr.config.base import FrozenConfig
 from clearsr.config.degradation import DegradationConfig
+from clearsr.config.parsing import parse_json
 from clearsr.data.sources import ImageItem, decode, list_items
 from clearsr.degradation import crop_to_multiple, degrade_pair
 from clearsr.errors import ClearSRError
@@ -36,7 +38,10 @@ class TestsetConfig(FrozenConfig):
 
     upscale: Annotated[int, Field(ge=1, le=64)] = Field(4, description="HR size over LR size")
     crop: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="side of the central square that is taken of each; unset: the whole picture"
+        None, description="side of the square that is taken of each; unset: the whole picture"
+    )
+    crops: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="squares at random places that are taken of each; unset: the central one"
     )
     seed: int = Field(0, description="seed of every draw")
     degradation: DegradationConfig = DegradationConfig()
@@ -45,7 +50,57 @@ class TestsetConfig(FrozenConfig):
     def _crop_fits(self) -> "TestsetConfig":
         if self.crop is not None and self.crop % self.upscale:
             raise ValueError(f"crop must be a multiple of upscale, {self.upscale}")
+        if self.crops is not None and self.crop is None:
+            raise ValueError("crops needs crop, the side of the squares")
         return self
+
+
+class Crop(BaseModel):
+    """A pair of a manifest: its name, the photograph, and how far from left and top its square lies."""
+
+    name: str
+    source: str
+    crop: tuple[NonNegativeInt, NonNegativeInt] | None = None
+    test_LR: dict[str, Any] = {}  # noqa: N815 - a folder's name
+    test_HR: dict[str, Any] = {}  # noqa: N815
+
+    def digests(self) -> list[str | None]:
+        """SHA-256 of both files; None where it is not said."""
+        return [part.get("sha256") for part in (self.test_LR, self.test_HR)]
+
+
+class Manifest(NamedTuple):
+    """What `make_testset` wrote down, or somebody else in the same form."""
+
+    config: TestsetConfig
+    crops: list[Crop]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The settings and the pairs that a manifest names.
+
+    Raises:
+        ClearSRError: it cannot be read, is none, or names a pair twice or outside of the set's folder.
+    """
+    try:
+        document = parse_json(path.read_text(encoding="utf-8"))
+        config = TestsetConfig.model_validate(document["settings"])
+        crops = [Crop.model_validate(image) for image in document["images"]]
+    except ValidationError as error:
+        what = error.errors()[0]
+        place = ".".join(map(str, what["loc"]))
+        raise ClearSRError(f"{path}: is no manifest of a test set ({place}: {what['msg']})") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClearSRError(f"{path}: cannot be read as the manifest of a test set ({error!r})") from None
+    names = [crop.name for crop in crops]
+    for name in names:
+        if not name or PurePosixPath(name).is_absolute() or ".." in name.replace("\\", "/").split("/"):
+            raise ClearSRError(
+                f"{path}: {name!r} is no name of a pair; expected a path below the set's folder"
+            )
+    if not names or len(set(names)) < len(names):
+        raise ClearSRError(f"{path}: names {'a pair twice' if names else 'no pairs'}")
+    return Manifest(config, crops)
 
 
 @dataclass(frozen=True)
@@ -54,6 +109,7 @@ class Testset:
 
     Attributes:
         names: of the pairs.
+        different: those whose files are not those that the manifest names by their SHA-256.
         left_out: photographs smaller than the crop.
         failed: one line for each photograph that cannot be read.
     """
@@ -63,6 +119,7 @@ class Testset:
     names: tuple[str, ...]
     left_out: tuple[str, ...]
     failed: tuple[str, ...]
+    different: tuple[str, ...] = ()
 
 
 def make_testset(
@@ -70,33 +127,37 @@ def make_testset(
     folder: Path,
     config: TestsetConfig,
     on_image: Callable[[int, int], None] | None = None,
+    listed: Sequence[Crop] | None = None,
 ) -> Testset:
     """Write `test_LR/NAME.png`, `test_HR/NAME.png` and `manifest.json` below `folder`.
 
     Args:
         inputs: photographs, folders of them (recursive), `.txt` lists and `.tar` shards.
         on_image: called with (done, total) after each.
+        listed: the pairs to make, of a manifest that has these settings; unset: those of all photographs.
 
     Raises:
-        ClearSRError: there are no photographs, two would get the same name, the folder holds other pictures
-            or cannot be written, or nothing was made.
+        ClearSRError: there are no photographs, one that is listed is not among them, two would get the same
+            name, the folder holds other pictures or cannot be written, or nothing was made.
     """
-    listed = _named(list_items(inputs))
-    _refuse_others(folder, set(listed))
-    remove_unfinished((folder / part / name).parent for part in (LR_FOLDER, HR_FOLDER) for name in listed)
-    records, left_out, failed = [], [], []
-    for done, (name, image) in enumerate(listed.items(), start=1):
+    items = _named(list_items(inputs))
+    wanted = _wanted(items, config) if listed is None else _by_photograph(items, listed)
+    names = {crop.name for crops in wanted.values() for crop in crops}
+    _refuse_others(folder, names)
+    remove_unfinished((folder / part / name).parent for part in (LR_FOLDER, HR_FOLDER) for name in names)
+    records: list[dict[str, Any]] = []
+    left_out, failed = [], []
+    for done, (key, crops) in enumerate(wanted.items(), start=1):
         try:
-            hr = _square(_read(image), config)
+            squares = _squares(_read(items[key]), crops, config)
         except ClearSRError as error:
             failed.append(str(error))
         else:
-            if hr is None:
-                left_out.append(image.name)
-            else:
-                records.append(_write_pair(name, hr, image, folder, config))
+            if not squares:
+                left_out.append(items[key].name)
+            records += [_write_pair(crop, hr, folder, config) for crop, hr in squares]
         if on_image is not None:
-            on_image(done, len(listed))
+            on_image(done, len(wanted))
     if not records:
         reasons = [*failed, *(f"{name} is smaller than the crop" for name in left_out)]
         raise ClearSRError(f"no pair was made: {'; '.join(reasons[:3])}")
@@ -108,7 +169,47 @@ def make_testset(
         "images": records,
     }
     write_text(folder / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-    return Testset(tuple(record["name"] for record in records), tuple(left_out), tuple(failed))
+    stated = {crop.name: crop for crop in listed or ()}
+    different = [
+        made.name for made in map(Crop.model_validate, records) if _is_other(made, stated.get(made.name))
+    ]
+    names_made = tuple(record["name"] for record in records)
+    return Testset(names_made, tuple(left_out), tuple(failed), tuple(different))
+
+
+def _is_other(made: Crop, stated: Crop | None) -> bool:
+    digests = [] if stated is None else stated.digests()
+    return any(said not in (None, own) for said, own in zip(digests, made.digests(), strict=False))
+
+
+def _wanted(items: dict[str, ImageItem], config: TestsetConfig) -> dict[str, list[Crop]]:
+    """The pairs of all photographs, by these; the places of squares are still to be found."""
+    if config.crops is None:
+        return {name: [Crop(name=name, source=item.name)] for name, item in items.items()}
+    digits = len(str(config.crops - 1))
+    return {
+        name: [Crop(name=f"{name}_{k:0{digits}}", source=item.name) for k in range(config.crops)]
+        for name, item in items.items()
+    }
+
+
+def _by_photograph(items: dict[str, ImageItem], listed: Sequence[Crop]) -> dict[str, list[Crop]]:
+    """The pairs that are listed, by the names of their photographs here.
+
+    Raises:
+        ClearSRError: some of these are not there.
+    """
+    names = {item.name: name for name, item in items.items()}
+    if lacking := [crop.source for crop in listed if crop.source not in names]:
+        distinct = list(dict.fromkeys(lacking))
+        more = f" and {len(distinct) - 3} more" if len(distinct) > 3 else ""
+        raise ClearSRError(
+            f"the inputs lack {', '.join(distinct[:3])}{more}, of which there are pairs in --like"
+        )
+    found: dict[str, list[Crop]] = defaultdict(list)
+    for crop in listed:
+        found[names[crop.source]].append(crop)
+    return dict(found)
 
 
 def _named(items: Sequence[ImageItem]) -> dict[str, ImageItem]:
@@ -157,27 +258,55 @@ def _refuse_others(folder: Path, names: set[str]) -> None:
                 raise ClearSRError(f"-o {folder}: holds pictures of another set, such as {path}")
 
 
-def _square(image: ImageData, config: TestsetConfig) -> torch.Tensor | None:
-    """The part of a photograph that becomes HR, 3×H×W; None if it is smaller than the crop."""
+def _squares(
+    image: ImageData, crops: Sequence[Crop], config: TestsetConfig
+) -> list[tuple[Crop, torch.Tensor]]:
+    """The parts of a photograph that become HR, 3×H×W, with their places; none if it is smaller than a crop.
+
+    Raises:
+        ClearSRError: a place that is given is outside of it.
+    """
     color = fill_transparent(image.color, image.alpha)
-    if config.crop is None:
-        return crop_to_multiple(color, config.upscale).contiguous()
-    top, left = (image.height - config.crop) // 2, (image.width - config.crop) // 2
-    if min(top, left) < 0:
-        return None
-    return color[:, top : top + config.crop, left : left + config.crop].contiguous()
+    side = config.crop
+    if side is None:
+        whole = crop_to_multiple(color, config.upscale).contiguous()
+        return [(crop, whole) for crop in crops]
+    spare = (image.width - side, image.height - side)
+    if min(spare) < 0 and crops[0].crop is None:
+        return []
+    squares = []
+    for number, crop in enumerate(crops):
+        left, top = crop.crop or _place_of(crop.source, number, spare, config)
+        if left > spare[0] or top > spare[1]:
+            raise ClearSRError(
+                f"{crop.source}: is {image.width}x{image.height}, and {side} pixels at {left},{top} leave it"
+            )
+        square = color[:, top : top + side, left : left + side].contiguous()
+        squares.append((crop.model_copy(update={"crop": (left, top)}), square))
+    return squares
 
 
-def _write_pair(
-    name: str, hr: torch.Tensor, image: ImageItem, folder: Path, config: TestsetConfig
-) -> dict[str, Any]:
+def _place_of(source: str, number: int, spare: tuple[int, int], config: TestsetConfig) -> tuple[int, int]:
+    """Where the square of that number lies: in the middle, or anywhere by chance."""
+    if config.crops is None:
+        return spare[0] // 2, spare[1] // 2
+    generator = make_generator("testset place", config.seed, source, number)
+    left, top = (int(torch.randint(most + 1, (), generator=generator)) for most in spare)
+    return left, top
+
+
+def _write_pair(crop: Crop, hr: torch.Tensor, folder: Path, config: TestsetConfig) -> dict[str, Any]:
     """Write one pair; returns what the manifest says of it."""
     hr = hr.mul(255).round() / 255  # what the file will hold, also of 16-bit photographs
-    generator = make_generator("testset", config.seed, image.name)
+    # By its place and not its number, so that a list of some of the crops gives the same pairs.
+    place = () if config.crops is None or crop.crop is None else crop.crop
+    generator = make_generator("testset", config.seed, crop.source, *place)
     hr, lr = degrade_pair(hr, config.degradation, generator, config.upscale)
-    record: dict[str, Any] = {"name": name, "source": image.name}
+    record: dict[str, Any] = {"name": crop.name, "source": crop.source}
+    if crop.crop is not None:
+        record["crop"] = list(crop.crop)
     for part, color in ((LR_FOLDER, lr), (HR_FOLDER, hr)):
-        path = folder / part / f"{name}.png"
+        path = folder / part / f"{crop.name}.png"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

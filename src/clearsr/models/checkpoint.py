@@ -59,10 +59,10 @@ def save_network(
     Args:
         stages: training stages that the weights have been through.
         sampling: defaults of `SamplingConfig` that suit this model.
-        dtype: precision of the stored tensors; unset: as they are.
+        dtype: precision of the stored tensors; unset: as they are. They are computed with in fp32.
 
     Raises:
-        ClearSRError: the folder cannot be written.
+        ClearSRError: the folder cannot be written, or a value does not fit the precision.
     """
     description = {
         "format": FORMAT,
@@ -72,29 +72,28 @@ def save_network(
     }
     if network.base_files:
         description[BASE_KEY] = base_digests(network.base_files)
-    tensors = {
-        name: value.detach().to("cpu", dtype or value.dtype).contiguous()
-        for name, value in network.state_dict().items()
-        if is_stored(name, network.config)
-    }
+    tensors = {n: value for n, value in network.state_dict().items() if is_stored(n, network.config)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_aside(folder / WEIGHTS_NAME) as aside:
-            save_file(tensors, aside, metadata={"format": "pt"})
-            aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
-            description[DIGEST_KEY] = sha256_of(aside)
+        description[DIGEST_KEY] = _write_weights(tensors, folder, dtype)
         _write_description(description, folder)
     except (OSError, SafetensorError) as error:
         raise ClearSRError(f"{folder}: the model cannot be written ({error})") from error
 
 
-def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> None:
+def store_sampling(
+    source: Path, folder: Path, changes: Mapping[str, Any], dtype: torch.dtype | None = None
+) -> None:
     """Lay `changes` over the sampling defaults of the model in `source`, and keep it in `folder`.
 
     Where `folder` is another, the weights are copied; else only `config.json` is written anew.
 
+    Args:
+        dtype: also rewrite the weights in this precision; unset: they stay as they are.
+
     Raises:
-        ClearSRError: the settings are not accepted, or the folder cannot be written.
+        ClearSRError: the settings are not accepted, a value does not fit the precision, or the folder cannot
+            be written.
     """
     in_place = folder.is_dir() and folder.samefile(source)
     description = _read_description(source) if in_place else read_description(source)
@@ -102,7 +101,9 @@ def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> No
     build_config(SamplingConfig, description["sampling"])
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not in_place:
+        if dtype is not None:
+            description[DIGEST_KEY] = _write_weights(read_tensors(source), folder, dtype)
+        elif not in_place:
             with written_aside(folder / WEIGHTS_NAME) as aside:
                 shutil.copyfile(source / WEIGHTS_NAME, aside)
         _write_description(description, folder)
@@ -111,6 +112,26 @@ def store_sampling(source: Path, folder: Path, changes: Mapping[str, Any]) -> No
         raise ClearSRError(
             f"{folder}: the model cannot be written ({reason}); name another with -o"
         ) from None
+
+
+def _write_weights(tensors: Mapping[str, torch.Tensor], folder: Path, dtype: torch.dtype | None) -> str:
+    """model.safetensors, in a precision or as they are; returns its SHA-256.
+
+    Raises:
+        ClearSRError: a value is larger than any of the precision.
+    """
+    stored = {}
+    for name, value in tensors.items():
+        kept = value.detach().to("cpu", dtype if value.is_floating_point() else None).contiguous()
+        if dtype is not None and not torch.equal(kept.isfinite(), value.cpu().isfinite()):
+            raise ClearSRError(
+                f"{folder}: {name} has values up to {value.abs().max():.3g}, too large for {dtype}; keep fp32"
+            )
+        stored[name] = kept
+    with written_aside(folder / WEIGHTS_NAME) as aside:
+        save_file(stored, aside, metadata={"format": "pt"})
+        aside.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
+        return sha256_of(aside)
 
 
 def _write_description(description: Mapping[str, Any], folder: Path) -> None:

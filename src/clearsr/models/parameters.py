@@ -40,6 +40,8 @@ _PREFIXES = {
     "null_prompt": "null_prompt",
 }
 
+_KINDS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}  # safetensors' words, and ours
+
 # Wan et al., "ClearSR: Latent Low-Resolution Image Embeddings Help Diffusion-Based Real-World Super
 # Resolution Models See Clearer", appendix E of the submitted version, Table 5, column ClearSR. In millions;
 # what its total counts is not listed, and no plain choice of parts gives both numbers.
@@ -104,6 +106,13 @@ def stored_parts(weights: Path) -> dict[str, int]:
         raise ClearSRError(f"{weights}: cannot be read as safetensors ({error})") from None
     except KeyError as error:
         raise ClearSRError(f"{weights}: holds {error}, which no ClearSR network has") from None
+
+
+def stored_precision(weights: Path) -> str:
+    """What the numbers in a safetensors file are, such as `fp16`; reads its header alone."""
+    with safe_open(weights, framework="pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return " and ".join(sorted(_KINDS.get(kind, kind) for kind in kinds))
 
 
 def part_of(name: str) -> str:

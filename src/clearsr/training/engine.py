@@ -21,25 +21,27 @@ from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError, optional
 from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
-from clearsr.training.progress import Report
+from clearsr.training.progress import Report, open_trackers, require_trackers
 from clearsr.training.run_folder import (
-    best_score,
+    Best,
     clean_up,
     find_checkpoint,
     load_checkpoint,
+    read_best,
     record_config,
     require_same_data,
     require_same_run,
     require_space,
     save_best,
     save_checkpoint,
+    validations,
     write_folder,
 )
-from clearsr.training.setup import prepare_network, prepare_stage, stages_of_run
+from clearsr.training.setup import DTYPES, prepare_network, prepare_stage, stages_of_run
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
-from clearsr.training.validation import Validation, exported_sampling
+from clearsr.training.validation import Validation, exported_sampling, is_preferred
 
 with optional("training"):
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
@@ -47,7 +49,7 @@ with optional("training"):
 logger = logging.getLogger(__name__)
 
 FINISH_SAMPLES, FINISH_BATCH = 256, 16  # that a stage may measure its result on
-_LONGEST_WAIT = timedelta(hours=3)  # of the other processes, while the first one validates
+_LONGEST_WAIT = timedelta(hours=3)  # for other processes, as while the first one writes
 
 
 def fit(config: TrainConfig, resume: str | None = None) -> Path:
@@ -60,6 +62,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         ClearSRError: the configuration, the data or a checkpoint is unusable, the disk is full, or the loss
             is not finite for several steps.
     """
+    require_trackers(config)
     accelerator = start_processes(config)
     run = config.output
     try:
@@ -120,14 +123,17 @@ class _Trainer:
             )
             require_space(config.output, size + missing_moments, config.keep_checkpoints)
             record_config(config, config.output, self.first_step)
-        watches = config.validate_every and config.data.validation and self.is_main
-        self.validation = Validation(config) if watches else None
-        self.best = best_score(config.output)
+        self.validation = None
+        if config.validate_every and config.data.validation:
+            shard = (accelerator.process_index, accelerator.num_processes)
+            with accelerator.main_process_first():  # what networks of measures need is fetched once
+                self.validation = Validation(config, accelerator.device, shard)
 
     def train(self) -> int:
         """Run the remaining steps, unless a signal stops it; returns the steps done."""
         config, step = self.config, self.first_step
-        report = Report(config.output, config.steps, step, self.is_main)
+        trackers = open_trackers(config, step) if self.is_main else []
+        report = Report(config.output, config.steps, step, self.is_main, trackers)
         with report, stop_signals() as stopped:
             stepper = Stepper.start(
                 config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step, self.losses
@@ -180,21 +186,26 @@ class _Trainer:
         return {**scalars, "learning_rate": rate, **{name: count for name, count in counts.items() if count}}
 
     def _validate(self, step: int, report: Report) -> None:
-        """Look at the averaged weights, and keep them as `export-best` if they score highest so far."""
+        """Look at the averaged weights, and keep them as `export-best` if they are the best so far."""
         assert self.validation is not None
         with self.state.averaged():
             seen = self.validation.run(self.network)
         report.scalars(step, seen.scores, "validation")
         report.picture(step, seen.picture)
-        if seen.scores["psnr"] > self.best:
-            self.best = seen.scores["psnr"]
-            save_best(self.config.output, step, self.best, self._export)
+        if not self.is_main:
+            return
+        run, weights = self.config.output, {str(n): w for n, w in self.config.validation.best.items()}
+        held = read_best(run)
+        others = [s for at, s in validations(run).items() if held and at not in (step, held.step)]
+        if held is None or is_preferred(seen.scores, held.scores, others, weights):
+            save_best(run, Best(step, seen.scores, weights), self._export)
 
     def _export(self, folder: Path) -> None:
         """Write the averaged weights as a model."""
         with self.state.averaged():
             self.stage.finish(self._finish_batches())
-            save_network(self.network, folder, self.stages, exported_sampling(self.config))
+            stored_in = DTYPES[self.config.export_precision]
+            save_network(self.network, folder, self.stages, exported_sampling(self.config), stored_in)
 
     def _finish_batches(self) -> Iterator[Any]:
         """The first samples of the run, the same whatever the batch size and the number of processes."""

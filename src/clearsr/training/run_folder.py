@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,7 +26,7 @@ from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.training.state import TrainingState
 
-BEST_NAME = "best.json"
+BEST_NAME, METRICS_NAME = "best.json", "metrics.jsonl"
 _NAME = re.compile(r"step-(\d+)")
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
 
@@ -89,16 +89,24 @@ def load_checkpoint(folder: Path, state: TrainingState) -> dict[str, Any]:
     return notes
 
 
-def best_score(run: Path) -> float:
-    """The score of `export-best`, minus infinity where there is none."""
+class Best(NamedTuple):
+    """The validation that `export-best` is of: its step, its scores, and the measures that chose it."""
+
+    step: int
+    scores: dict[str, float]
+    by: dict[str, float]
+
+
+def read_best(run: Path) -> Best | None:
+    """What is said of `export-best`; None where there is none."""
     try:
-        return float(parse_json((run / "export-best" / BEST_NAME).read_text())["score"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return float("-inf")
+        return Best(**parse_json((run / "export-best" / BEST_NAME).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
-def save_best(run: Path, step: int, score: float, export: Callable[[Path], None]) -> None:
-    """Replace `export-best` by what `export` writes, with the step and the score.
+def save_best(run: Path, best: Best, export: Callable[[Path], None]) -> None:
+    """Replace `export-best` by what `export` writes, with what chose it.
 
     Raises:
         ClearSRError: the disk is full or not writable; the best so far stays.
@@ -106,9 +114,15 @@ def save_best(run: Path, step: int, score: float, export: Callable[[Path], None]
 
     def write(folder: Path) -> None:
         export(folder)
-        (folder / BEST_NAME).write_text(json.dumps({"step": step, "score": score, "measure": "psnr"}) + "\n")
+        (folder / BEST_NAME).write_text(json.dumps(best._asdict()) + "\n")
 
     write_folder(run / "export-best", write)
+
+
+def validations(run: Path) -> dict[int, dict[str, float]]:
+    """The scores of a run's validations by their steps, from `metrics.jsonl`."""
+    rows = [parse_json(line) for line in (run / METRICS_NAME).read_text(encoding="utf-8").splitlines()]
+    return {row["step"]: row for row in rows if row["group"] == "validation"}
 
 
 def write_folder(final: Path, write: Callable[[Path], None]) -> None:
