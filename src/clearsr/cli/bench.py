@@ -68,7 +68,7 @@ def run(args: Namespace) -> int:
     from rich.console import Console
 
     from clearsr.cli.terminal import show_information
-    from clearsr.paper.complexity.bench import run_benchmark
+    from clearsr.paper.complexity.timing import run_benchmark
 
     if args.json is not None:
         check_json(args.json)

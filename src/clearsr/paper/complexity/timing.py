@@ -1,18 +1,21 @@
 """Times that can be compared: what is compared runs in turn, A B A B, so that both meet the same machine.
 
-And what the sections of the benchmark have in common: the pipeline, a picture, one upscaling of it.
+And what the sections of the benchmark have in common (the pipeline, a picture, one upscaling of it), and all
+of them in order.
 """
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 
-from clearsr.config.evaluation import BenchmarkConfig
+from clearsr.config.evaluation import SECTIONS, BenchmarkConfig, Section
+from clearsr.hardware import choose_device, choose_precision
 from clearsr.image import ImageData, resize
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.seeds import make_generator
@@ -129,3 +132,44 @@ def upscale_once(pipeline: ClearSRPipeline, side: int) -> ImageData:
     """A square picture of `side` pixels after x4, by the model's own settings."""
     picture = make_picture(side // UPSCALE, side // UPSCALE)
     return pipeline.upscale([picture], pipeline.configure(upscale=UPSCALE))[0]
+
+
+# All sections, each a mapping of plain figures.
+MEASURES: dict[Section, str] = {
+    "speed": "clearsr.paper.complexity.speed:measure_speed",
+    "pixels": "clearsr.paper.complexity.speed:measure_pixels",
+    "memory": "clearsr.paper.complexity.processes:measure_memory",
+    "workers": "clearsr.paper.complexity.processes:measure_workers",
+    "macs": "clearsr.paper.complexity.macs:measure_macs",
+    "serve": "clearsr.paper.complexity.processes:measure_serve",
+    "sd21": "clearsr.paper.complexity.sd21:measure_sd21",
+}
+
+
+def run_benchmark(
+    config: BenchmarkConfig, on_section: Callable[[Section], None] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, figures): `machine` first, then each section as it is done.
+
+    Args:
+        on_section: called before each section.
+
+    Raises:
+        ClearSRError: the model, device or precision is not to be had.
+    """
+    device = choose_device(config.device)
+    choose_precision(config.precision, device)
+    threads = torch.get_num_threads()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        yield "machine", describe_machine(device)
+        for name in SECTIONS:
+            if name not in config.only:
+                continue
+            if on_section is not None:
+                on_section(name)
+            module, _, function = MEASURES[name].partition(":")
+            yield name, getattr(import_module(module), function)(config)
+    finally:
+        torch.set_num_threads(threads)
