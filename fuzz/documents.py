@@ -13,7 +13,7 @@ from checking import ROOT, file, refusing, tests_module
 from pictures import corpus
 
 from clearsr.batch.manifest import Manifest, as_line, read_rows
-from clearsr.batch.saved_settings import find_settings, save_settings, settings_path
+from clearsr.batch.run import find_settings, save_settings, settings_path
 from clearsr.config.base import build_config, load_config, parse_override
 from clearsr.config.batch import WorkConfig
 from clearsr.config.model import ModelConfig

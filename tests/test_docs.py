@@ -34,7 +34,18 @@ PAGES = [
 # Pages whose command lines are run.
 RUN = [pytest.param("commands", marks=pytest.mark.slow), "index", "security", "settings", "troubleshooting"]
 # What is only parsed: it trains, measures for minutes, starts processes, or needs what is not here.
-HEAVY_VERBS = {"ablate", "analyze", "batch", "bench", "calibrate", "demo", "fit-niqe", "init", "sweep-lsa"}
+HEAVY_VERBS = {
+    "ablate",
+    "analyze",
+    "batch",
+    "bench",
+    "calibrate",
+    "convert",
+    "demo",
+    "fit-niqe",
+    "init",
+    "sweep-lsa",
+}
 HEAVY_VERBS |= {"train", "serve"}
 NOT_HERE = ("s3://", "cuda", "models/")
 OPERATORS = {"&&", "|", ";", "<(", "(", ")"}

@@ -6,10 +6,9 @@ import torch
 from clearsr.config.base import build_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.models.latent_lr_embedding import LatentLR
-from clearsr.sampling import control_ahead
-from clearsr.sampling.control_ahead import ControlAhead, chunk_length
+from clearsr.sampling import guidance
 from clearsr.sampling.denoise import denoise
-from clearsr.sampling.guidance import Conditioning
+from clearsr.sampling.guidance import Conditioning, ControlAhead, chunk_length
 
 
 @torch.no_grad()
@@ -29,7 +28,7 @@ def test_every_step_of_every_chunk_is_the_single_pass(make_network, normal, leng
 
 def _run(network, normal, monkeypatch, cells, **settings):
     """The result in double precision and how many passes the DPM made."""
-    monkeypatch.setattr(control_ahead, "CELLS_AT_ONCE", cells)
+    monkeypatch.setattr(guidance, "CELLS_AT_ONCE", cells)
     mean = normal(2, 8, 8, 12).double()
     given = Conditioning(
         LatentLR(mean, mean.abs() + 0.1), normal(2, 1, 16, seed=2).double(), settings.pop("negative", None)

@@ -69,6 +69,10 @@ COMMANDS = {
     "bench": Command("clearsr.cli.bench:run", "measure speed, memory and work, as ratios within one run"),
     "completion": Command("clearsr.cli.completion:run", "print a script for bash, zsh or fish"),
     "init": Command("clearsr.cli.init:run", "build an untrained ClearSR on a Stable Diffusion 2.x base"),
+    "convert": Command(
+        "clearsr.cli.convert:run",
+        "start from published weights: Stable Diffusion, ControlNet, DiffBIR, SeeSR",
+    ),
 }
 
 

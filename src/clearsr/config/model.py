@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from clearsr.config.base import FrozenConfig, build_config, merge
 
 PresetName = Literal["sd21", "compact"]
+Place = Literal["unet", "detail_preserving", "structure_preserving", "zero_convolutions"]  # to convert into
 Rank = Annotated[int, Field(ge=0, le=1024)]
 
 
