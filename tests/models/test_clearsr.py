@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from clearsr.models.clearsr import ControlSignals, head_dimension
+from clearsr.training.setup import recompute_activations
 
 SIZES = [(16, 16), (8, 20), (9, 13)]  # the last is not a multiple of what the U-Net folds
 
@@ -107,6 +108,78 @@ def test_dropped_samples_get_the_null_prompt(network, inputs, normal, tokens, dr
         expected = unconditional if is_dropped else conditional
         torch.testing.assert_close(output[row], expected[row], atol=1e-5, rtol=1e-4)
     assert not torch.allclose(conditional, unconditional, atol=1e-2)
+
+
+def _one_by_one(network, latent, timestep, z_lr, prompt, dropped):
+    """Every sample in a batch of its own, under its own prompt alone, which nothing pads."""
+    rows = [slice(row, row + 1) for row in range(len(dropped))]
+    return torch.cat(
+        [
+            network(latent[r], timestep[r], z_lr[r], network.null_prompt if is_dropped else prompt[r])
+            for r, is_dropped in zip(rows, dropped, strict=True)
+        ]
+    )
+
+
+def _gradients(network, output):
+    trained = dict(network.named_parameters())
+    found = torch.autograd.grad((output * output).sum(), list(trained.values()), allow_unused=True)
+    return dict(zip(trained, found, strict=True))
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("tokens", [1, 2, 5])  # less than the null prompt's, as many, more
+def test_prompts_of_two_lengths_take_one_pass_which_equals_separate_ones(
+    make_network, inputs, normal, tokens, recomputed
+):
+    network = make_network().double().requires_grad_(True)
+    if recomputed:
+        recompute_activations(network)
+    latent, timestep, z_lr, _ = (x.double() if x.is_floating_point() else x for x in inputs(network))
+    prompt, dropped = _prompt(normal, tokens).double(), [True, False]
+    passes = []
+    handle = network.unet.conv_out.register_forward_hook(lambda *_: passes.append(1))
+    together = network(latent, timestep, z_lr, prompt, torch.tensor(dropped))
+    handle.remove()
+    assert len(passes) == 1
+    alone = _one_by_one(network, latent, timestep, z_lr, prompt, dropped)
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    ours, theirs = _gradients(network, together), _gradients(network, alone)
+    for name, gradient in theirs.items():
+        assert (gradient is None) == (ours[name] is None), name
+        if gradient is not None:
+            torch.testing.assert_close(ours[name], gradient, rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_padding_teaches_queries_and_keys_nothing_in_16_bits(make_network, inputs, normal):
+    """The softmax over a single token is 1 whatever they are, however long the row that it stands in."""
+    network = make_network(null_prompt_tokens=77).requires_grad_(True)
+    latent, timestep, z_lr, _ = inputs(network)
+    prompt = _prompt(normal, 1)
+    names = [
+        name
+        for name, _ in network.named_parameters()
+        if name.startswith("unet.up_blocks") and ("attn2.to_q" in name or "attn2.to_k" in name)
+    ]
+
+    def norms(*arguments):
+        with torch.autocast("cpu", torch.bfloat16):
+            gradients = _gradients(network, network(latent, timestep, z_lr, *arguments).float())
+        return [gradients[name].norm() for name in names]
+
+    none, both = torch.tensor([False, False]), torch.tensor([True, True])
+    padded, usual = norms(prompt, none), norms(prompt, both)
+    assert len(names) > 4 and max(padded) < 1e-6 * min(usual)
+
+
+def test_all_that_is_trained_has_a_gradient_whatever_is_dropped(make_network, inputs, normal):
+    """Processes wait for every gradient, unless they are to look for those that will not come."""
+    network = make_network(train_unet="full")
+    network.set_trainable()
+    latent, timestep, z_lr, _ = inputs(network)
+    prompt = network.image_prompt(normal(2, 3, 32, 32).clamp(-1, 1))
+    network(latent, timestep, z_lr, prompt, torch.tensor([True, True])).sum().backward()
+    assert not [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
 @torch.no_grad()

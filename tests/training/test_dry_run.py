@@ -1,14 +1,19 @@
 """What `--dry-run` says: counts that hold, and a memory estimate that follows what it depends on."""
 
+import gc
+
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.training.dry_run import _LiveMemory, plan_run
+from clearsr.training.engine import start_processes
 from clearsr.training.setup import prepare_stage
 from clearsr.training.stages import build_stage
-from clearsr.training.step import to_device
+from clearsr.training.state import TrainingState
+from clearsr.training.step import Stepper, make_scaler, open_data
 
 
 def test_counts_are_those_of_the_run(make_run, photos):
@@ -52,18 +57,60 @@ def test_recomputing_activations_shrinks_the_step(make_run):
     assert frugal < 0.8 * plain
 
 
-def test_the_estimate_is_what_a_real_step_holds(make_run, make_picture):
-    """The same count on real tensors, with real weights: shapes alone give the same number."""
-    from clearsr.data.crops import TrainingBatch
+@pytest.fixture
+def process_group():
+    """One process that takes part in gloo as one of several would."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
-    config = make_run(batch_size=2, data={"crop_size": 32}, loss={"prompt_dropout": 0.0})
-    device = torch.device("cpu")
-    stage = prepare_stage(config, build_network(config.model), device)
-    hr = torch.stack([make_picture(32, 32, seed) for seed in range(2)])
-    batch = to_device(TrainingBatch(hr, torch.nn.functional.avg_pool2d(hr, 4), [0, 1]), device)
-    with _LiveMemory() as memory:
-        stage(batch, 0)["loss"].backward()
-    assert plan_run(config).memory["step"] == pytest.approx(memory.peak, rel=0.02)
+
+def measured_peak(config, shares):
+    """The most bytes that torch's allocator had given out in three steps of a run, by the profiler."""
+    accelerator = start_processes(config)
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
+        stage = prepare_stage(config, build_network(config.model), accelerator.device)
+        state, data = TrainingState.of(stage, config), open_data(config, accelerator, stage)
+        stepper = Stepper.start(
+            config, accelerator, stage, state, data, make_scaler(config, accelerator.device)
+        )
+        if shares:  # as accelerate does where there are several
+            wrapped = DistributedDataParallel(stage, **accelerator.ddp_handler.to_kwargs())
+            object.__setattr__(stepper, "trained", wrapped)
+            accelerator.no_sync = type(wrapped).no_sync
+        gc.collect()  # what building left in circles
+        with torch.profiler.record_function("steps"):
+            for step in range(3):
+                stepper.step(step)
+    events = profile.profiler.kineto_results.events()
+    begin = next(event.start_ns() for event in events if event.name() == "steps")
+    held = peak = 0
+    for time, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        held += size
+        peak = max(peak, held) if time >= begin else 0
+    return peak
+
+
+@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_estimate_is_what_a_run_holds(make_run, process_group, shares, accumulation):
+    """With prompts of which some are dropped, and are of two lengths."""
+    config = make_run(
+        model={"null_prompt_tokens": 77}, batch_size=4, accumulation=accumulation, ema_decay=0.9, steps=3,
+        data={"crop_size": 64, "small": "resize"}, loss={"prompt_dropout": 0.5},
+    )  # fmt: skip
+    processes = 2 if shares else 1  # whose share is the batch that is measured
+    plan = plan_run(config.model_copy(update={"batch_size": 4 * processes}), processes)
+    assert plan.micro_batch == 4 // accumulation
+    assert sum(plan.memory.values()) == pytest.approx(measured_peak(config, shares), rel=0.05)
+
+
+def test_buckets_for_gradients_are_there_all_the_time(make_run):
+    config = make_run(batch_size=4, data={"crop_size": 64})
+    alone, beside = (plan_run(config.model_copy(update={"batch_size": 4 * n}), n) for n in (1, 2))
+    buckets = 4 * sum(alone.trainable.values())
+    assert alone.memory["step"] < beside.memory["step"] <= alone.memory["step"] + buckets
 
 
 def test_memory_is_counted_while_it_is_held():

@@ -117,6 +117,39 @@ def test_validation_is_shared_and_finds_what_one_process_finds(make_run, tmp_pat
         assert read_best(config.output) == read_best(one.output)
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "lr_anchored"])
+def test_two_processes_are_one_bit_for_bit_if_they_take_as_many_images_at_once(
+    make_run, photos, tmp_path, checkpoint_tensors, assert_identical, prediction
+):
+    """With weights per source, prompts of two lengths of which some are dropped, clipping and averaging."""
+    extra = tmp_path / "extra"
+    extra.mkdir()
+    for number in range(3):
+        (extra / f"{number}.png").write_bytes((photos / f"{number}.png").read_bytes())
+    sources = [{"path": str(photos), "weight": 0.3}, {"path": str(extra), "weight": 0.7, "crops": 2}]
+    runs = []
+    for name, accumulation in (("one", 2), ("two", 1)):  # two images at once in either
+        config = make_run(
+            "clearsr", name, steps=6, batch_size=4, accumulation=accumulation, ema_decay=0.9, log_every=1,
+            model={"prediction": prediction}, data={"train": sources, "rotate": True},
+            loss={"prompt_dropout": 0.5},
+        )  # fmt: skip
+        write_yaml(config, tmp_path / f"{name}.yaml")
+        runs.append(config.output)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "clearsr", "train", tmp_path / "one.yaml"]
+    subprocess.run(command, check=True, env=environment, timeout=PATIENCE)
+    finish(torchrun("-m", "clearsr", "train", tmp_path / "two.yaml"))
+    one, two = (checkpoint_tensors(run / "checkpoints" / "step-00000006") for run in runs)
+    assert_identical(one, two)
+    assert losses_of(runs[0]) == losses_of(runs[1])
+    if prediction == "epsilon":  # four at once: the same sums in another order, which Adam then enlarges
+        fit(config.model_copy(update={"output": tmp_path / "at once"}))
+        at_once, apart = losses_of(tmp_path / "at once"), losses_of(runs[1])
+        assert at_once[:2] == pytest.approx(apart[:2], rel=1e-6)
+        assert at_once != apart and at_once == pytest.approx(apart, rel=1e-2)
+
+
 def test_one_process_in_trouble_stops_both_and_says_why(make_two, tmp_path, photos):
     config, file = make_two("broken")
     broken = tmp_path / "photos"

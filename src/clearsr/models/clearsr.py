@@ -14,7 +14,7 @@ from torch import nn
 from clearsr.config.model import ModelConfig
 from clearsr.hardware import check_compiler, store_in
 from clearsr.models.detail_preserving import DetailPreservingModule
-from clearsr.models.image_prompt import ImagePrompt
+from clearsr.models.image_prompt import ImagePrompt, mixed_prompts
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.lora import (
     UNET_DECODER_TARGETS,
@@ -130,11 +130,16 @@ class ClearSRNetwork(nn.Module):
         return run_encoder(self.unet, latent, timestep, text)
 
     def unet_decode(
-        self, encoded: EncodedLatent, control: ControlSignals | None, prompt: torch.Tensor
+        self,
+        encoded: EncodedLatent,
+        control: ControlSignals | None,
+        prompt: torch.Tensor,
+        counts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Decoder of the U-Net: control is added where ControlNet adds it, p replaces the null text.
 
-        Without control it is the base's own decoder.
+        Without control it is the base's own decoder. `counts` are the tokens of the prompt that are attended
+        to, B×T of bool; None: all.
         """
         unet = self.unet
         skips, hidden = encoded.skips, encoded.middle
@@ -152,6 +157,7 @@ class ClearSRNetwork(nn.Module):
                     res_hidden_states_tuple=given,
                     temb=encoded.time,
                     encoder_hidden_states=prompt,
+                    encoder_attention_mask=counts,
                     upsample_size=size,
                 )
             else:
@@ -178,15 +184,9 @@ class ClearSRNetwork(nn.Module):
         text = self.null_prompt.expand(latent.shape[0], -1, -1).to(latent.dtype)
         control = self.control_signals(z_lr, timestep, text, self.structure_features(z_lr))
         encoded = self.unet_encode(latent, timestep, text)
-        if dropped is None or not dropped.any():
+        if dropped is None:
             return self.unet_decode(encoded, control, prompt)
-        if dropped.all():
-            return self.unet_decode(encoded, control, text)
-        if prompt.shape == text.shape:
-            return self.unet_decode(encoded, control, torch.where(dropped[:, None, None], text, prompt))
-        # Prompts of different lengths cannot share a batch: decode both ways and choose.
-        conditional, unconditional = (self.unet_decode(encoded, control, p) for p in (prompt, text))
-        return torch.where(dropped.view(-1, 1, 1, 1), unconditional, conditional)
+        return self.unet_decode(encoded, control, *mixed_prompts(prompt, text, dropped))
 
 
 def head_dimension(unet: Any) -> int:

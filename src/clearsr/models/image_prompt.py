@@ -51,6 +51,32 @@ class ImagePrompt(nn.Module):
         return self.encoder.visual_projection(tokens)
 
 
+def mixed_prompts(
+    prompt: torch.Tensor, text: torch.Tensor, dropped: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One batch of prompts of two lengths: `text` for the samples that are dropped, `prompt` for the others.
+
+    Shorter ones are padded by tokens that nothing attends to. Repeating a single token would be the same in
+    exact arithmetic only: in 16 bits its weights need not add up to 1, and queries and keys, to which a
+    single token gives no gradient, get a spurious one.
+
+    Args:
+        prompt: B×T×D.
+        text: B×T'×D.
+        dropped: B, bool.
+
+    Returns:
+        Tokens B×max(T, T')×D, and which of them count, bool of that shape without D; None: all.
+    """
+    length = max(prompt.shape[1], text.shape[1])
+    null, own = (F.pad(tokens, (0, 0, 0, length - tokens.shape[1])) for tokens in (text, prompt))
+    tokens = torch.where(dropped[:, None, None], null, own)
+    if prompt.shape[1] == text.shape[1]:
+        return tokens, None
+    counts = torch.where(dropped, text.shape[1], prompt.shape[1])
+    return tokens, torch.arange(length, device=counts.device) < counts[:, None]
+
+
 # The compact preset's image encoder: a small CLIP vision transformer, in plain torch.
 # What transformers' `CLIPVisionModelWithProjection` computes, tensor names included (a test compares the
 # two); importing that one takes longer than upscaling a small picture. Bases of Stable Diffusion use

@@ -24,15 +24,17 @@ class Transformer(nn.Module):
         self,
         hidden: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
         cross_attention_kwargs: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """B×C×h×w and prompt tokens B×T×D -> B×C×h×w."""
+        """B×C×h×w, prompt tokens B×T×D and which of them count, B×T of bool (None: all) -> B×C×h×w."""
         height, width = hidden.shape[-2:]
         cells = self.proj_in(self.norm(hidden).flatten(2).transpose(1, 2))
         for block in self.transformer_blocks:
             cells = block(
                 cells,
                 encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
                 cross_attention_kwargs=cross_attention_kwargs,
             )
         return hidden + self.proj_out(cells).transpose(1, 2).unflatten(2, (height, width))
@@ -54,11 +56,16 @@ class TransformerBlock(nn.Module):
         self,
         hidden: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
+        encoder_attention_mask: torch.Tensor | None = None,
         cross_attention_kwargs: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """`cross_attention_kwargs` is for the Detail Preserving Module's block, which can stand here."""
         hidden = hidden + self.attn1(self.norm1(hidden))
-        hidden = hidden + self.attn2(self.norm2(hidden), encoder_hidden_states=encoder_hidden_states)
+        hidden = hidden + self.attn2(
+            self.norm2(hidden),
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+        )
         return hidden + self.ff(self.norm3(hidden))
 
 
@@ -75,7 +82,10 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(
-        self, hidden: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None
+        self,
+        hidden: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         source = hidden if encoder_hidden_states is None else encoder_hidden_states
         if self.takes_short_cut and source.shape[1] == 1 and not torch.is_grad_enabled():
@@ -85,7 +95,9 @@ class Attention(nn.Module):
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)
             for part in (self.to_q(hidden), self.to_k(source), self.to_v(source))
         )
-        return self.to_out[0](F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        mask = None if encoder_attention_mask is None else encoder_attention_mask[:, None, None]
+        attended = F.scaled_dot_product_attention(q, k, v, mask)
+        return self.to_out[0](attended.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):

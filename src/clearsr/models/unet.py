@@ -233,10 +233,15 @@ class UpBlock(Block):
         temb: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         upsample_size: tuple[int, int] | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        prompt = {
+            "encoder_hidden_states": encoder_hidden_states,
+            "encoder_attention_mask": encoder_attention_mask,
+        }
         for index in range(len(self.resnets)):
             joined = torch.cat([hidden, res_hidden_states_tuple[-1 - index]], dim=1)
-            hidden = self.layer(index, joined, temb, encoder_hidden_states=encoder_hidden_states)
+            hidden = self.layer(index, joined, temb, **prompt)
         for upsampler in self.upsamplers or ():
             hidden = upsampler(hidden, upsample_size)
         return hidden

@@ -34,7 +34,8 @@ class TrainingPlan(NamedTuple):
         frozen: parameters that are only used.
         processes: that share a batch.
         micro_batch: images that one process takes at once.
-        memory: bytes in each process, by what they hold; `step` is the peak of activations and gradients.
+        memory: bytes in each process, by what they hold; `step` is the peak of activations and gradients,
+            with what several processes share them by.
         checkpoint_bytes: of one checkpoint on disk.
         images: in `data.train`.
         image_bytes: their size on disk.
@@ -95,7 +96,9 @@ def plan_run(config: TrainConfig, processes: int | None = None) -> TrainingPlan:
     average = 4 * count if config.ema_decay else 0
     weights = sum(p.numel() * p.element_size() for _, p in parameters)
     memory = {"weights": weights, "moments": moments, "average": average}
-    memory["step"] = peak_of_step(stage, config, micro_batch)
+    memory["step"] = peak_of_step(stage, config, micro_batch, shares=processes > 1)
+    if torch.accelerator.is_available() and config.optimizer.kind == "adamw":
+        memory["step"] = max(memory["step"], 8 * count)  # there it makes a root of all second moments at once
     images_per_step = config.batch_size
     return TrainingPlan(
         trainable={part: trainable[part] for part in PART_LABELS if trainable[part]},
@@ -111,25 +114,47 @@ def plan_run(config: TrainConfig, processes: int | None = None) -> TrainingPlan:
     )
 
 
-def peak_of_step(stage: StageModule, config: TrainConfig, micro_batch: int) -> int:
-    """Bytes of activations and gradients at the fullest moment of a forward and backward pass.
+def peak_of_step(stage: StageModule, config: TrainConfig, micro_batch: int, shares: bool = False) -> int:
+    """Bytes of activations and gradients at the fullest moment of a step.
 
     Args:
         stage: on the meta device; it is left on tensors without memory.
+        shares: it shares its gradients with other processes.
     """
     size, lr_size = config.data.crop_size, config.data.crop_size // config.data.upscale
-    # Whether a prompt is dropped cannot be asked of tensors without values.
-    stage.loss = stage.loss.model_copy(update={"prompt_dropout": 0.0})
+    micro_batches = min(2, config.accumulation)  # a second one meets the gradients of the first
     with FakeTensorMode(allow_non_fake_inputs=True):
         stage.to_empty(device="cpu")
-        hr = torch.empty(micro_batch, 3, size, size)
-        lr = torch.empty(micro_batch, 3, lr_size, lr_size) if stage.needs_lr else None
-        batch = to_device(TrainingBatch(hr, lr, list(range(micro_batch))), torch.device("cpu"))
         with _LiveMemory() as memory:
-            with torch.autocast("cpu", DTYPES[config.precision], enabled=config.precision != "fp32"):
-                loss = stage(batch, config.seed)["loss"]
-            loss.backward()
+            buckets = _Buckets(stage) if shares else None
+            for number in range(micro_batches):
+                hr = torch.empty(micro_batch, 3, size, size)
+                lr = torch.empty(micro_batch, 3, lr_size, lr_size) if stage.needs_lr else None
+                batch = to_device(TrainingBatch(hr, lr, list(range(micro_batch))), torch.device("cpu"))
+                with torch.autocast("cpu", DTYPES[config.precision], enabled=config.precision != "fp32"):
+                    loss = stage(batch, config.seed)["loss"]
+                if buckets is not None and number == micro_batches - 1:
+                    buckets.take_gradients()
+                loss.backward()
     return memory.peak
+
+
+class _Buckets:
+    """The memory that data-parallel training exchanges gradients in: there from the start, one for all."""
+
+    def __init__(self, stage: StageModule) -> None:
+        self._parameters = [p for p in stage.parameters() if p.requires_grad]
+        memory = torch.empty(sum(p.numel() for p in self._parameters))
+        self._parts = memory.split([p.numel() for p in self._parameters])
+
+    def take_gradients(self) -> None:
+        """Have each gradient of the next backward pass move here as soon as it is whole."""
+        for parameter, part in zip(self._parameters, self._parts, strict=True):
+
+            def move(parameter: torch.Tensor, part: torch.Tensor = part) -> None:
+                parameter.grad = part.view(parameter.shape)
+
+            parameter.register_post_accumulate_grad_hook(move)
 
 
 class _LiveMemory(TorchDispatchMode):

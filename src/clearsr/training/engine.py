@@ -219,10 +219,8 @@ def start_processes(config: TrainConfig) -> Accelerator:
     Raises:
         ClearSRError: the batch cannot be shared evenly, or the precision is not to be had here.
     """
-    # In a step in which all prompts are dropped, the image encoder of a network of our own has no gradient.
-    may_be_unused = config.stage == "clearsr" and config.model.train_unet == "full"
     handlers = [
-        DistributedDataParallelKwargs(find_unused_parameters=may_be_unused, broadcast_buffers=False),
+        DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
         InitProcessGroupKwargs(timeout=_LONGEST_WAIT),
     ]
     # Without an accelerator in the machine, accelerate joins processes only where it is told to use the CPU.
