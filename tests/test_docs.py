@@ -286,7 +286,7 @@ def test_the_site_builds_strictly_and_needs_nothing_from_elsewhere(tmp_path):
     ("fault", "message"),
     [
         ("[dead](hardware.md#no-such-anchor)", "anchor does not exist"),
-        ("::: clearsr.config.parsing.wrong", "griffe:"),
+        ("::: clearsr.config.base.wrong", "griffe:"),
     ],
     ids=["link", "docstring"],
 )
@@ -296,7 +296,7 @@ def test_a_fault_keeps_the_site_from_being_built(fault, message, tmp_path):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("*.safetensors"))
     for name in ("mkdocs.yml", "CHANGELOG.md"):
         shutil.copy(ROOT / name, project / name)
-    module = project / "src/clearsr/config/parsing.py"
+    module = project / "src/clearsr/config/base.py"
     wrong = 'def wrong() -> None:\n    """One.\n\n    Args:\n        b: not there.\n    """\n'
     module.write_text(f"{text_of(module)}\n\n{wrong}", "utf-8")
     page = project / "docs/security.md"

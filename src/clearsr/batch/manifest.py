@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from clearsr.atomic import lock, written_aside
-from clearsr.config.parsing import parse_json
+from clearsr.config.base import parse_json
 from clearsr.errors import ClearSRError, Notice, display_name
 from clearsr.files.storage import hash_of, normalise, split, store
 from clearsr.files.upscale import Result

@@ -18,8 +18,8 @@ from clearsr.batch import on_ray
 from clearsr.batch.local import Share, run_alone, run_processes
 from clearsr.batch.manifest import Manifest, in_chunks
 from clearsr.batch.spool import Plan, in_the_way, plan_batch
+from clearsr.config.base import parse_json
 from clearsr.config.batch import BatchConfig, WorkConfig
-from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError, display_name
 from clearsr.files.storage import check_writable, is_url, normalise
 from clearsr.files.upscale import Result

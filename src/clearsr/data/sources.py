@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from clearsr.atomic import written_aside
-from clearsr.config.parsing import parse_json
+from clearsr.config.base import parse_json
 from clearsr.errors import ClearSRError
 from clearsr.image import IMAGE_SUFFIXES, ChooseWindow, list_images, read_levels
 

@@ -14,8 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clearsr.config.base import parse_json
 from clearsr.config.evaluation import EvaluationConfig
-from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.evaluate import Evaluation, Interval, Row
 from clearsr.evaluation.measures import MEASURES, Scorer

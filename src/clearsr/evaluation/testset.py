@@ -19,9 +19,8 @@ import torch
 from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_validator
 
 from clearsr.atomic import remove_unfinished, write_text
-from clearsr.config.base import FrozenConfig
+from clearsr.config.base import FrozenConfig, parse_json
 from clearsr.config.degradation import DegradationConfig
-from clearsr.config.parsing import parse_json
 from clearsr.data.sources import ImageItem, decode, list_items
 from clearsr.degradation import crop_to_multiple, degrade_pair
 from clearsr.errors import ClearSRError

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clearsr.config.base import parse_json
 from clearsr.config.model import SD21_BASE_MODELS
-from clearsr.config.parsing import parse_json
 from clearsr.errors import ClearSRError, first_line, optional
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from clearsr.atomic import written_aside
-from clearsr.config.base import build_config, merge
+from clearsr.config.base import build_config, merge, parse_json
 from clearsr.config.model import ModelConfig
-from clearsr.config.parsing import parse_json
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, first_line, optional
 from clearsr.models.base_model import base_digests, sha256_of

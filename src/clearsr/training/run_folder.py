@@ -20,8 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from clearsr.atomic import written_aside
-from clearsr.config.base import build_config, flat, read_yaml, write_yaml
-from clearsr.config.parsing import parse_json
+from clearsr.config.base import build_config, flat, parse_json, read_yaml, write_yaml
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.training.state import TrainingState

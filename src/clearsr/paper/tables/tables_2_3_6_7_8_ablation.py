@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clearsr.atomic import write_text
-from clearsr.config.base import build_config, merge, read_yaml
-from clearsr.config.parsing import parse_yaml
+from clearsr.config.base import build_config, merge, parse_yaml, read_yaml
 from clearsr.config.sampling import SamplingConfig
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError

@@ -2,8 +2,7 @@
 
 import pytest
 
-from clearsr.config.base import load_config
-from clearsr.config.parsing import parse_json, parse_yaml, shortened
+from clearsr.config.base import load_config, parse_json, parse_yaml, shortened
 from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError
 
