@@ -151,7 +151,8 @@ def open_trackers(config: TrainConfig, first_step: int) -> list[Any]:
 
 def _tensorboard(config: TrainConfig, first_step: int) -> Any:
     """TensorBoard's tracker, or None where the `train` extra is not installed."""
-    from accelerate.tracking import TensorBoardTracker
+    with optional("training"):
+        from accelerate.tracking import TensorBoardTracker
 
     # What an interrupted run wrote beyond the checkpoint is hidden by what now comes again.
     purge = first_step + 1 if first_step else None
@@ -166,9 +167,9 @@ def _tensorboard(config: TrainConfig, first_step: int) -> Any:
 
 def _wandb(config: TrainConfig, _first_step: int) -> Any:
     """The tracker of Weights & Biases; a run that goes on is the same one there."""
-    require_trackers(config)
-    import wandb
-    from accelerate.tracking import WandBTracker
+    with optional("trackers: wandb"):
+        import wandb
+        from accelerate.tracking import WandBTracker
 
     identity = config.output / "wandb" / "run-id"
     try:
