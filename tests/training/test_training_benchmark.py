@@ -1,6 +1,8 @@
-"""What benchmarks/train.py measures and proves, at tiny size: the true size differs in the widths alone."""
+"""What benchmarks/train.py and gpu.py measure and prove, at tiny size: true size differs in the widths."""
 
 import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -157,3 +159,71 @@ def test_images_per_second_are_held_beside_controlnet_s_under_the_same_settings(
     lines = train.table([*rows, failed]).splitlines()
     assert {line.count("|") for line in lines} == {14}
     assert "| 4 | 1.20 | 1.00 |" in lines[2] and "out of memory" in lines[5]
+
+
+@pytest.mark.slow
+def test_what_is_for_a_gpu_runs_in_small(tmp_path):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--tiny", "--json", str(file)]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert outcome.returncode == 0, outcome.stderr
+    parts = json.loads(file.read_text())["parts"]
+    gpu = importlib.import_module("gpu")
+    expected = {name: "done" for name in gpu.PARTS}
+    if not torch.cuda.is_available():
+        expected |= dict.fromkeys([name for name in gpu.PARTS if "compiled" in name], "left out")
+    assert {name: part["state"] for name, part in parts.items()} == expected
+    assert parts["training"]["planned_memory"] > 0
+    assert all(parts[name]["images_per_second"] > 0 for name in ("training", "training, ControlNet"))
+    assert len(parts["sampling"]["runs"]) == 4
+
+
+def test_a_part_that_no_longer_fits_is_left_out_and_one_that_outlasts_the_time_is_stopped():
+    gpu = importlib.import_module("gpu")
+    late = gpu.run_part("training", tiny=False, seconds=20)
+    assert late == {"state": "left out", "why": "20 s left, it takes about 90"}
+    stopped = gpu.run_part("sampling", tiny=True, seconds=0.2)
+    assert stopped["state"] == "stopped" and stopped["seconds_in_all"] < 10
+
+
+def test_a_part_that_fails_says_why(tmp_path, monkeypatch):
+    gpu = importlib.import_module("gpu")
+
+    def fail(folder, tiny):
+        raise torch.OutOfMemoryError("out of memory\nand more")
+
+    monkeypatch.setitem(gpu.PARTS, "sampling", gpu.Part(fail, {}, 1))
+    gpu._answer("sampling", True, tmp_path, tmp_path / "answer.json")
+    said = json.loads((tmp_path / "answer.json").read_text())
+    assert said == {"state": "failed", "why": "OutOfMemoryError: out of memory"}
+
+
+def test_figures_are_held_against_the_goals():
+    gpu = importlib.import_module("gpu")
+    runs = {"eager, batch 1": 0.7, "compiled, batch 1": 0.5, "eager, batch 8": 0.2, "batch 8, no guidance": 9}
+    row = {"batch": 2, "crop": 512, "precision": "bf16", "checkpointing": False, "state": "done"}
+    parts = {
+        "sampling": {
+            "state": "done",
+            "runs": {name: {"seconds_per_image": seconds} for name, seconds in runs.items()},
+        },
+        "training": {
+            **row,
+            "network": "clearsr",
+            "seconds": [3.0, 1.0],
+            "peak_memory": 110,
+            "libraries_memory": 0,
+            "planned_memory": 100,
+        },
+        "training, ControlNet": {**row, "network": "controlnet", "seconds": [3.0, 0.9]},
+    }
+    found = {goal["what"]: (goal["value"], goal["is_met"]) for goal in gpu.goals(parts)}
+    assert found == {
+        "eager, batch 1: seconds a picture": (0.7, False),
+        "compiled, batch 1: seconds a picture": (0.5, True),
+        "eager, batch 8: pictures a second": (pytest.approx(5), True),
+        "training: images a second, times ControlNet's": (pytest.approx(0.9), False),
+        "training: peak memory over the plan": (pytest.approx(1.1), False),
+    }
+    parts["training, ControlNet"] = {"state": "left out", "why": "late"}
+    assert len(gpu.goals(parts)) == 4
