@@ -152,11 +152,7 @@ def _answer(name: str, tiny: bool, folder: Path, file: Path) -> None:
     part = PARTS[name]
     try:
         found = {"state": "done"} | part.run(folder, tiny, **part.settings)
-    except (
-        ClearSRError,
-        RuntimeError,
-        OSError,
-    ) as error:  # out of memory and the compiler's errors are RuntimeErrors
+    except (ClearSRError, RuntimeError, OSError) as error:  # also out of memory, and the compiler's
         found = {"state": "failed", "why": f"{type(error).__name__}: {first_line(error)}"}
     write_text(file, json.dumps(found))
 
