@@ -49,7 +49,8 @@ HEAVY_VERBS = {
 HEAVY_VERBS |= {"train", "serve"}
 NOT_HERE = ("s3://", "cuda", "models/")
 OPERATORS = {"&&", "|", ";", "<(", "(", ")"}
-FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, zensical, benchmarks/
+# torchrun, zensical, benchmarks/
+FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction", "--controlnet", "--tiny"}
 FLAGS_OF_OTHERS |= {"--backend"}  # hardware.md says that there is none
 FLAGS_OF_OTHERS |= {"--no-deps"}  # pip
 
