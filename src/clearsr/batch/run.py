@@ -15,7 +15,7 @@ from clearsr.batch.manifest import Manifest, in_chunks
 from clearsr.batch.saved_settings import find_settings, save_settings
 from clearsr.batch.spool import Plan, in_the_way, plan_batch
 from clearsr.config.batch import BatchConfig, WorkConfig
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 from clearsr.files.storage import check_writable, is_url, normalise
 from clearsr.files.upscale import Result
 
@@ -119,8 +119,8 @@ def choose_engine(config: BatchConfig) -> str:
         return "ray"
     if config.engine == "ray" or config.address is not None:
         asked = f"--address {config.address}" if config.address else "--engine ray"
-        raise ClearSRError(f'{asked}: Ray is not installed; pip install "clearsr[batch]"')
-    logger.warning('Ray is not installed (pip install "clearsr[batch]"); working on this machine without it')
+        raise ClearSRError(f"{asked}: Ray is not installed; {installing('batch')}")
+    logger.warning("working on this machine without Ray, which is not installed; %s", installing("batch"))
     return "local"
 
 
