@@ -4,10 +4,10 @@
     python benchmarks/train.py --preset sd21 --crop 512 --batch 1 --steps 3 --check --json sd21.json
     python benchmarks/train.py --preset sd21 --batch 2 --checkpointing off --steps 8 --controlnet
 
-The steps are those of `clearsr train` on configs/compact-3-clearsr.yaml or configs/sd21.yaml, on a network of
-the true size with random weights: no base is fetched. Every row has a process of its own. --controlnet adds
-rows of what diffusers' ControlNet trainer does on the same base (benchmarks/controlnet.py); all batches are
-then made before the clock runs.
+The steps are those of `clearsr train` on configs/version2/3-clearsr.yaml or configs/sd21.yaml, on a network
+of the true size with random weights: no base is fetched. Every row has a process of its own. --controlnet
+adds rows of what diffusers' ControlNet trainer does on the same base (benchmarks/controlnet.py); all batches
+are then made before the clock runs.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from clearsr.training.state import TrainingState
 from clearsr.training.step import Stepper, make_scaler, open_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-RECIPES = {"compact": CONFIGS / "compact-3-clearsr.yaml", "sd21": CONFIGS / "sd21.yaml"}
+RECIPES = {"compact": CONFIGS / "version2/3-clearsr.yaml", "sd21": CONFIGS / "sd21.yaml"}
 PICTURES = 4
 
 Row = dict[str, Any]

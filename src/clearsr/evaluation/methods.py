@@ -13,7 +13,7 @@ from PIL import Image
 
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.sampling import SamplingConfig, SizeConfig
-from clearsr.errors import ClearSRError, optional
+from clearsr.errors import ClearSRError, first_line, installing, optional
 from clearsr.image import ImageData, from_pil, resize, to_pil
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clearsr.errors import first_line
 from clearsr.image import pad_to_multiple
 from clearsr.seeds import make_generator
 
@@ -157,9 +156,7 @@ def spandrel_method(file: Path, device: torch.device | str = "cpu", flag: str = 
     try:
         import spandrel
     except ImportError as error:
-        raise ClearSRError(
-            f"{flag} {file}: needs the extra eval: pip install 'clearsr[eval]' ({error})"
-        ) from None
+        raise ClearSRError(f"{flag} {file}: needs spandrel ({error}); {installing('eval')}") from None
     loader = spandrel.ModelLoader(device=torch.device(device))
     try:
         network = loader.load_from_state_dict(spandrel.canonicalize_state_dict(tensors))

@@ -188,6 +188,7 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
     Raises:
         ClearSRError: as `load_network`; or the U-Net in `source` predicts something else than this one.
     """
+    source = locate_start(source)
     description = read_description(source)
     stages = list(description["stages"])
     predicts = description["model"].get("prediction")
@@ -197,7 +198,7 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
             f"set it to {predicts}"
         )
     if not stages:
-        load_tensors(network, read_tensors(source), source, set(network.state_dict()))
+        load_tensors(network, read_tensors(source), source, set(network.state_dict()), "the recipe's model")
         return []
     filled = {name for name in network.state_dict() if set(stages_of(name)) & set(stages)}
     names = {_without_lora(name): name for name in filled}
@@ -206,7 +207,7 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
         for name, value in read_tensors(source).items()
         if set(stages_of(name)) & set(stages)
     }
-    load_tensors(network, tensors, source, filled)
+    load_tensors(network, tensors, source, filled, "the recipe's model")
     if "autoencoder" in stages:
         set_scaling_factor(network, description["model"]["autoencoder"]["scaling_factor"])
     return stages
@@ -264,6 +265,20 @@ def locate(source: str | Path) -> Path:
         ) from None
 
 
+def locate_start(source: Path) -> Path:
+    """The folder of a model that training starts from: embedded, or what an earlier stage exported.
+
+    Raises:
+        ClearSRError: it is neither.
+    """
+    if str(source) not in EMBEDDED_MODELS and not (source / CONFIG_NAME).is_file():
+        raise ClearSRError(
+            f"init_from: {source} holds no model yet; train the stage before, which exports it, or name an "
+            f"embedded model ({', '.join(EMBEDDED_MODELS)}) or another folder"
+        )
+    return locate(source)
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """config.json of a model folder; a base that is named relative to it is found from anywhere."""
     description = _read_description(folder)
@@ -302,19 +317,29 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_tensors(
-    network: ClearSRNetwork, tensors: dict[str, torch.Tensor], source: Path, expected: set[str]
+    network: ClearSRNetwork,
+    tensors: dict[str, torch.Tensor],
+    source: Path,
+    expected: set[str],
+    described_by: str = f"its {CONFIG_NAME}",
 ) -> None:
-    """Copy tensors into the network; names and shapes must match exactly."""
+    """Copy tensors into the network, which `described_by` describes; names and shapes must match exactly."""
     state = network.state_dict()
     check_shapes(
         {name: tuple(state[name].shape) for name in expected if is_stored(name, network.config)},
         {name: tuple(value.shape) for name, value in tensors.items()},
         source,
+        described_by,
     )
     network.load_state_dict(tensors, strict=False)
 
 
-def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], source: Path) -> None:
+def check_shapes(
+    expected: Mapping[str, Shape],
+    found: Mapping[str, Shape],
+    source: Path,
+    described_by: str = f"its {CONFIG_NAME}",
+) -> None:
     """See that tensors have exactly the names and shapes that are expected.
 
     Raises:
@@ -329,9 +354,7 @@ def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], sour
     ):
         if names:
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ClearSRError(
-                f"{source / WEIGHTS_NAME}: does not fit its {CONFIG_NAME}: it {problem} {listed}"
-            )
+            raise ClearSRError(f"{source / WEIGHTS_NAME}: does not fit {described_by}: it {problem} {listed}")
 
 
 def _umask() -> int:

@@ -17,6 +17,7 @@ from clearsr.hardware import store_in
 from clearsr.models.build import build_network, own_components
 from clearsr.models.checkpoint import (
     locate,
+    locate_start,
     read_description,
     read_tensors,
     save_network,
@@ -83,7 +84,7 @@ def model_of(config: TrainConfig) -> ModelConfig:
     model = config.model
     if not config.init_from:
         return model
-    source = locate(config.init_from[0])
+    source = locate_start(config.init_from[0])
     description = read_description(source)
     if description["stages"]:
         return model
