@@ -137,10 +137,10 @@ def test_examples_in_the_help_are_accepted(verb):
 def test_command_lines_are_found():
     assert ["upscale", "photo.jpg"] in list(command_lines(text_of(PAGES[0])))  # fenced, with a prompt
     assert ["upscale", "photo.jpg", "--steps", "0"] in list(command_lines(text_of(PAGES[1])))  # indented
-    runs = [
-        words for words in command_lines(text_of(DOCS / "training.md")) if "init_from=" in " ".join(words)
-    ]
-    assert runs and "model.prediction=v_prediction" in runs[-1]  # over two lines
+    lines = [" ".join(words) for words in command_lines(text_of(DOCS / "training.md"))]
+    assert any(
+        "init_from=" in line and "model.prediction=v_prediction" in line for line in lines
+    )  # over two lines
 
 
 def test_files_named_in_the_text_exist():

@@ -188,7 +188,6 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
     Raises:
         ClearSRError: as `load_network`; or the U-Net in `source` predicts something else than this one.
     """
-    source = locate_start(source)
     description = read_description(source)
     stages = list(description["stages"])
     predicts = description["model"].get("prediction")
@@ -263,20 +262,6 @@ def locate(source: str | Path) -> Path:
             f"--model {source}: is neither an embedded model ({', '.join(EMBEDDED_MODELS)}), nor a folder, "
             f"nor a hub id that can be reached ({reason})"
         ) from None
-
-
-def locate_start(source: Path) -> Path:
-    """The folder of a model that training starts from: embedded, or what an earlier stage exported.
-
-    Raises:
-        ClearSRError: it is neither.
-    """
-    if str(source) not in EMBEDDED_MODELS and not (source / CONFIG_NAME).is_file():
-        raise ClearSRError(
-            f"init_from: {source} holds no model yet; train the stage before, which exports it, or name an "
-            f"embedded model ({', '.join(EMBEDDED_MODELS)}) or another folder"
-        )
-    return locate(source)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
