@@ -4,31 +4,26 @@ A method is a function from an LR image, the size to arrive at and a seed to a p
 Real-ESRGAN x4plus is a baseline with a name; networks of others from files and hubs are at the end.
 """
 
+import inspect
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from clearsr.config.evaluation import BaselineName
 from clearsr.config.sampling import SamplingConfig, SizeConfig
 from clearsr.errors import ClearSRError, first_line, installing, optional
-from clearsr.image import ImageData, from_pil, resize, to_pil
+from clearsr.image import ImageData, from_pil, pad_to_multiple, resize, to_pil
+from clearsr.seeds import make_generator
 
 if TYPE_CHECKING:
     from clearsr.pipeline.pipeline import ClearSRPipeline
-
-import inspect
-import pickle
-from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from clearsr.image import pad_to_multiple
-from clearsr.seeds import make_generator
 
 Upscaler = Callable[[ImageData, tuple[int, int], int], torch.Tensor]
 
