@@ -25,7 +25,7 @@ from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
 from clearsr.training.state import TrainingState
 
-BEST_NAME, METRICS_NAME = "best.json", "metrics.jsonl"
+BEST_NAME, METRICS_NAME, SIZES_NAME = "best.json", "metrics.jsonl", "image-sizes.json"
 _NAME = re.compile(r"step-(\d+)")
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
 
