@@ -255,6 +255,9 @@ class TrainConfig(FrozenConfig):
     log_every: PositiveInt = Field(50, description="steps between log lines")
     validate_every: NonNegativeInt = Field(1000, description="steps between validations; 0 is none")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
+    background_checkpoints: bool = Field(
+        False, description="write them beside the steps that follow, from a copy in the processor's memory"
+    )
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints kept")
 
     @model_validator(mode="after")
