@@ -7,7 +7,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -168,6 +168,26 @@ def on_device(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None
     finally:
         for tensor, home in homes:
             tensor.data = home
+
+
+@contextmanager
+def cuda_arithmetic(tf32: bool | None, cudnn_benchmark: bool) -> Iterator[None]:
+    """Within the block fp32 is computed in TF32 on CUDA, or not, and cuDNN tries its algorithms out.
+
+    None and False leave things as they are. These are settings of the whole process, put back afterwards; of
+    torch's two names for those of TF32 the older ones, which all its versions know.
+    """
+    products: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    with ExitStack() as undone:
+        if tf32 is not None:
+            for settings in (products, convolutions):
+                undone.callback(setattr, settings, "allow_tf32", settings.allow_tf32)
+                settings.allow_tf32 = tf32
+        if cudnn_benchmark:
+            undone.callback(setattr, convolutions, "benchmark", convolutions.benchmark)
+            convolutions.benchmark = True
+        yield
 
 
 def check_compiler(device: torch.device) -> None:

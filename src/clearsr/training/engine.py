@@ -19,6 +19,7 @@ import torch
 
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError, optional
+from clearsr.hardware import cuda_arithmetic
 from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.training.progress import Report, open_trackers, require_trackers
@@ -77,8 +78,9 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         require_same_run(config, checkpoint)
     network, stages = prepare_network(config)
     stage = prepare_stage(config, network, accelerator.device)
-    trainer = _Trainer(config, accelerator, stage, network, [*stages, *stages_of_run(config)], checkpoint)
-    step = trainer.train()
+    stages += stages_of_run(config)
+    with cuda_arithmetic(config.tf32, config.cudnn_benchmark):  # a teacher's pictures, too
+        step = _Trainer(config, accelerator, stage, network, stages, checkpoint).train()
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if step < config.steps:
