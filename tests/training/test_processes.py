@@ -178,6 +178,25 @@ def test_two_processes_learn_from_pictures_as_one(
     assert losses_of(one.output) == losses_of(two.output) and len(set(losses_of(one.output))) == 6
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_two_processes_compile_as_one_does(
+    make_run, tmp_path, checkpoint_tensors, assert_identical, monkeypatch, checkpointing
+):
+    """Against one that does not, bit for bit: what Dynamo makes of the networks, without inductor."""
+    monkeypatch.setenv("COMPILE_BACKEND", "eager")
+    two = make_run(
+        "clearsr", "two", steps=3, batch_size=4, ema_decay=0.9, log_every=1, loss={"prompt_dropout": 0.5},
+        compile=True, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    write_yaml(two, tmp_path / "two.yaml")
+    finish(torchrun(DRIVER, tmp_path, tmp_path / "two.yaml"))
+    one = two.model_copy(update={"accumulation": 2, "output": tmp_path / "one", "compile": False})
+    fit(one)
+    ranks = [load_file(tmp_path / f"rank-{rank}-of-2.safetensors") for rank in (0, 1)]
+    assert_identical(*ranks)
+    assert_identical(checkpoint_tensors(one.output / "checkpoints" / "step-00000003"), ranks[0])
+
+
 def test_one_process_in_trouble_stops_both_and_says_why(make_two, tmp_path, photos):
     config, file = make_two("broken")
     broken = tmp_path / "photos"

@@ -238,6 +238,9 @@ class TrainConfig(FrozenConfig):
         False,
         description="clearsr, prior: recompute activations in the backward pass: less memory, 1/3 slower",
     )
+    compile: bool = Field(
+        False, description="steps run what torch.compile makes of the networks, which takes minutes at first"
+    )
     tf32: bool | None = Field(
         None,
         description="on CUDA, fp32 in TF32, products of matrices and convolutions; null: as torch has it, "

@@ -17,7 +17,7 @@ from clearsr.data.crops import CropDataset, TrainingBatch, iterate, make_loader
 from clearsr.errors import ClearSRError, optional
 from clearsr.training.losses import Losses
 from clearsr.training.run_folder import SIZES_NAME
-from clearsr.training.setup import DTYPES
+from clearsr.training.setup import DTYPES, compile_parts
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, average_decay, learning_rate_at
 from clearsr.training.teacher import labels_of, make_labels
@@ -104,6 +104,8 @@ class Stepper:
         pinned = accelerator.device.type == "cuda"
         batches = iterate(make_loader(dataset, micro_steps, config.data.workers, pinned))
         watch = LossWatch(config.skip_loss_above, losses)
+        if config.compile:
+            compile_parts(stage.network)
         return cls(config, accelerator, accelerator.prepare(stage), state, dataset, batches, scaler, watch)
 
     def step(self, step: int) -> Losses | None:
