@@ -31,6 +31,7 @@ from training_changes import Watch, is_as_intended, report
 from clearsr.config.base import build_config, merge, parse_override, read_yaml
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
+from clearsr.hardware import cuda_arithmetic
 from clearsr.image import ImageData, resize, write_image
 from clearsr.models.build import random_network
 from clearsr.training.dry_run import plan_run
@@ -70,15 +71,16 @@ def measure(config: TrainConfig, check: bool = False, network: str = "clearsr", 
         stepper = replace(stepper, batches=iter(list(stepper.batches)))
     watch = Watch(stage) if check else None
     memory.start()
-    for step in range(config.steps):
-        started = time.perf_counter()
-        losses = stepper.step(step)
-        loss = float("nan") if losses is None else losses["loss"].item()  # waits for the accelerator
-        row["seconds"].append(time.perf_counter() - started)
-        row["loss"].append(loss)
-        sys.stderr.write(f"step {step + 1}: {row['seconds'][-1]:.2f} s, loss {loss:.4f}\n")
-        if watch:
-            watch.after_step()
+    with cuda_arithmetic(config.tf32, config.cudnn_benchmark):
+        for step in range(config.steps):
+            started = time.perf_counter()
+            losses = stepper.step(step)
+            loss = float("nan") if losses is None else losses["loss"].item()  # waits for the accelerator
+            row["seconds"].append(time.perf_counter() - started)
+            row["loss"].append(loss)
+            sys.stderr.write(f"step {step + 1}: {row['seconds'][-1]:.2f} s, loss {loss:.4f}\n")
+            if watch:
+                watch.after_step()
     row |= memory.read()
     return row | {"check": watch.finish()} if watch else row
 

@@ -17,6 +17,7 @@ from clearsr.hardware import (
     check_compiler,
     choose_device,
     choose_precision,
+    cuda_arithmetic,
     describe_devices,
     memory_of,
     mixed_precision,
@@ -124,6 +125,36 @@ def test_compiled_network_gives_the_same_picture(make_network, image):
     compiled = _pipeline(network).upscale([image])[0].color
     eager = _pipeline(make_network()).upscale([image])[0].color
     torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)
+
+
+_ARITHMETIC = (
+    (torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"),
+    (torch.backends.cudnn, "benchmark"),
+)  # fmt: skip
+
+
+def _arithmetic():
+    return tuple(getattr(*setting) for setting in _ARITHMETIC)
+
+
+@pytest.fixture(params=[(False, True, False), (True, False, True)])
+def before(request):
+    """Settings that somebody made before; torch's own are put back."""
+    own = _arithmetic()
+    for setting, value in zip(_ARITHMETIC, request.param, strict=True):
+        setattr(*setting, value)
+    yield request.param
+    for setting, value in zip(_ARITHMETIC, own, strict=True):
+        setattr(*setting, value)
+
+
+@pytest.mark.parametrize("tf32, benchmark", [(True, True), (False, False), (None, True), (None, False)])
+def test_settings_of_cuda_hold_within_the_block_alone(tf32, benchmark, before):
+    with pytest.raises(RuntimeError, match="broken off"), cuda_arithmetic(tf32, benchmark):
+        assert _arithmetic()[:2] == (before[:2] if tf32 is None else (tf32, tf32))
+        assert _arithmetic()[2] == (benchmark or before[2])
+        raise RuntimeError("broken off")
+    assert _arithmetic() == before
 
 
 def test_no_float64_is_computed_with(make_network, image):

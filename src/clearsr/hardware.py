@@ -7,13 +7,13 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, first_line
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _HOST_COMPILERS = ("g++", "c++", "clang++", "cl")
@@ -170,20 +170,53 @@ def on_device(parts: Iterable[nn.Module], device: torch.device) -> Iterator[None
             tensor.data = home
 
 
-def check_compiler(device: torch.device) -> None:
-    """See that what torch.compile needs is there.
+@contextmanager
+def cuda_arithmetic(tf32: bool | None, cudnn_benchmark: bool) -> Iterator[None]:
+    """Within the block fp32 is computed in TF32 on CUDA, or not, and cuDNN tries its algorithms out.
+
+    None and False leave things as they are. These are settings of the whole process, put back afterwards; of
+    torch's two names for those of TF32 the older ones, which all its versions know.
+    """
+    products: Any = torch.backends.cuda.matmul
+    convolutions: Any = torch.backends.cudnn
+    with ExitStack() as undone:
+        if tf32 is not None:
+            for settings in (products, convolutions):
+                undone.callback(setattr, settings, "allow_tf32", settings.allow_tf32)
+                settings.allow_tf32 = tf32
+        if cudnn_benchmark:
+            undone.callback(setattr, convolutions, "benchmark", convolutions.benchmark)
+            convolutions.benchmark = True
+        yield
+
+
+def check_compiler(device: torch.device, name: str = "--compile") -> None:
+    """See that what torch.compile needs is there; `name` is what it was asked for by.
 
     Raises:
         ClearSRError: it is not.
     """
     if device.type in ("cuda", "xpu") and importlib.util.find_spec("triton") is None:
         where = device.type.upper()
+        raise ClearSRError(f"{name}: on {where} it needs triton, which is not installed; leave {name} out")
+    compilers = (os.environ.get("CXX"), *_HOST_COMPILERS)
+    if device.type != "mps" and not any(each and shutil.which(each) for each in compilers):
         raise ClearSRError(
-            f"--compile: on {where} it needs triton, which is not installed; leave --compile out"
+            f"{name}: no C++ compiler found ({', '.join(_HOST_COMPILERS)}, or the one that CXX names); "
+            f"install one or leave {name} out"
         )
-    names = (os.environ.get("CXX"), *_HOST_COMPILERS)
-    if device.type != "mps" and not any(name and shutil.which(name) for name in names):
+
+
+def try_compiler(device: torch.device, name: str) -> None:
+    """See that torch.compile works, by one small function: compilers may lack headers. Takes seconds.
+
+    Raises:
+        ClearSRError: it fails; says with what.
+    """
+    check_compiler(device, name)
+    try:
+        torch.compile(lambda values: values.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # of torch's own kinds, and of the compilers'
         raise ClearSRError(
-            f"--compile: no C++ compiler found ({', '.join(_HOST_COMPILERS)}, or the one that CXX names); "
-            "install one or leave --compile out"
-        )
+            f"{name}: torch.compile does not work here ({first_line(error)}); leave {name} out"
+        ) from None

@@ -3,12 +3,14 @@
 import json
 import shutil
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from clearsr.config.evaluation import EvaluationConfig
+from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
 from clearsr.evaluation.measures import Scorer
 from clearsr.pipeline.pipeline import ClearSRPipeline
@@ -16,7 +18,7 @@ from clearsr.training import engine
 from clearsr.training.engine import fit
 from clearsr.training.progress import Report
 from clearsr.training.stages import AutoencoderStage
-from clearsr.training.step import LossWatch
+from clearsr.training.step import LossWatch, Stepper, to_device
 from clearsr.training.validation import Validation
 
 SMALL_VALIDATION = {"count": 2, "crop_size": 32, "sampling": {"steps": 1}}
@@ -113,6 +115,41 @@ def test_micro_batches_add_up_to_the_batch(make_run, checkpoint_tensors):
         for name, value in tensors[0].items():
             if name.endswith("exp_avg"):  # a tenth of the gradient
                 torch.testing.assert_close(other[name], value, rtol=1e-3, atol=1e-8, msg=name)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_copies_run_beside_the_steps_from_pinned_memory_to_cuda_alone(kind, pinned):
+    """To a CPU, or from memory that is used again, they would be read before or changed before they end."""
+    copies = []
+    images = SimpleNamespace(is_pinned=lambda: pinned, to=lambda *args, **how: copies.append((args, how)))
+    to_device(TrainingBatch(images, images, [0], teacher=images), torch.device(kind))
+    beside = kind == "cuda" and pinned
+    how = {"non_blocking": beside, "memory_format": torch.channels_last}
+    assert copies == 3 * [((torch.device(kind),), how)]
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_batches_are_pinned_for_cuda_alone(make_run, monkeypatch, kind):
+    loaders = []
+    monkeypatch.setattr("clearsr.training.step.iterate", loaders.append)
+    accelerator = SimpleNamespace(device=torch.device(kind), prepare=lambda stage: stage)
+    Stepper.start(make_run("autoencoder"), accelerator, None, None, range(9), None)
+    assert [loader.pin_memory for loader in loaders] == [kind == "cuda"]
+
+
+def test_settings_of_cuda_hold_for_steps_and_the_teachers_pictures(make_run, monkeypatch):
+    def now():
+        backends = torch.backends
+        return backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32, backends.cudnn.benchmark
+
+    seen, before = [], now()
+    for owner, name in ((engine, "open_data"), (AutoencoderStage, "forward")):
+        original = getattr(owner, name)
+        spy = lambda *args, original=original: seen.append(now()) or original(*args)  # noqa: E731
+        monkeypatch.setattr(owner, name, spy)
+    fit(make_run("autoencoder", tf32=True, cudnn_benchmark=True))
+    assert seen == 3 * [(True, True, True)] and now() == before != seen[0]
 
 
 def test_an_unreadable_picture_stops_the_run_and_is_named(make_run, photos, tmp_path):

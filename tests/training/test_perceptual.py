@@ -247,6 +247,20 @@ def test_the_hinge_loss_is_the_formula_and_what_is_told_apart_costs_nothing(norm
     assert loss < 0.1 * expected
 
 
+def test_the_heads_are_drawn_from_the_runs_seed_alone(make_run, make_network):
+    def heads(seed, drawn_before):
+        config = make_run(seed=seed, perceptual={"adversarial": 0.1, "blocks": BLOCKS})
+        with torch.random.fork_rng():
+            torch.manual_seed(drawn_before)
+            after = torch.random.get_rng_state()
+            stage = build_stage(config, make_network())
+            assert torch.equal(torch.random.get_rng_state(), after)
+        return stage.pictures.discriminator.heads[0].layers[0].weight
+
+    first, again, other = heads(1, 5), heads(1, 6), heads(2, 5)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
 def test_the_heads_see_the_lr_image(normal):
     discriminator = Discriminator([4])
     features = [normal(1, 4, 8, 8)]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from clearsr.config.base import write_yaml
@@ -148,6 +149,52 @@ def test_two_processes_are_one_bit_for_bit_if_they_take_as_many_images_at_once(
         at_once, apart = losses_of(tmp_path / "at once"), losses_of(runs[1])
         assert at_once[:2] == pytest.approx(apart[:2], rel=1e-6)
         assert at_once != apart and at_once == pytest.approx(apart, rel=1e-2)
+
+
+@pytest.mark.parametrize("stage", ["painter", "clearsr"])
+def test_two_processes_learn_from_pictures_as_one(
+    make_run, tmp_path, checkpoint_tensors, assert_identical, realesrgan_wheel, stage
+):
+    """With an adversary, features, a teacher's pictures, and all that is trained along; bit for bit."""
+    along = {"decoder": "overlap", "denoising": 0.1, "decoded": 0.5} if stage == "clearsr" else {}
+    two = make_run(
+        stage, "two", steps=6, batch_size=4, ema_decay=0.9, log_every=1, loss={"prompt_dropout": 0.5},
+        model={"painter": {"blocks": 1}, "autoencoder": {"overlap_channels": 4, "overlap_layers": 1}},
+        data={"crop_size": 32}, validation={"sampling": {"steps": 1, "start_timestep": 300}},
+        perceptual={
+            "features": 0.5, "adversarial": 0.1, "adversarial_ramp": 3, "blocks": [0, 3], **along,
+            "teacher": {"labels": str(tmp_path / "labels"), "samples": 10, "share": [1, 0]},
+        },
+    )  # fmt: skip
+    torch.manual_seed(time.time_ns())  # whatever has been drawn before: no part of a run comes from it
+    one = two.model_copy(update={"accumulation": 2, "output": tmp_path / "one"})  # two images at once, too
+    fit(one)  # makes the teacher's pictures
+    write_yaml(two, tmp_path / "two.yaml")
+    finish(torchrun(DRIVER, tmp_path, tmp_path / "two.yaml"))
+    ranks = [load_file(tmp_path / f"rank-{rank}-of-2.safetensors") for rank in (0, 1)]
+    assert any("discriminator" in name for name in ranks[0])
+    assert_identical(*ranks)
+    assert_identical(checkpoint_tensors(one.output / "checkpoints" / "step-00000006"), ranks[0])
+    assert losses_of(one.output) == losses_of(two.output) and len(set(losses_of(one.output))) == 6
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_two_processes_compile_as_one_does(
+    make_run, tmp_path, checkpoint_tensors, assert_identical, monkeypatch, checkpointing
+):
+    """Against one that does not, bit for bit: what Dynamo makes of the networks, without inductor."""
+    monkeypatch.setenv("COMPILE_BACKEND", "eager")
+    two = make_run(
+        "clearsr", "two", steps=3, batch_size=4, ema_decay=0.9, log_every=1, loss={"prompt_dropout": 0.5},
+        compile=True, gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    write_yaml(two, tmp_path / "two.yaml")
+    finish(torchrun(DRIVER, tmp_path, tmp_path / "two.yaml"))
+    one = two.model_copy(update={"accumulation": 2, "output": tmp_path / "one", "compile": False})
+    fit(one)
+    ranks = [load_file(tmp_path / f"rank-{rank}-of-2.safetensors") for rank in (0, 1)]
+    assert_identical(*ranks)
+    assert_identical(checkpoint_tensors(one.output / "checkpoints" / "step-00000003"), ranks[0])
 
 
 def test_one_process_in_trouble_stops_both_and_says_why(make_two, tmp_path, photos):

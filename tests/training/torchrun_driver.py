@@ -1,19 +1,27 @@
 """Runs `clearsr train` in one of torchrun's processes and writes down what this process ends with.
 
 python -m torch.distributed.run ... torchrun_driver.py FOLDER CONFIG [FLAGS]
+
+With COMPILE_BACKEND in the environment, torch.compile takes that one in place of inductor.
 """
 
 import os
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import nn
 
 from clearsr.cli import main
+from clearsr.training import engine
 from clearsr.training.state import TrainingState
 
 if __name__ == "__main__":
     folder, arguments = Path(sys.argv[1]), sys.argv[2:]
+    if backend := os.environ.get("COMPILE_BACKEND"):
+        nn.Module.compile = partialmethod(nn.Module.compile, backend=backend)
+        engine.try_compiler = lambda device, name: None
     states = []
     make = TrainingState.of
     TrainingState.of = classmethod(

@@ -238,6 +238,17 @@ class TrainConfig(FrozenConfig):
         False,
         description="clearsr, prior: recompute activations in the backward pass: less memory, 1/3 slower",
     )
+    compile: bool = Field(
+        False, description="steps run what torch.compile makes of the networks, which takes minutes at first"
+    )
+    tf32: bool | None = Field(
+        None,
+        description="on CUDA, fp32 in TF32, products of matrices and convolutions; null: as torch has it, "
+        "convolutions alone",
+    )
+    cudnn_benchmark: bool = Field(
+        False, description="on CUDA, cuDNN tries its algorithms out on the first of each size of batch"
+    )
     skip_loss_above: Annotated[float, Field(gt=1)] | None = Field(
         50.0,
         description="steps whose loss is more than so many times the median of the last 101 are left out, as "

@@ -262,17 +262,19 @@ def draw_place(generator: torch.Generator) -> Place:
 
 
 def make_loader(
-    dataset: CropDataset, steps: Sequence[int], workers: int
+    dataset: CropDataset, steps: Sequence[int], workers: int, pinned: bool = False
 ) -> "DataLoader[TrainingBatch | ClearSRError]":
     """Batches of the given steps in order, prepared ahead by workers; an error stands in its batch's place.
 
-    It is not raised here because torch would wrap a worker's traceback around it: see `iterate`.
+    It is not raised here because torch would wrap a worker's traceback around it: see `iterate`. `pinned`
+    batches lie in memory that CUDA copies from while the processor goes on.
     """
     return DataLoader(
         _Guarded(dataset),
         batch_size=None,
         sampler=steps,
         num_workers=workers,
+        pin_memory=pinned,
         prefetch_factor=4 if workers else None,
         multiprocessing_context="spawn" if workers else None,  # a forked worker deadlocks in OpenMP
         worker_init_fn=_prepare_worker,

@@ -213,6 +213,12 @@ def denoising_parts(network: ClearSRNetwork) -> list[nn.Module]:
     return [part for part in parts if part is not None]
 
 
+def denoising_blocks(network: ClearSRNetwork) -> list[nn.Module]:
+    """What of the denoising network torch.compile is given, each for itself."""
+    unet = network.unet
+    return [*unet.down_blocks, unet.mid_block, *unet.up_blocks, *denoising_parts(network)[1:]]
+
+
 def compile_network(network: ClearSRNetwork) -> None:
     """Have torch.compile translate the denoising network on its first use, block by block.
 
@@ -220,9 +226,8 @@ def compile_network(network: ClearSRNetwork) -> None:
         ClearSRError: there is no compiler for this device.
     """
     check_compiler(next(network.parameters()).device)
-    blocks = [*network.unet.down_blocks, network.unet.mid_block, *network.unet.up_blocks]
-    for part in (*blocks, *denoising_parts(network)[1:]):
-        part.compile()
+    for block in denoising_blocks(network):
+        block.compile()
 
 
 def set_scaling_factor(network: ClearSRNetwork, factor: float) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError, optional
+from clearsr.hardware import cuda_arithmetic, try_compiler
 from clearsr.models.checkpoint import save_network
 from clearsr.models.clearsr import ClearSRNetwork
 from clearsr.training.progress import Report, open_trackers, require_trackers
@@ -37,7 +38,7 @@ from clearsr.training.run_folder import (
     validations,
     write_folder,
 )
-from clearsr.training.setup import DTYPES, prepare_network, prepare_stage, stages_of_run
+from clearsr.training.setup import DTYPES, prepare_network, prepare_stage, stages_of_run, uncompiled
 from clearsr.training.stages import StageModule
 from clearsr.training.state import Tensors, TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
@@ -64,6 +65,8 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
     """
     require_trackers(config)
     accelerator = start_processes(config)
+    if config.compile:
+        try_compiler(accelerator.device, "compile")
     run = config.output
     try:
         if accelerator.is_main_process:
@@ -77,8 +80,9 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
         require_same_run(config, checkpoint)
     network, stages = prepare_network(config)
     stage = prepare_stage(config, network, accelerator.device)
-    trainer = _Trainer(config, accelerator, stage, network, [*stages, *stages_of_run(config)], checkpoint)
-    step = trainer.train()
+    stages += stages_of_run(config)
+    with cuda_arithmetic(config.tf32, config.cudnn_benchmark):  # a teacher's pictures, too
+        step = _Trainer(config, accelerator, stage, network, stages, checkpoint).train()
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if step < config.steps:
@@ -149,7 +153,8 @@ class _Trainer:
                 if last or step % config.log_every == 0:
                     report.scalars(step, self._scalars(step, stepper))
                 if self.validation and not stop and (last or step % config.validate_every == 0):
-                    self._validate(step, report)
+                    with uncompiled(config):
+                        self._validate(step, report)
                 if self.is_main and (last or step % config.checkpoint_every == 0):
                     notes = {
                         "data": self.fingerprint,
@@ -162,7 +167,8 @@ class _Trainer:
                     break
             checkpoints.wait()
             if self.is_main:
-                write_folder(config.output / "export", self._export)
+                with uncompiled(config):
+                    write_folder(config.output / "export", self._export)
         return step
 
     def _restore(self, checkpoint: Path | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from clearsr.models.checkpoint import (
     stages_of,
     start_from,
 )
-from clearsr.models.clearsr import ClearSRNetwork
+from clearsr.models.clearsr import ClearSRNetwork, denoising_blocks
 from clearsr.models.realesrgan import load_realesrgan
 from clearsr.seeds import derive_seed
 from clearsr.training.stages import StageModule, build_stage
@@ -175,6 +176,28 @@ def prepare_stage(config: TrainConfig, network: ClearSRNetwork, device: torch.de
     stage = stage.to(device)
     stage.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return stage
+
+
+def compile_parts(network: ClearSRNetwork) -> None:
+    """Have torch.compile translate what a step runs, part by part, when it is first run.
+
+    The modules stay what they are, so that parameters keep their names. Crops are all of one size.
+    """
+    import torch._dynamo  # takes seconds
+
+    # DDP's own splitting of graphs: the parts are small, and versions of torch refuse it with recomputing.
+    torch._dynamo.config.optimize_ddp = False
+    latents = network.latents
+    coders = (latents.vae.encoder, latents.lr_encoder, latents.vae.decoder)
+    body = None if network.painter is None else network.painter.body
+    for part in (*denoising_blocks(network), *coders, body):
+        if part is not None:
+            part.compile(dynamic=False)
+
+
+def uncompiled(config: TrainConfig) -> AbstractContextManager[Any]:
+    """Within the block networks run as they are written: other sizes would be compiled anew."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
 def require_crop_fits(config: TrainConfig, network: ClearSRNetwork) -> None:

@@ -20,7 +20,7 @@ from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0, training_target
 from clearsr.sampling.denoise import denoise
 from clearsr.sampling.guidance import Conditioning
-from clearsr.seeds import make_generator
+from clearsr.seeds import derive_seed, make_generator
 from clearsr.training.losses import (
     Losses,
     PictureLosses,
@@ -54,7 +54,7 @@ class StageModule(nn.Module):
 
 
 def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
-    """The stage that the configuration names."""
+    """The stage that the configuration names; what it brings of its own is drawn from the run's seed."""
     stages: dict[str, type[StageModule]] = {
         "autoencoder": AutoencoderStage,
         "lr_encoder": LREncoderStage,
@@ -63,7 +63,9 @@ def build_stage(config: TrainConfig, network: ClearSRNetwork) -> StageModule:
         "clearsr": ClearSRStage,
     }
     if config.perceptual is not None:
-        return PerceptualStage(network, config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("heads", config.seed))
+            return PerceptualStage(network, config)
     return stages[config.stage](network, config.loss)
 
 

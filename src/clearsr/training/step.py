@@ -17,7 +17,7 @@ from clearsr.data.crops import CropDataset, TrainingBatch, iterate, make_loader
 from clearsr.errors import ClearSRError, optional
 from clearsr.training.losses import Losses
 from clearsr.training.run_folder import SIZES_NAME
-from clearsr.training.setup import DTYPES
+from clearsr.training.setup import DTYPES, compile_parts
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, average_decay, learning_rate_at
 from clearsr.training.teacher import labels_of, make_labels
@@ -101,8 +101,11 @@ class Stepper:
     ) -> "Stepper":
         """What the steps from `first_step` on work on, `losses` those before it; starts the workers."""
         micro_steps = range(first_step * config.accumulation, config.steps * config.accumulation)
-        batches = iterate(make_loader(dataset, micro_steps, config.data.workers))
+        pinned = accelerator.device.type == "cuda"
+        batches = iterate(make_loader(dataset, micro_steps, config.data.workers, pinned))
         watch = LossWatch(config.skip_loss_above, losses)
+        if config.compile:
+            compile_parts(stage.network)
         return cls(config, accelerator, accelerator.prepare(stage), state, dataset, batches, scaler, watch)
 
     def step(self, step: int) -> Losses | None:
@@ -218,11 +221,17 @@ def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScal
 
 
 def to_device(batch: TrainingBatch, device: torch.device) -> TrainingBatch:
-    """The batch on `device`, images in channels-last order (4-5 times faster convolutions on a CPU)."""
-    hr = batch.hr.to(device, memory_format=torch.channels_last)
-    lr = None if batch.lr is None else batch.lr.to(device, memory_format=torch.channels_last)
-    teacher = None if batch.teacher is None else batch.teacher.to(device, memory_format=torch.channels_last)
-    return batch._replace(hr=hr, lr=lr, teacher=teacher)
+    """The batch on `device`, images in channels-last order (4-5 times faster convolutions on a CPU).
+
+    Copies from pinned memory to CUDA run beside what follows; no other copy is safe to be left running.
+    """
+
+    def placed(images: torch.Tensor) -> torch.Tensor:
+        beside = device.type == "cuda" and images.is_pinned()
+        return images.to(device, non_blocking=beside, memory_format=torch.channels_last)
+
+    lr, teacher = (None if images is None else placed(images) for images in (batch.lr, batch.teacher))
+    return batch._replace(hr=placed(batch.hr), lr=lr, teacher=teacher)
 
 
 def agree(accelerator: Accelerator, claim: bool) -> bool:
