@@ -3,7 +3,7 @@
     python benchmarks/overfit.py --output overfit
 
 A `clearsr` stage from scratch on top of the embedded model's VAE and E', by the loop of `clearsr train`, on
-four free photographs of 96x96 pixels (they come with scikit-image: pip install 'clearsr[demo]') and their
+four free photographs of 96x96 pixels (they come with scikit-image: pip install '.[demo]') and their
 bicubic quarters. Writes the run to the folder, and prints what it measured.
 """
 

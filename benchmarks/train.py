@@ -2,9 +2,12 @@
 
     python benchmarks/train.py --preset compact
     python benchmarks/train.py --preset sd21 --crop 512 --batch 1 --steps 3 --check --json sd21.json
+    python benchmarks/train.py --preset sd21 --batch 2 --checkpointing off --steps 8 --controlnet
 
-The steps are those of `clearsr train` on configs/compact-3-clearsr.yaml or configs/sd21.yaml, on a network of
-the true size with random weights: no base is fetched. Every row has a process of its own.
+The steps are those of `clearsr train` on configs/version2/3-clearsr.yaml or configs/sd21.yaml, on a network
+of the true size with random weights: no base is fetched. Every row has a process of its own. --controlnet
+adds rows of what diffusers' ControlNet trainer does on the same base (benchmarks/controlnet.py); all batches
+are then made before the clock runs.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +40,19 @@ from clearsr.training.state import TrainingState
 from clearsr.training.step import Stepper, make_scaler, open_data
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-RECIPES = {"compact": CONFIGS / "compact-3-clearsr.yaml", "sd21": CONFIGS / "sd21.yaml"}
+RECIPES = {"compact": CONFIGS / "version2/3-clearsr.yaml", "sd21": CONFIGS / "sd21.yaml"}
 PICTURES = 4
 
 Row = dict[str, Any]
 
 
-def measure(config: TrainConfig, check: bool = False) -> Row:
+def measure(config: TrainConfig, check: bool = False, network: str = "clearsr", ahead: bool = False) -> Row:
     """Take `config.steps` steps in this process; times in seconds, memory in bytes.
 
     Args:
         check: also see what changes, which takes as long as hashing all tensors twice.
+        network: `clearsr`, or `controlnet` as diffusers trains it.
+        ahead: make all batches before the first step.
 
     Raises:
         ClearSRError: the configuration or the data is unusable, or the loss is not finite.
@@ -54,12 +60,14 @@ def measure(config: TrainConfig, check: bool = False) -> Row:
     accelerator = start_processes(config)
     memory = _Memory(accelerator.device)
     started = time.perf_counter()
-    stage = prepare_stage(config, random_network(config.model, config.seed), accelerator.device)
+    stage = _build(network, config, accelerator.device)
     row: Row = {"build_seconds": time.perf_counter() - started, "seconds": [], "loss": []}
     state, data = TrainingState.of(stage, config), open_data(config, accelerator, stage)
     row["trained"] = sum(parameter.numel() for parameter in state.parameters.values())
     scaler = make_scaler(config, accelerator.device)
     stepper = Stepper.start(config, accelerator, stage, state, data, scaler)
+    if ahead:
+        stepper = replace(stepper, batches=iter(list(stepper.batches)))
     watch = Watch(stage) if check else None
     memory.start()
     for step in range(config.steps):
@@ -73,6 +81,15 @@ def measure(config: TrainConfig, check: bool = False) -> Row:
             watch.after_step()
     row |= memory.read()
     return row | {"check": watch.finish()} if watch else row
+
+
+def _build(network: str, config: TrainConfig, device: torch.device) -> Any:
+    """The stage with random weights on its device."""
+    if network == "clearsr":
+        return prepare_stage(config, random_network(config.model, config.seed), device)
+    from controlnet import ControlNetStage  # diffusers takes seconds
+
+    return ControlNetStage(config).to(device).to(memory_format=torch.channels_last)
 
 
 class _Memory:
@@ -126,22 +143,30 @@ def make_config(args: argparse.Namespace, batch: int, checkpointing: bool, data:
     return build_config(TrainConfig, values)
 
 
-def run_trial(config: TrainConfig, check: bool) -> Row:
-    """`measure` in a process of its own, with what `clearsr train --dry-run` says beforehand."""
-    row: Row = {
+def describe(config: TrainConfig, network: str = "clearsr") -> Row:
+    """What a row says of its settings, and what `clearsr train --dry-run` says beforehand of ours."""
+    planned = sum(plan_run(config, processes=1).memory.values()) if network == "clearsr" else None
+    return {
+        "network": network,
         "batch": config.batch_size,
         "crop": config.data.crop_size,
         "precision": config.precision,
         "checkpointing": config.gradient_checkpointing,
-        "planned_memory": sum(plan_run(config, processes=1).memory.values()),
+        "planned_memory": planned,
     }
+
+
+def run_trial(config: TrainConfig, check: bool, network: str = "clearsr", ahead: bool = False) -> Row:
+    """`describe` and, in a process of its own, `measure`."""
+    row = describe(config, network)
+    needed = row["planned_memory"] or 0
     available = _resident("MemAvailable", "/proc/meminfo")
-    if not torch.accelerator.is_available() and available is not None and available < row["planned_memory"]:
+    if not torch.accelerator.is_available() and available is not None and available < needed:
         # Rather than have the system end whatever process it likes.
         return row | {"error": f"needs more than the {available / 2**30:.1f} GiB that are free"}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return row | pool.submit(measure, config, check).result()
+            return row | pool.submit(measure, config, check, network, ahead).result()
         except (torch.OutOfMemoryError, BrokenProcessPool):
             return row | {"error": "out of memory"}
 
@@ -156,27 +181,42 @@ def write_pictures(folder: Path, side: int) -> list[str]:
     return [str(folder)]
 
 
+def images_per_second(row: Row) -> float:
+    """By the median of all steps but the first, if there are more."""
+    return row["batch"] / statistics.median(row["seconds"][1:] or row["seconds"])
+
+
+def over_controlnet(row: Row, rows: list[Row]) -> float | None:
+    """Images per second of a row of ours, times ControlNet's under the same settings; None: not measured."""
+    if "error" in row or row["network"] != "clearsr":
+        return None
+    same = [r for r in rows if r["network"] == "controlnet" and "error" not in r]
+    same = [r for r in same if all(r[k] == row[k] for k in ("batch", "crop", "precision", "checkpointing"))]
+    return images_per_second(row) / images_per_second(same[0]) if same else None
+
+
 def table(rows: list[Row]) -> str:
     """Markdown, a row per trial; the time of a step is the median of all but the first, if there are more."""
     lines = [
-        "| batch | crop | precision | checkpointing | first step (s) | step (s) | images/s | peak (GiB) "
-        "| libraries (GiB) | planned (GiB) | peak - libraries over planned |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network | batch | crop | precision | checkpointing | first step (s) | step (s) | images/s | times "
+        "ControlNet's | peak (GiB) | libraries (GiB) | planned (GiB) | peak - libraries over planned |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         switch = "on" if row["checkpointing"] else "off"
-        head = f"| {row['batch']} | {row['crop']} | {row['precision']} | {switch} | "
-        planned = row["planned_memory"]
+        head = f"| {row['network']} | {row['batch']} | {row['crop']} | {row['precision']} | {switch} | "
+        planned, peak = row["planned_memory"], row.get("peak_memory")
+        plan = "" if planned is None else f"{planned / 2**30:.2f}"
         if "error" in row:
-            lines.append(f"{head}{row['error']} | | | | | {planned / 2**30:.2f} | |")
+            lines.append(f"{head}{row['error']} | | | | | | {plan} | |")
             continue
-        step = statistics.median(row["seconds"][1:] or row["seconds"])
-        peak, libraries = row["peak_memory"], row["libraries_memory"]
-        measured = " | | " if peak is None else f"{peak / 2**30:.2f} | {libraries / 2**30:.2f} | "
-        ratio = "" if peak is None else f"{(peak - libraries) / planned:.2f}"
+        rate, times = images_per_second(row), over_controlnet(row, rows)
+        libraries = row["libraries_memory"]
+        measured = " | " if peak is None else f"{peak / 2**30:.2f} | {libraries / 2**30:.2f}"
+        ratio = "" if peak is None or planned is None else f"{(peak - libraries) / planned:.2f}"
         lines.append(
-            f"{head}{row['seconds'][0]:.2f} | {step:.2f} | {row['batch'] / step:.3g} | {measured}"
-            f"{planned / 2**30:.2f} | {ratio} |"
+            f"{head}{row['seconds'][0]:.2f} | {row['batch'] / rate:.2f} | {rate:.3g} | "
+            f"{'' if times is None else f'{times:.2f}'} | {measured} | {plan} | {ratio} |"
         )
     return "\n".join(lines)
 
@@ -192,11 +232,14 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--checkpointing", choices=("off", "on"), nargs="+", help="a row each")
     parser.add_argument("--steps", type=int, help="steps in each row, the first to warm up")
     parser.add_argument("--check", action="store_true", help="compare all tensors before and after")
+    parser.add_argument("--controlnet", action="store_true", help="also time diffusers' ControlNet trainer")
     parser.add_argument("--data", nargs="+", help="photographs (default: random pictures)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting")
     parser.add_argument("--threads", type=int, help="of a CPU")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
     args = parser.parse_args()
+    if args.controlnet and (args.check or args.preset != "sd21"):
+        parser.error("--controlnet goes with --preset sd21, and without --check")
     recipe, accelerated = read_yaml(RECIPES[args.preset]), torch.accelerator.is_available()
     heavy_for_a_cpu = args.preset == "sd21" and not accelerated
     args.crop = args.crop or recipe["data"]["crop_size"]
@@ -226,9 +269,10 @@ def main() -> int:
     rows, is_fine = [], True
     with tempfile.TemporaryDirectory() as folder:
         data = args.data or write_pictures(Path(folder), args.crop + 64)
-        for batch, switch in itertools.product(args.batch, args.checkpointing):
+        networks = ["clearsr", "controlnet"] if args.controlnet else ["clearsr"]
+        for batch, switch, network in itertools.product(args.batch, args.checkpointing, networks):
             config = make_config(args, batch, switch == "on", data)
-            row = run_trial(config, args.check)
+            row = run_trial(config, args.check, network, ahead=args.controlnet)
             rows.append(row)
             is_fine = is_fine and "error" not in row
             if "check" in row:

@@ -21,6 +21,11 @@ _UNTOLD = "griffe:"  # what --strict does not count: a docstring that explains a
 def stage(folder: Path) -> None:
     """Lay settings and pages into a folder, in which the site can be built."""
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+    for page in (folder / "docs").glob("*.md"):
+        text = page.read_text("utf-8")
+        for name, path in ELSEWHERE.items():
+            text = text.replace(f"](../{path}", f"]({name}")
+        page.write_text(text, "utf-8")
     for name, path in ELSEWHERE.items():
         text = (ROOT / path).read_text("utf-8")
         (folder / "docs" / name).write_text(text.replace("](docs/", "]("), "utf-8")  # from docs/ here

@@ -49,7 +49,8 @@ HEAVY_VERBS = {
 HEAVY_VERBS |= {"train", "serve"}
 NOT_HERE = ("s3://", "cuda", "models/")
 OPERATORS = {"&&", "|", ";", "<(", "(", ")"}
-FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction"}  # torchrun, zensical, benchmarks/
+# torchrun, zensical, benchmarks/
+FLAGS_OF_OTHERS = {"--max-restarts", "--strict", "--check", "--prediction", "--controlnet", "--tiny"}
 FLAGS_OF_OTHERS |= {"--backend"}  # hardware.md says that there is none
 FLAGS_OF_OTHERS |= {"--no-deps"}  # pip
 
@@ -136,10 +137,10 @@ def test_examples_in_the_help_are_accepted(verb):
 def test_command_lines_are_found():
     assert ["upscale", "photo.jpg"] in list(command_lines(text_of(PAGES[0])))  # fenced, with a prompt
     assert ["upscale", "photo.jpg", "--steps", "0"] in list(command_lines(text_of(PAGES[1])))  # indented
-    runs = [
-        words for words in command_lines(text_of(DOCS / "training.md")) if "init_from=" in " ".join(words)
-    ]
-    assert runs and "model.prediction=v_prediction" in runs[0]  # over two lines
+    lines = [" ".join(words) for words in command_lines(text_of(DOCS / "training.md"))]
+    assert any(
+        "init_from=" in line and "model.prediction=v_prediction" in line for line in lines
+    )  # over two lines
 
 
 def test_files_named_in_the_text_exist():
@@ -214,6 +215,21 @@ def test_every_setting_of_training_is_explained(setting_names):
 def test_every_public_name_is_in_the_reference():
     shown = set(re.findall(r"^::: clearsr\.(\w+)$", text_of(DOCS / "api.md"), flags=re.MULTILINE))
     assert shown == set(clearsr.__all__) - {"__version__"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name + "/" + page.name)
+def test_a_link_leads_somewhere_in_the_repository(page):
+    """As somebody reads it there; docs/build.py turns those that leave docs/ for the site."""
+    targets = re.findall(
+        r"\]\(([^)#\s]+)", re.sub(r"^```.*?^```", "", text_of(page), flags=re.DOTALL | re.MULTILINE)
+    )
+    dead = [to for to in targets if "://" not in to and not (page.parent / to).exists()]
+    assert not dead
+
+
+def test_every_command_is_named_in_the_readme():
+    named = set(re.findall(r"`([a-z-]+)`", text_of(ROOT / "README.md").partition("## Use")[2]))
+    assert set(COMMANDS) <= named
 
 
 @pytest.fixture

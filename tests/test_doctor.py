@@ -10,7 +10,7 @@ import torch
 from clearsr import doctor
 from clearsr.cli import main
 from clearsr.doctor import examine
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 from clearsr.models.checkpoint import (
     CONFIG_NAME,
     DIGEST_KEY,
@@ -89,7 +89,7 @@ def test_extras_say_what_they_lack_and_how_to_get_it(monkeypatch):
     assert set(found) == {"here", "gone"}
     assert (found["here"].status, found["gone"].status) == ("ok", "absent")
     assert found["gone"].text == "lacks no-such-package>=2"
-    assert found["gone"].remedy == 'pip install "clearsr[gone]"'
+    assert found["gone"].remedy == installing("gone")
 
 
 def test_a_broken_part_does_not_end_the_examination(monkeypatch):

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,10 +99,19 @@ def test_the_compact_model_needs_no_extra(tmp_path):
 def test_what_needs_an_extra_names_it_in_one_line(tmp_path):
     recipe = str(Path(__file__).parents[1] / "configs/compact-1-autoencoder.yaml")
     expected = {
-        "--scheduler euler: needs diffusers, of the extra sd": [*_UPSCALE, "--scheduler", "euler"],
-        "a hub id: needs huggingface_hub, of the extra sd": [*_UPSCALE, "--model", "someone/model"],
-        "of the extra sd: pip install 'clearsr[sd]'": ["init", "--base-model", "someone/base", "-o", "m"],
-        "training: needs accelerate, of the extra train: pip install 'clearsr[train]'": ["train", recipe],
+        "--scheduler euler: needs diffusers; install the extra sd": [*_UPSCALE, "--scheduler", "euler"],
+        "a hub id: needs huggingface_hub; install the extra sd": [*_UPSCALE, "--model", "someone/model"],
+        "install the extra sd: pip install 'clearsr[sd]', or '.[sd]' in the folder": [
+            "init",
+            "--base-model",
+            "someone/base",
+            "-o",
+            "m",
+        ],
+        "training: needs accelerate; install the extra train: pip install 'clearsr[train]'": [
+            "train",
+            recipe,
+        ],
     }
     ends = _with_base_alone(tmp_path, *expected.values())
     for message, (code, error) in zip(expected, ends, strict=True):
@@ -110,7 +120,7 @@ def test_what_needs_an_extra_names_it_in_one_line(tmp_path):
 
 
 def test_only_the_packages_of_extras_are_forgiven():
-    with pytest.raises(ClearSRError, match="a LoRA: needs peft, of the extra sd"), optional("a LoRA"):
+    with pytest.raises(ClearSRError, match="a LoRA: needs peft; install the extra sd"), optional("a LoRA"):
         raise ModuleNotFoundError("No module named 'peft.tuners'", name="peft.tuners")
     with pytest.raises(ModuleNotFoundError), optional("a LoRA"):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
@@ -136,6 +146,17 @@ def test_every_import_of_such_a_package_says_what_it_is_for():
                 found += 1
                 assert id(node) in inside, f"{path}:{node.lineno}"
     assert found > 10
+
+
+def test_how_an_extra_is_installed_is_said_in_one_place():
+    """`errors.installing`: on no index as it is, `pip install clearsr[...]` alone says too little."""
+    folder = Path(clearsr.__file__).parent
+    texts = {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    spelled = [path for path, text in texts.items() if re.search(r"clearsr\[\S+\]", text)]
+    assert spelled == [folder / "errors.py"]
+    asked = {extra for text in texts.values() for extra in re.findall(r"installing\(['\"](\w+)", text)}
+    declared = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert len(asked) > 5 and all(f"\n{extra} = [" in declared for extra in asked)
 
 
 def test_the_extras_bring_these_packages():

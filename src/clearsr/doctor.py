@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from packaging.requirements import Requirement
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 
 Status = Literal["ok", "absent", "problem"]
 _NOT_SHOWN = ("all", "dev", "docs")  # made of the others, and for developers
@@ -157,7 +157,7 @@ def _extras() -> Iterator[Finding]:
         missing = [str(requirement) for requirement in needed if not _is_satisfied(requirement)]
         if missing:
             text = f"lacks {', '.join(missing)}"
-            yield Finding("extras", extra, "absent", text, f'pip install "clearsr[{extra}]"')
+            yield Finding("extras", extra, "absent", text, installing(extra))
         else:
             text = ", ".join(f"{requirement.name} {_installed(requirement)}" for requirement in needed)
             yield Finding("extras", extra, "ok", text)

@@ -58,10 +58,13 @@ def optional(purpose: str) -> Iterator[None]:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRA_OF:
             raise
-        extra = EXTRA_OF[package]
-        raise ClearSRError(
-            f"{purpose}: needs {package}, of the extra {extra}: pip install 'clearsr[{extra}]'"
-        ) from None
+        raise ClearSRError(f"{purpose}: needs {package}; {installing(EXTRA_OF[package])}") from None
+
+
+def installing(extra: str) -> str:
+    """How to get an extra: pip asks no index for a clearsr that is installed; else it is in the source."""
+    named = f"pip install 'clearsr[{extra}]', or '.[{extra}]' in the folder of the source"
+    return f"install the extra {extra}: {named}"
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

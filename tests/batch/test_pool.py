@@ -43,9 +43,9 @@ def test_threads_of_the_environment_hold_where_no_flag_is_given(asked, threads, 
 def test_without_ray_the_work_goes_on_here_with_a_notice(monkeypatch, caplog):
     monkeypatch.setattr(on_ray, "has_ray", lambda: False)
     assert choose_engine(BatchConfig()) == "local"
-    assert 'pip install "clearsr[batch]"' in caplog.text
+    assert "install the extra batch: pip install 'clearsr[batch]'" in caplog.text
     for config in (BatchConfig(engine="ray"), BatchConfig(address="auto")):
-        with pytest.raises(ClearSRError, match=r'Ray is not installed; pip install "clearsr\[batch\]"'):
+        with pytest.raises(ClearSRError, match="Ray is not installed; install the extra batch"):
             choose_engine(config)
 
 

@@ -107,7 +107,10 @@ def test_the_same_model_against_itself_differs_by_its_constraint_alone(analyze, 
         (["--figure", "spectra", "--against", "compact"], "--against: belongs to --figure control"),
         (["--precision", "bf16"], "--precision bf16: control signals and spectra are read in fp32"),
         (["--upscale", "2.5"], "--upscale 2.5: must be a whole number here"),
-        (["--degradation", "heavy"], "--degradation: must be 'full', 'light', 'camera', 'real' or 'bicubic'"),
+        (
+            ["--degradation", "heavy"],
+            "--degradation: must be 'full', 'light', 'camera', 'real', 'compressed' or 'bicubic'",
+        ),
     ],
 )
 def test_wrong_flags(analyze, arguments, says):

@@ -214,7 +214,8 @@ def test_mistakes_are_said_before_a_model_is_loaded(batch, tree, tmp_path, monke
     monkeypatch.setattr(on_ray, "has_ray", lambda: False)
     outcome = batch(tree, "-o", tmp_path / "out", "--engine", "ray")
     assert outcome.errors == [
-        'clearsr: error: --engine ray: Ray is not installed; pip install "clearsr[batch]"'
+        "clearsr: error: --engine ray: Ray is not installed; install the extra batch: pip install "
+        "'clearsr[batch]', or '.[batch]' in the folder of the source"
     ]
 
 

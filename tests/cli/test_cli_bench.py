@@ -113,7 +113,7 @@ def test_sd21_times_each_batch_and_knows_its_floors(bench, miniature, monkeypatc
     for row, batch in ((one, 1), (two, 2)):
         for kind in ("seconds", "cpu_seconds"):  # three steps, and the VAE besides
             assert batch * row[f"{kind}_per_image"] > 2 * row[f"{kind}_per_step"] > 0
-    assert "CPU s/step" in outcome.out
+    assert "eager, batch 2, no guidance" in outcome.out
 
 
 def test_memory_at_its_peak_is_counted_from_the_last_reset():

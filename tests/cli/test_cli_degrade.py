@@ -26,7 +26,7 @@ def test_pair_is_what_the_library_makes(run, photo, tmp_path):
     assert outcome.out == f"{source} -> {tmp_path / 'lr/sub/a.png'} (12x9, " + outcome.out[-7:]
 
 
-@pytest.mark.parametrize("preset", ["full", "light", "camera", "bicubic"])
+@pytest.mark.parametrize("preset", ["full", "light", "camera", "compressed", "bicubic"])
 def test_presets_and_factor(run, photo, tmp_path, preset):
     outcome = run(
         "degrade", photo("a.jpg", 30, 42), "-o", tmp_path / "out", "--preset", preset, "--upscale", "3"
@@ -83,7 +83,10 @@ def test_bad_files_do_not_stop_the_others(run, photo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--preset", "heavy"], "--preset: must be 'full', 'light', 'camera', 'real' or 'bicubic'"),
+        (
+            ["--preset", "heavy"],
+            "--preset: must be 'full', 'light', 'camera', 'real', 'compressed' or 'bicubic'",
+        ),
         (["--upscale", "0"], "--upscale: must be from 1 to 64 (got 0)"),
         (
             ["--set", "first.blur.sigma=[3,1]"],

@@ -187,7 +187,7 @@ def test_without_originals_only_some_measures_remain(run, testset):
         ),
         (["--testset", "X", "--seeds", "1,1"], 2, "--seeds 1,1: expected different numbers"),
         (["--sr", "X", "--measures", "psrn"], 2, "--measures"),
-        (["--sr", "X", "--hr", "X", "--measures", "lpips"], 1, "lpips: needs the extra eval"),
+        (["--sr", "X", "--hr", "X", "--measures", "lpips"], 1, "lpips: needs pyiqa"),
         (["--sr", "nowhere"], 1, "nowhere: must be a folder of images"),
         (["--sr", "X", "--limit", "0"], 2, "--limit 0: must be 1 or more"),
         (["--testset", "X", "--workers", "0"], 2, "--workers 0: must be 1 or more"),

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from clearsr.data.photographs import Photographs
-from clearsr.data.sources import decode, list_items, pixel_size, write_index
+from clearsr.data.sources import ImageItem, KnownSizes, decode, list_items, pixel_size, write_index
 from clearsr.errors import ClearSRError
 from clearsr.image import ImageData, write_image
 from clearsr.tiling import Window
@@ -177,3 +178,110 @@ def test_crops_are_the_same_from_the_cache_which_keeps_what_fits_and_no_more(
         crop = cached.crop(index, lambda height, width: window)
         assert torch.equal(crop, window.of(plain[index]))
     assert decoded == [("0.png", True), ("1.png", True), *[("2.png", False)] * 3]
+
+
+@pytest.fixture
+def many(folder, tmp_path):
+    """`photos/a.png`, `photos/inner/b.png` and a shard with two members of one name, which differ in size."""
+    shard = folder / "twice.tar"
+    with tarfile.open(shard, "w") as archive:
+        for name in ("a.png", "inner/b.png"):
+            archive.add(folder / name, "same.png")
+    return list_items([folder])
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The labels of the images of which a header was read, in order."""
+    labels, read = [], ImageItem.read_bytes
+
+    def counted(item, limit=None):
+        labels.append(item.label())
+        return read(item, limit)
+
+    monkeypatch.setattr(ImageItem, "read_bytes", counted)
+    return labels
+
+
+def sizes_by(file, items):
+    known = KnownSizes(file, items)
+    found = [known.of(item) for item in items]
+    known.keep()
+    return found
+
+
+def test_the_second_start_opens_no_picture(many, tmp_path, opened):
+    expected = [pixel_size(item) for item in many]
+    assert expected == [(24, 20), (25, 20), (24, 20), (25, 20)]
+    file = tmp_path / "sizes.json"
+    opened.clear()
+    assert sizes_by(file, many) == expected and len(opened) == 4
+    written = file.read_bytes()
+    opened.clear()
+    assert sizes_by(file, many) == expected and not opened
+    assert file.read_bytes() == written and not list(tmp_path.glob(".*"))
+    assert sizes_by(None, many) == expected and len(opened) == 4
+
+
+@pytest.mark.parametrize("keeps_time", [False, True])
+def test_a_file_that_changed_is_read_again_and_no_other(
+    many, folder, tmp_path, opened, make_picture, keeps_time
+):
+    file, changed = tmp_path / "sizes.json", folder / "inner" / "b.png"
+    before, length = changed.stat(), changed.stat().st_size
+    sizes_by(file, many)
+    opened.clear()
+    content = (folder / "a.png").read_bytes()
+    changed.unlink()
+    changed.write_bytes(content[:length].ljust(length, b"\0"))  # another picture of the same length
+    if keeps_time:
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert sizes_by(file, many)[1] == (24, 20) and opened == [str(changed)]
+    shard = folder / "twice.tar"
+    os.utime(shard, ns=(0, 0))
+    opened.clear()
+    sizes_by(file, many)
+    assert opened == [f"{shard}/same.png"] * 2
+
+
+def test_what_is_gone_is_forgotten_and_what_is_no_cache_is_replaced(many, folder, tmp_path, opened):
+    file = tmp_path / "sizes.json"
+    sizes_by(file, many)
+    sizes_by(file, many[1:])
+    assert str(folder / "a.png") not in file.read_text() and len(json.loads(file.read_text())) == 2
+    name = str(folder / "a.png")
+    for content in (
+        "",
+        "[]",
+        "{",
+        "[" * 100_000,
+        json.dumps({name: 3}),
+        json.dumps({name: [[1], {"0": ["x", 2]}]}),
+    ):
+        file.write_text(content)
+        opened.clear()
+        assert sizes_by(file, many)[0] == (24, 20) and len(opened) == 4
+        assert len(json.loads(file.read_text())) == 3
+
+
+def test_one_header_that_cannot_be_read_costs_no_other(folder, tmp_path, opened):
+    (folder / "b.png").write_bytes(b"no image")
+    file = tmp_path / "sizes.json"
+    for skip, read in ((False, ["a.png"]), (True, ["inner/b.png"]), (True, [])):
+        opened.clear()
+        photographs = Photographs([folder], sizes=file)
+        if skip:
+            assert photographs.smaller_than(21, skip_unreadable=True).keys() == {0, 2}
+        else:
+            with pytest.raises(ClearSRError, match="b.png: is not an image"):
+                photographs.smaller_than(21)
+        assert [label for label in dict.fromkeys(opened) if label != str(folder / "b.png")] == [
+            str(folder / name) for name in read
+        ]
+
+
+def test_where_nothing_can_be_kept_the_headers_are_read_each_time(many, tmp_path, opened):
+    for _ in range(2):
+        opened.clear()
+        assert len(sizes_by(tmp_path / "gone" / "sizes.json", many)) == len(opened) == 4
+    assert not (tmp_path / "gone").exists()

@@ -265,3 +265,26 @@ def assert_blurs(published, blurs, count):
         betas = [kernel[3] for kernel in shaped if kernel[0] == name]
         assert_share(sum(beta < 1 for beta in betas), len(betas), 0.5 if low < 1 else 0)
         assert low <= min(betas) and high - 0.15 * (high - 1) <= max(betas) <= high
+
+
+def test_compressed_is_a_camera_behind_one_jpeg_that_shows(chain_of):
+    """Every image is blurred, shrunk once and compressed at its final size, half of them sharpened before."""
+    config = preset_config("compressed")
+    chains = [chain_of(config, seed, (SIDE, SIDE)) for seed in range(DRAWS)]
+    by_name = defaultdict(list)
+    for chain in chains:
+        names = [step[0] for step in chain]
+        assert names[0] == "blur" and names[-1] == "round_to_8_bit" and names.count("compress_jpeg") == 1
+        jpeg = names.index("compress_jpeg")
+        sizes = [step[1] for step in chain[:jpeg] if step[0] == "resize"]
+        assert sizes[-1] == (SIDE // 4, SIDE // 4) and "sharpen" not in names[jpeg:]
+        for step in chain:
+            by_name[step[0]].append(step[1:])
+    assert_fills([quality for (quality,) in by_name["compress_jpeg"]], 25, 92)
+    assert_share(len(by_name["sharpen"]), DRAWS, 0.5)
+    assert_fills([sigma for kernel in by_name["blur"] for sigma in set(kernel[2])], 0.2, 3.0)
+    assert {step[0] for chain in chains for step in chain if "noise" in step[0]} == {
+        "add_gaussian_noise",
+        "add_poisson_noise",
+    }
+    assert max(sigma for sigma, _ in by_name["add_gaussian_noise"]) <= 3

@@ -253,7 +253,8 @@ def test_jpeg_xl_names_its_extra_where_that_is_missing(tmp_path: Path, monkeypat
     (tmp_path / "b.jpg").write_bytes(b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20))
     for name in ("a.jxl", "b.jpg"):
         with pytest.raises(
-            ClearSRError, match=r"is a JPEG XL image; to read it, pip install 'clearsr\[jxl\]'"
+            ClearSRError,
+            match=r"is a JPEG XL image; to read it, install the extra jxl: pip install 'clearsr\[jxl\]'",
         ):
             read_image(tmp_path / name)
 

@@ -119,7 +119,9 @@ def test_a_batch_of_two_is_two_singles_in_any_order(network, conditioning, sched
 
 
 def _rows(given, rows):
-    return Conditioning(given.embedding.map(lambda part: part[rows]), given.prompt[rows], given.negative)
+    counts = None if given.counts is None else given.counts[rows]
+    embedding = given.embedding.map(lambda part: part[rows])
+    return Conditioning(embedding, given.prompt[rows], given.negative, counts)
 
 
 @pytest.mark.parametrize("scheduler", ["ddpm", "ddim", "dpm++", "unipc", "euler"])
@@ -336,7 +338,7 @@ def _exactly(given, folder=None):
     if folder is not None:
         embedding = embedding.map(DiskTensor(embedding.mean.shape, folder, CPU, torch.float64).holding)
     negative = None if given.negative is None else given.negative.double()
-    return Conditioning(embedding, given.prompt.double(), negative)
+    return Conditioning(embedding, given.prompt.double(), negative, given.counts)
 
 
 @pytest.mark.parametrize(
@@ -346,6 +348,7 @@ def _exactly(given, folder=None):
         ({"guidance_scale": 2.5, "negative": True, "scheduler": "euler"}, False, False, 16),
         ({"guidance_scale": 2.5, "lsa": {"alpha": 0.1, "beta": 0.1, "target": "z_0"}}, True, True, 2),
         ({"scheduler": "ddpm"}, False, True, 4),
+        ({"guidance_scale": 2.5, "counts": ((True, False, False), (True, True, True))}, True, False, 3),
     ],
     ids=str,
 )
@@ -357,7 +360,9 @@ def test_tiles_at_once_are_tiles_one_by_one(
     monkeypatch.setattr(guidance, "KEPT_TILES", 32 if is_kept else 0)
     negative = normal(1, 5, 16, seed=4) if changes.get("negative") else None
     given = conditioning(height=40, width=72, negative=negative)
-    settings = {key: value for key, value in changes.items() if key != "negative"}
+    if "counts" in changes:
+        given = given._replace(prompt=normal(2, 3, 16, seed=5), counts=torch.tensor(changes["counts"]))
+    settings = {key: value for key, value in changes.items() if key not in ("negative", "counts")}
     config = _config(**{"steps": 2, "tile": {"size": 32, "overlap": 8}, **settings})
     expected = denoise(exact_network, _exactly(given), config, _generators(1, 2))
     passes = []

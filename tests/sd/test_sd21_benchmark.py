@@ -34,10 +34,37 @@ def test_random_network_is_whole_and_gives_finite_numbers(miniature, normal):
 def test_every_batch_size_has_its_figures(miniature):
     config = BenchmarkConfig(device="cpu", precision="bf16", batches=(1, 2), steps=3)
     figures = sd21.measure_sd21(config)
-    assert list(figures["runs"]) == ["eager, batch 1", "eager, batch 2"]
-    one, two = figures["runs"].values()
-    assert two["arithmetic_floor"] == pytest.approx(2 * one["arithmetic_floor"])
-    assert two["bandwidth_floor"] == one["bandwidth_floor"]
-    for row in (one, two):
+    names = [f"eager, batch {batch}{how}" for batch in (1, 2) for how in ("", ", no guidance")]
+    assert list(figures["runs"]) == names
+    one, one_unguided, two, two_unguided = figures["runs"].values()
+    for single, double in ((one, two), (one_unguided, two_unguided)):
+        assert double["arithmetic_floor"] == pytest.approx(2 * single["arithmetic_floor"])
+        assert double["bandwidth_floor"] == single["bandwidth_floor"]
+    for floor in ("arithmetic_floor", "bandwidth_floor"):  # the decoder runs once and not twice
+        assert one_unguided[floor] < 0.9 * one[floor]
+    for row in figures["runs"].values():
         assert row["peak_bytes"] > 1e6 and 0 < row["seconds_per_step"] < row["seconds_per_image"] * 2
     assert figures["dtype"] == "bfloat16" and all(rate > 0 for rate in figures["rates"].values())
+
+
+def test_without_guidance_the_decoder_runs_once_a_step(miniature, monkeypatch):
+    decoded = []
+    decode = sd21.ClearSRNetwork.unet_decode
+
+    def count(network, encoded, control, prompt, *rest):
+        decoded.append(network)
+        return decode(network, encoded, control, prompt, *rest)
+
+    monkeypatch.setattr(sd21.ClearSRNetwork, "unet_decode", count)
+    seen = {}
+    measure = sd21._measure_batch
+
+    def counted(pipeline, pixels, guided, warm_up):
+        before = len(decoded)
+        row = measure(pipeline, pixels, guided, warm_up)
+        seen[guided] = len(decoded) - before
+        return row
+
+    monkeypatch.setattr(sd21, "_measure_batch", counted)
+    sd21.measure_sd21(BenchmarkConfig(device="cpu", precision="fp32", steps=3), side=64)
+    assert seen == {True: 6, False: 3}

@@ -68,6 +68,7 @@ def process_group():
 def measured_peak(config, shares):
     """The most bytes that torch's allocator had given out in three steps of a run, by the profiler."""
     accelerator = start_processes(config)
+    gc.collect()  # what is freed below must have been made below
     kinds = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
         stage = prepare_stage(config, build_network(config.model), accelerator.device)

@@ -17,7 +17,7 @@ from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.sampling.denoise import denoise
 from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
-from clearsr.training.losses import Discriminator, anchor_losses, patch_pattern, shifted
+from clearsr.training.losses import Discriminator, anchor_losses, patch_pattern, shifted, step_draws
 from clearsr.training.setup import stages_of_run
 from clearsr.training.stages import build_stage
 
@@ -168,6 +168,35 @@ def test_with_a_painter_the_sampler_is_trained_through_it(batch, make_stage):
     terms["loss"].backward()
     for part in (stage.network.painter, stage.network.unet, stage.network.detail_preserving):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters())
+
+
+@torch.no_grad()
+def test_prompts_of_two_lengths_are_sampled_together(make_run, make_network, make_picture):
+    model = {"image_prompt": {"mode": "tokens"}}
+    config = make_run(
+        model=model,
+        perceptual={"blocks": BLOCKS},
+        loss={"prompt_dropout": 0.5},
+        validation={"sampling": SAMPLING},
+    )
+    stage = build_stage(config, make_network(**model))
+    network, ids = stage.network, list(range(6))
+    hr = torch.stack([make_picture(32, 32, seed) for seed in ids])
+    lr_image = to_signed(hr)
+    _, dropped = step_draws(0, ids, config.loss, lr_image.device)
+    prompt = network.image_prompt(lr_image)
+    assert prompt.shape[1] > network.null_prompt.shape[1] and 0 < dropped.sum() < len(ids)
+    embedding = network.latents.embed_lr(lr_image)
+    together = stage._sampled(embedding, lr_image, TrainingBatch(hr, F.avg_pool2d(hr, 4), ids), 0)
+    for i in ids:
+        own = embedding.map(lambda part, i=i: part[i : i + 1])
+        seen = network.null_prompt if dropped[i] else prompt[i : i + 1]
+        generators = [make_generator("noise", 0, i)]
+        alone = denoise(network, Conditioning(own, seen), config.validation.sampling, generators)
+        torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+        other = prompt[i : i + 1] if dropped[i] else network.null_prompt
+        swapped = denoise(network, Conditioning(own, other), config.validation.sampling, generators)
+        assert (swapped - alone).abs().max() > 1e-3
 
 
 def test_beside_the_painting_d_of_z_0_and_eq_1_may_count(batch, make_stage, make_run):

@@ -121,7 +121,7 @@ def test_what_does_not_start_is_an_error_before_the_first_step(tracked, make_tra
 def test_what_is_not_installed_is_an_error_before_anything(make_tracked, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     config = make_tracked()
-    with pytest.raises(ClearSRError, match=r"trackers: wandb: needs wandb, .*'clearsr\[wandb\]'"):
+    with pytest.raises(ClearSRError, match=r"trackers: wandb: needs wandb; .*'clearsr\[wandb\]'"):
         fit(config)
     assert not config.output.exists()
     require_trackers(config.model_copy(update={"trackers": ("tensorboard",)}))

@@ -12,8 +12,11 @@ from clearsr.config.training import TrainConfig
 from clearsr.data.crops import TrainingBatch
 from clearsr.image import ImageData, write_image
 from clearsr.models.build import build_network
+from clearsr.models.checkpoint import EMBEDDED_MODELS, locate, read_description, save_network
+from clearsr.models.realesrgan import RRDBNet
 from clearsr.pipeline.pipeline import ClearSRPipeline
 from clearsr.training.engine import fit
+from clearsr.training.setup import prepare_network, stages_of_run
 from clearsr.training.stages import build_stage
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
@@ -178,3 +181,43 @@ def test_the_papers_recipe_runs_in_low_precision_and_comes_back(sd_base, tmp_pat
     assert result.color.isfinite().all()
     fit(config.model_copy(update={"steps": 3}), resume="latest")
     assert (config.output / "checkpoints" / "step-00000003").is_dir()
+
+
+CHAINS = {
+    "version 3": [f"compact-{name}" for name in ("1-autoencoder", "2-lr-encoder", "3-decoder", "4-painter")]
+    + ["compact-5-together"],
+    "version 2": ["compact-1-autoencoder"]
+    + [f"version2/{name}" for name in ("2-lr-encoder", "3-clearsr", "4-larger-crops")],
+}
+
+
+def test_no_recipe_starts_from_what_none_makes():
+    recipes = [load_config(TrainConfig, [path]) for path in RECIPES]
+    made = {recipe.output / "export" for recipe in recipes} | {Path(name) for name in EMBEDDED_MODELS}
+    starts = {source for recipe in recipes for source in recipe.init_from}
+    assert len(starts) > 5 and starts <= made
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_each_recipe_of_a_chain_takes_over_what_the_one_before_left(chain, tmp_path, monkeypatch, caplog):
+    """Without training: each network is saved as its stage would, and the next stage starts from it."""
+    monkeypatch.setattr("clearsr.training.setup.load_realesrgan", RRDBNet)
+    exports = {}
+    for name in chain:
+        config = load_config(TrainConfig, [CONFIGS / f"{name}.yaml"])
+        starts = [exports[source] for source in config.init_from]
+        network, stages = prepare_network(config.model_copy(update={"init_from": tuple(starts)}))
+        folder = exports[config.output / "export"] = tmp_path / config.output.name
+        save_network(network, folder, [*stages, *stages_of_run(config)], dtype=torch.float16)
+    assert "brings no stage" not in caplog.text and len(exports) == len(chain)
+    shipped = read_description(locate("compact"))["model"]
+    made = read_description(folder)["model"]
+    for model in (shipped, made):
+        del model["autoencoder"]["scaling_factor"]  # measured
+    assert (made == shipped) == (chain == CHAINS["version 3"])
+
+
+def test_the_recipe_of_the_last_stage_teaches_the_shipped_model():
+    recipe = load_config(TrainConfig, [CONFIGS / "compact-5-together.yaml"])
+    _, stages = prepare_network(recipe.model_copy(update={"init_from": (Path("compact"),)}))
+    assert {"autoencoder", "lr_encoder", "decoder", "painter", "clearsr"} == set(stages)

@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import yaml
 
+from clearsr.data import sources
 from clearsr.errors import ClearSRError
+from clearsr.training import engine, run_folder
 from clearsr.training.engine import fit
 from clearsr.training.progress import Report
 
@@ -60,6 +63,48 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     assert_identical(*exports)
     described = [(config.output / "export" / "config.json").read_text() for config in (parts, whole)]
     assert described[0] == described[1]
+
+
+def test_checkpoints_in_the_background_change_nothing_and_are_there_before_the_export(
+    make_run, photos, signal_at, monkeypatch, checkpoint_tensors, assert_identical
+):
+    """With validation, which lends the parameters' memory to the averages, and a stop in between."""
+    changes = {
+        **EVERYTHING, "checkpoint_every": 1, "keep_checkpoints": 9, "validate_every": 1,
+        "data": {"validation": [str(photos)]},
+        "validation": {"count": 1, "crop_size": 32, "sampling": {"steps": 1}},
+    }  # fmt: skip
+    whole = make_run("clearsr", "whole", **changes)
+    fit(whole)
+    slow = run_folder.save_file
+    monkeypatch.setattr(run_folder, "save_file", lambda *args: (time.sleep(0.1), slow(*args)))
+    there, export = [], engine._Trainer._export
+
+    def seen(self, folder):
+        if folder.name.startswith(".writing-export."):
+            there.append([path.name for path in run_folder.checkpoint_folders(self.config.output)][-1])
+        export(self, folder)
+
+    monkeypatch.setattr(engine._Trainer, "_export", seen)
+    behind = make_run("clearsr", "behind", **changes, background_checkpoints=True)
+    signal_at(3)
+    fit(behind)
+    fit(behind, resume="latest")
+    assert there == ["step-00000003", "step-00000005"]
+    for step in range(1, 6):
+        at = f"checkpoints/step-{step:08d}"
+        assert_identical(*(checkpoint_tensors(run.output / at) for run in (behind, whole)))
+        assert (behind.output / at / "state.json").read_bytes() == (
+            whole.output / at / "state.json"
+        ).read_bytes()
+    assert_identical(*(checkpoint_tensors(run.output / "export") for run in (behind, whole)))
+
+
+def test_a_run_that_goes_on_opens_no_picture_to_see_its_size(make_run, monkeypatch):
+    changes = {"batch_size": 2, "data": {"small": "skip"}}
+    fit(make_run("autoencoder", steps=1, **changes))
+    monkeypatch.setattr(sources, "pixel_size", None)
+    fit(make_run("autoencoder", steps=2, **changes), resume="latest")
 
 
 def test_a_run_without_average_resumes_with_more_steps(make_run, checkpoint_tensors, assert_identical):

@@ -2,6 +2,7 @@
 
 import errno
 import math
+import threading
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from clearsr.errors import ClearSRError
 from clearsr.training import run_folder
+from clearsr.training.engine import CheckpointWriter
 from clearsr.training.run_folder import (
     Best,
     checkpoint_folders,
@@ -34,7 +36,7 @@ def state(make_run):
 
 
 def test_a_checkpoint_comes_back_with_its_notes(tmp_path, state, make_run, assert_identical):
-    folder = save_checkpoint(tmp_path, 7, state, 2, {"data": "abc"})
+    folder = save_checkpoint(tmp_path, 7, state.tensors(), 2, {"data": "abc"})
     fresh = TrainingState.of(nn.Linear(3, 2), make_run())
     assert load_checkpoint(folder, fresh) == {"step": 7, "data": "abc"}
     for group, tensors in state.tensors().items():
@@ -44,12 +46,12 @@ def test_a_checkpoint_comes_back_with_its_notes(tmp_path, state, make_run, asser
 
 def test_only_the_newest_are_kept(tmp_path, state):
     for step in (1, 20, 3):
-        save_checkpoint(tmp_path, step, state, 2)
+        save_checkpoint(tmp_path, step, state.tensors(), 2)
     assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000003", "step-00000020"]
 
 
 def test_what_a_kill_left_half_written_is_passed_over_and_removed(tmp_path, state):
-    save_checkpoint(tmp_path, 1, state, 2)
+    save_checkpoint(tmp_path, 1, state.tensors(), 2)
     for name in (".writing-step-00000002.4711", ".step-00000002.4711"):
         half = tmp_path / "checkpoints" / name
         half.mkdir()
@@ -62,7 +64,7 @@ def test_what_a_kill_left_half_written_is_passed_over_and_removed(tmp_path, stat
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path, state):
-    folder = save_checkpoint(tmp_path, 1, state, 2)
+    folder = save_checkpoint(tmp_path, 1, state.tensors(), 2)
     folder.rename(folder.with_name(".replaced-step-00000001"))
     clean_up(tmp_path)
     assert checkpoint_folders(tmp_path) == [folder]
@@ -78,16 +80,16 @@ def test_a_kill_after_the_second_rename_leaves_the_new_one(tmp_path):
 
 
 def test_a_full_disk_is_said_and_the_last_checkpoint_stays(tmp_path, state, make_run, monkeypatch):
-    folder = save_checkpoint(tmp_path, 1, state, 1)
+    folder = save_checkpoint(tmp_path, 1, state.tensors(), 1)
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run_folder, "save_file", full)
     with pytest.raises(ClearSRError, match="No space left on device.*saved before is whole"):
-        save_checkpoint(tmp_path, 2, state, 1)
+        save_checkpoint(tmp_path, 2, state.tensors(), 1)
     with pytest.raises(ClearSRError, match="No space left"):
-        save_checkpoint(tmp_path, 1, state, 1)
+        save_checkpoint(tmp_path, 1, state.tensors(), 1)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     assert load_checkpoint(folder, TrainingState.of(nn.Linear(3, 2), make_run()))["step"] == 1
 
@@ -99,7 +101,7 @@ def test_too_small_a_disk_is_refused_before_training(tmp_path):
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path, state, make_run):
-    folder = save_checkpoint(tmp_path, 1, state, 2)
+    folder = save_checkpoint(tmp_path, 1, state.tensors(), 2)
     with pytest.raises(ClearSRError, match="other parameters than this configuration trains"):
         load_checkpoint(folder, TrainingState.of(nn.Linear(4, 2), make_run()))
 
@@ -116,3 +118,86 @@ def test_the_best_model_replaces_the_one_before(tmp_path):
         save_best(tmp_path, best, lambda folder, step=best.step: (folder / str(step)).touch())
         assert read_best(tmp_path) == best
     assert sorted(path.name for path in (tmp_path / "export-best").iterdir()) == ["20", "best.json"]
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """`held.set()` lets files of checkpoints be written, which until then wait."""
+    go, save = threading.Event(), run_folder.save_file
+    monkeypatch.setattr(run_folder, "save_file", lambda *args: (go.wait(60), save(*args)))
+    return go
+
+
+def move(state):
+    """What a step does to all that a checkpoint holds."""
+    with torch.no_grad():
+        for tensors in state.tensors().values():
+            for value in tensors.values():
+                value.add_(1)
+
+
+def test_a_checkpoint_in_the_background_is_the_blocking_one_byte_for_byte(tmp_path, state, held):
+    notes = {"data": "abc", "losses": [0.5]}
+    folders = []
+    with CheckpointWriter(tmp_path / "behind", 9, in_background=True) as writer:
+        for step in (1, 2):  # the second goes into the memory of the first
+            held.set()
+            folders.append(save_checkpoint(tmp_path / "at once", step, state.tensors(), 9, notes))
+            writer.wait()
+            held.clear()
+            writer.save(step, state, notes)
+            move(state)  # while it is being written
+            assert len(checkpoint_folders(tmp_path / "behind")) == step - 1
+        held.set()
+    written = checkpoint_folders(tmp_path / "behind")
+    assert [files_of(folder) for folder in written] == [files_of(folder) for folder in folders]
+    assert files_of(written[0]) != files_of(written[1])
+
+
+def test_what_goes_wrong_in_the_background_is_raised(tmp_path, state, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_checkpoint(tmp_path, 1, state.tensors(), 1)
+    monkeypatch.setattr(run_folder, "save_file", full)
+    for ask in (CheckpointWriter.wait, lambda writer: writer.save(3, state, {}), lambda writer: None):
+        with (
+            pytest.raises(ClearSRError, match="step-00000002: cannot be written .*No space left"),
+            CheckpointWriter(tmp_path, 1, in_background=True) as writer,
+        ):
+            writer.save(2, state, {})
+            ask(writer)
+    with pytest.raises(ClearSRError, match="No space left"), CheckpointWriter(tmp_path, 1, True) as writer:
+        writer.save(2, state, {})
+        while True:
+            writer.check()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_error_of_the_loop_waits_for_the_checkpoint_and_hides_no_other(
+    tmp_path, state, held, monkeypatch, caplog, fails
+):
+    if fails:
+        monkeypatch.setattr(run_folder, "_flush", lambda file: 1 / 0)
+    with pytest.raises(ClearSRError, match="of the loop"), CheckpointWriter(tmp_path, 1, True) as writer:
+        writer.save(2, state, {})
+        threading.Timer(0.1, held.set).start()
+        raise ClearSRError("of the loop")
+    assert len(checkpoint_folders(tmp_path)) == (not fails)
+    assert ("division by zero" in caplog.text) == fails
+
+
+def test_a_second_ctrl_c_does_not_wait_and_leaves_nothing_half(tmp_path, state, held):
+    save_checkpoint(tmp_path, 1, {}, 1)
+    with pytest.raises(KeyboardInterrupt), CheckpointWriter(tmp_path, 1, in_background=True) as writer:
+        writer.save(2, state, {})
+        raise KeyboardInterrupt
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000001"]
+    held.set()
+    writer.wait()
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-00000002"]

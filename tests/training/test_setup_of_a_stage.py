@@ -89,3 +89,15 @@ def test_a_painter_that_nobody_trained_is_told(make_run, save, caplog):
     painter = save("painter", 1, ["painter"], **model)
     prepare_network(make_run("clearsr", model=model, init_from=[before, painter]))
     assert "painter" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["runs/before/export", "someone/model"])
+def test_a_start_that_is_not_there_is_named_with_what_to_do(make_run, name):
+    with pytest.raises(ClearSRError, match=rf"^init_from: {name} holds no model yet; train the stage before"):
+        prepare_network(make_run(init_from=[name]))
+
+
+def test_a_start_of_another_size_is_held_against_the_recipe(make_run, save):
+    before = save("before", 0, ["autoencoder", "lr_encoder"], lr_encoder={"layers": [1, 1]})
+    with pytest.raises(ClearSRError, match=r"does not fit the recipe's model: it lacks latents\.lr_encoder"):
+        prepare_network(make_run(model={"lr_encoder": {"layers": [2, 1]}}, init_from=[before]))

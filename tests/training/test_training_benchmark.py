@@ -1,6 +1,8 @@
-"""What benchmarks/train.py measures and proves, at tiny size: the true size differs in the widths alone."""
+"""What benchmarks/train.py and gpu.py measure and prove, at tiny size: true size differs in the widths."""
 
 import importlib
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 
 from clearsr.config.base import build_config, merge, read_yaml
 from clearsr.config.training import TrainConfig
+from clearsr.data.crops import TrainingBatch
 from clearsr.models.build import build_network, meta_network, random_network
 from clearsr.models.parameters import parameter_table
 from clearsr.training.stages import build_stage
@@ -114,3 +117,113 @@ def test_a_random_network_is_the_base_s_but_for_the_weights(on_a_base, sd_base):
     weights = [network.unet.mid_block.resnets[0].conv1.weight for network in (ours, again, other, built)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[3])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_diffusers_trainer_takes_our_steps(on_a_base, precision):
+    config = on_a_base.model_copy(update={"precision": precision, "frozen_precision": precision})
+    row = importlib.import_module("train").measure(config, network="controlnet", ahead=True)
+    stage = importlib.import_module("controlnet").ControlNetStage(config)
+    assert row["trained"] == sum(p.numel() for p in stage.controlnet.parameters())
+    assert len(row["seconds"]) == 3
+    assert all(0.5 < loss < 2 for loss in row["loss"])  # MSE of noise that is not yet known
+
+
+def test_diffusers_trainer_learns_in_the_controlnet_alone_and_what_it_adds_counts(on_a_base, normal):
+    stage = importlib.import_module("controlnet").ControlNetStage(on_a_base)
+    batch = TrainingBatch(normal(2, 3, 128, 128).sigmoid(), normal(2, 3, 32, 32, seed=1).sigmoid(), [0, 1])
+    unknown = stage(batch, 0)["loss"]
+    unknown.backward()
+    learning = {name for name, p in stage.named_parameters() if p.grad is not None and p.grad.any()}
+    # Behind the zero convolutions nothing has a gradient yet.
+    zeros = ("controlnet.controlnet_down_blocks.", "controlnet.controlnet_mid_block.")
+    assert learning and all(name.startswith(zeros) for name in learning)
+    with torch.no_grad():
+        stage.controlnet.controlnet_down_blocks[0].weight.add_(0.1)
+        stage.controlnet.controlnet_cond_embedding.conv_out.weight.add_(1)
+        added = stage(batch, 0)["loss"]
+        assert added != unknown and stage(batch._replace(lr=1 - batch.lr), 0)["loss"] != added
+
+
+def test_images_per_second_are_held_beside_controlnet_s_under_the_same_settings():
+    train = importlib.import_module("train")
+    same = {"batch": 2, "crop": 512, "precision": "bf16", "checkpointing": False, "planned_memory": 2**30}
+    sizes = {"peak_memory": 2**30, "libraries_memory": 0, "loss": []}
+    ours = {**same, **sizes, "network": "clearsr", "seconds": [9.0, 0.5, 0.5]}
+    theirs = {**same, **sizes, "network": "controlnet", "seconds": [9.0, 0.6, 0.6], "planned_memory": None}
+    other = {**ours, "batch": 4}
+    rows = [ours, other, theirs]
+    assert train.over_controlnet(ours, rows) == pytest.approx(1.2)
+    assert train.over_controlnet(other, rows) is None and train.over_controlnet(theirs, rows) is None
+    failed = {**same, "network": "clearsr", "error": "out of memory"}
+    lines = train.table([*rows, failed]).splitlines()
+    assert {line.count("|") for line in lines} == {14}
+    assert "| 4 | 1.20 | 1.00 |" in lines[2] and "out of memory" in lines[5]
+
+
+@pytest.mark.slow
+def test_what_is_for_a_gpu_runs_in_small(tmp_path):
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--tiny", "--json", str(file)]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert outcome.returncode == 0, outcome.stderr
+    parts = json.loads(file.read_text())["parts"]
+    gpu = importlib.import_module("gpu")
+    expected = {name: "done" for name in gpu.PARTS}
+    if not torch.cuda.is_available():
+        expected |= dict.fromkeys([name for name in gpu.PARTS if "compiled" in name], "left out")
+    assert {name: part["state"] for name, part in parts.items()} == expected
+    assert parts["training"]["planned_memory"] > 0
+    assert all(parts[name]["images_per_second"] > 0 for name in ("training", "training, ControlNet"))
+    assert len(parts["sampling"]["runs"]) == 4
+
+
+def test_a_part_that_no_longer_fits_is_left_out_and_one_that_outlasts_the_time_is_stopped():
+    gpu = importlib.import_module("gpu")
+    late = gpu.run_part("training", tiny=False, seconds=20)
+    assert late == {"state": "left out", "why": "20 s left, it takes about 90"}
+    stopped = gpu.run_part("sampling", tiny=True, seconds=0.2)
+    assert stopped["state"] == "stopped" and stopped["seconds_in_all"] < 10
+
+
+def test_a_part_that_fails_says_why(tmp_path, monkeypatch):
+    gpu = importlib.import_module("gpu")
+
+    def fail(folder, tiny):
+        raise torch.OutOfMemoryError("out of memory\nand more")
+
+    monkeypatch.setitem(gpu.PARTS, "sampling", gpu.Part(fail, {}, 1))
+    gpu._answer("sampling", True, tmp_path, tmp_path / "answer.json")
+    said = json.loads((tmp_path / "answer.json").read_text())
+    assert said == {"state": "failed", "why": "OutOfMemoryError: out of memory"}
+
+
+def test_figures_are_held_against_the_goals():
+    gpu = importlib.import_module("gpu")
+    runs = {"eager, batch 1": 0.7, "compiled, batch 1": 0.5, "eager, batch 8": 0.2, "batch 8, no guidance": 9}
+    row = {"batch": 2, "crop": 512, "precision": "bf16", "checkpointing": False, "state": "done"}
+    parts = {
+        "sampling": {
+            "state": "done",
+            "runs": {name: {"seconds_per_image": seconds} for name, seconds in runs.items()},
+        },
+        "training": {
+            **row,
+            "network": "clearsr",
+            "seconds": [3.0, 1.0],
+            "peak_memory": 110,
+            "libraries_memory": 0,
+            "planned_memory": 100,
+        },
+        "training, ControlNet": {**row, "network": "controlnet", "seconds": [3.0, 0.9]},
+    }
+    found = {goal["what"]: (goal["value"], goal["is_met"]) for goal in gpu.goals(parts)}
+    assert found == {
+        "eager, batch 1: seconds a picture": (0.7, False),
+        "compiled, batch 1: seconds a picture": (0.5, True),
+        "eager, batch 8: pictures a second": (pytest.approx(5), True),
+        "training: images a second, times ControlNet's": (pytest.approx(0.9), False),
+        "training: peak memory over the plan": (pytest.approx(1.1), False),
+    }
+    parts["training, ControlNet"] = {"state": "left out", "why": "late"}
+    assert len(gpu.goals(parts)) == 4

@@ -19,7 +19,7 @@ import numpy as np
 
 from clearsr.atomic import lock, written_aside
 from clearsr.config.base import parse_json
-from clearsr.errors import ClearSRError, Notice, display_name
+from clearsr.errors import ClearSRError, Notice, display_name, installing
 from clearsr.files.storage import hash_of, normalise, split, store
 from clearsr.files.upscale import Result
 
@@ -287,5 +287,5 @@ def _import_pyarrow() -> tuple[Any, Any]:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise ClearSRError('--parquet: needs pyarrow; pip install "clearsr[batch]"') from None
+        raise ClearSRError(f"--parquet: needs pyarrow; {installing('batch')}") from None
     return pyarrow, parquet

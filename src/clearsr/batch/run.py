@@ -20,7 +20,7 @@ from clearsr.batch.manifest import Manifest, in_chunks
 from clearsr.batch.spool import Plan, in_the_way, plan_batch
 from clearsr.config.base import parse_json
 from clearsr.config.batch import BatchConfig, WorkConfig
-from clearsr.errors import ClearSRError, display_name
+from clearsr.errors import ClearSRError, display_name, installing
 from clearsr.files.storage import check_writable, is_url, normalise
 from clearsr.files.upscale import Result
 from clearsr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate, sha256_of
@@ -127,8 +127,8 @@ def choose_engine(config: BatchConfig) -> str:
         return "ray"
     if config.engine == "ray" or config.address is not None:
         asked = f"--address {config.address}" if config.address else "--engine ray"
-        raise ClearSRError(f'{asked}: Ray is not installed; pip install "clearsr[batch]"')
-    logger.warning('Ray is not installed (pip install "clearsr[batch]"); working on this machine without it')
+        raise ClearSRError(f"{asked}: Ray is not installed; {installing('batch')}")
+    logger.warning("working on this machine without Ray, which is not installed; %s", installing("batch"))
     return "local"
 
 

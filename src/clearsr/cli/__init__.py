@@ -44,7 +44,7 @@ COMMANDS = {
     "batch": Command(
         "clearsr.cli.batch:run", "upscale many files with a pool of workers, here or on a cluster"
     ),
-    "serve": Command("clearsr.cli.serve:run", "open a web page and an HTTP API on this machine"),
+    "serve": Command("clearsr.cli.serve:run", "start a web page and an HTTP API on this machine"),
     "degrade": Command("clearsr.cli.degrade:run", "make realistic low-resolution versions of photographs"),
     "demo": Command("clearsr.cli.demo:run", "upscale a bundled photograph, beside bicubic and the original"),
     "info": Command("clearsr.cli.info:run", "show a model's parts, parameters and settings"),

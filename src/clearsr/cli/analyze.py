@@ -35,7 +35,7 @@ figures:
   spectra     Figures 4 and 9: power spectra before and after a window cross-attention, and of DPM and SPM
   trajectory  Figure 5: PSNR, NIQE and sharpness over the steps of sampling, with the pictures
 Each is written as PNG and PDF, with every number that it shows as JSON. The paper's third curve is MANIQA:
---measures psnr,niqe,maniqa, with pip install 'clearsr[eval]'.
+--measures psnr,niqe,maniqa, with the extra eval.
 
 Without a second model, "without the constraint" is the model itself with its cross-attentions and its SPM
 switched off. The paper compares with a ControlNet that was trained without them: give one with --against

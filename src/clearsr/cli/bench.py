@@ -174,7 +174,7 @@ def _print_sd21(console: "Console", figures: dict[str, Any]) -> None:
         numbers = [_seconds(number) for number in (*times, *floors)]
         rows.append((name, *numbers, _megabytes(row["peak_bytes"])))
     header = ("", "s/step", "CPU s/step", "s/image", "CPU s/image", "floor: MACs", "floor: reads", "peak MB")
-    title = f"Stable Diffusion 2.1 size, {figures['dtype']}, {figures['steps']} steps with guidance"
+    title = f"Stable Diffusion 2.1 size, {figures['dtype']}, {figures['steps']} steps"
     _table(console, title, header, rows)
 
 

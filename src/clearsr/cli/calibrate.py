@@ -33,7 +33,7 @@ rule does not find (a curve that never falls below the HR images') is said and l
 A folder given by --model is calibrated in place; any other model is copied to -o first.
 
 examples:
-  clearsr calibrate photographs/ --model runs/compact-3-clearsr/export
+  clearsr calibrate photographs/ --model runs/version2-3-clearsr/export
   clearsr calibrate photographs/ -o calibrated/ --steps 50 --limit 100
   clearsr calibrate photographs/ --dry-run --plot figures/
 """

@@ -14,6 +14,7 @@ presets:
   full     Real-ESRGAN's own: two rounds of strong blur, resizing, noise and JPEG
   light    StableSR's milder set
   camera   the slightly soft, nearly clean picture of a real camera
+  real     as cameras blur and sharpen: fitted to pairs that cameras took
   bicubic  shrinking alone
 
 The result depends on the picture, its path below the named folder, the settings and the seed alone.

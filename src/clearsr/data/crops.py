@@ -10,6 +10,7 @@ import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -48,17 +49,19 @@ class CropDataset(Dataset[TrainingBatch]):
         seed: int,
         shard: tuple[int, int] = (0, 1),
         labels: Labels | None = None,
+        sizes: Path | None = None,
     ) -> None:
         """`batch_size` counts all processes; `shard` is (rank, world size) and divides it evenly.
 
         Without `degradation` no LR images are made; with `data.degrade_on` "device" they wait for `with_lr`.
         With `labels` the run goes through the samples that have some again and again, each time turned
-        or mirrored in another way.
+        or mirrored in another way. In the file `sizes` is kept what the images' headers say.
 
         Raises:
             ClearSRError: a source in `data.train` is missing or holds no image.
         """
-        self.photographs = Photographs([source.path for source in data.train], data.cache_megabytes)
+        paths = [source.path for source in data.train]
+        self.photographs = Photographs(paths, data.cache_megabytes, sizes)
         self._small: dict[int, str] = {}
         if data.small == "skip":
             self._small = self.photographs.smaller_than(data.crop_size, data.skip_unreadable)

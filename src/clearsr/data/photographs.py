@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from clearsr.config.training import Source
-from clearsr.data.sources import ImageItem, decode, list_items, pixel_size
+from clearsr.data.sources import ImageItem, KnownSizes, decode, list_items, pixel_size
 from clearsr.errors import ClearSRError
 from clearsr.image import ChooseWindow
 from clearsr.seeds import make_generator
@@ -24,8 +24,10 @@ from clearsr.seeds import make_generator
 class Photographs:
     """Images by index, as uint8 RGB 3×H×W."""
 
-    def __init__(self, inputs: Sequence[Path], cache_megabytes: int = 0) -> None:
+    def __init__(self, inputs: Sequence[Path], cache_megabytes: int = 0, sizes: Path | None = None) -> None:
         """`inputs` are files, folders (recursive), `.txt` lists and `.tar` shards; the budget is for `crop`.
+
+        In the file `sizes` is kept what headers say.
 
         Raises:
             ClearSRError: an input is missing or holds no image.
@@ -37,7 +39,7 @@ class Photographs:
             for item in list_items([given]):
                 found.setdefault((os.path.abspath(item.path), item.offset), item)
             self.counts.append(len(found) - before)
-        self.items = list(found.values())
+        self.items, self._sizes = list(found.values()), sizes
         self._room = cache_megabytes * 2**20
         self._kept: dict[int, torch.Tensor] = {}
 
@@ -88,16 +90,19 @@ class Photographs:
         Raises:
             ClearSRError: a header cannot be read.
         """
-        small = {}
-        for index, item in enumerate(self.items):
-            try:
-                width, height = pixel_size(item)
-            except ClearSRError:
-                if skip_unreadable:
-                    continue
-                raise
-            if min(width, height) < side:
-                small[index] = f"{item.label()} ({width}x{height})"
+        small, sizes = {}, KnownSizes(self._sizes, self.items)
+        try:
+            for index, item in enumerate(self.items):
+                try:
+                    width, height = sizes.of(item)
+                except ClearSRError:
+                    if skip_unreadable:
+                        continue
+                    raise
+                if min(width, height) < side:
+                    small[index] = f"{item.label()} ({width}x{height})"
+        finally:  # one header that cannot be read does not have all the others read again
+            sizes.keep()
         return small
 
     def by_source(self, indices: Iterable[int]) -> list[int]:

@@ -10,8 +10,9 @@ import os
 import tarfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -113,6 +114,75 @@ def pixel_size(item: ImageItem) -> tuple[int, int]:
             return size
     pixels = decode(item)  # kinds that Pillow does not know, or the reason why not
     return pixels.shape[2], pixels.shape[1]
+
+
+class KnownSizes:
+    """What `pixel_size` said, kept in a file between starts; a file that has changed since is asked again.
+
+    It is JSON: by path, the stamp of the file, and width and height by where in it an image begins.
+    """
+
+    def __init__(self, file: Path | None, items: Iterable[ImageItem]) -> None:
+        """`file` need not be there, nor be whole; what it says of others than `items` is forgotten."""
+        self._file = file
+        self._looked_up: set[str] = set()
+        self._known: dict[str, _FileSizes] = {}
+        if file is None:
+            return
+        with suppress(OSError, ValueError, TypeError, AttributeError):
+            rows = parse_json(file.read_text(encoding="utf-8"))
+            self._known = {name: _FileSizes.of(row) for name, row in rows.items()}
+        gone = self._known.keys() - {os.path.abspath(item.path) for item in items}
+        self._is_new = bool(gone)
+        for name in gone:
+            del self._known[name]
+
+    def of(self, item: ImageItem) -> tuple[int, int]:
+        """Width and height of an image.
+
+        Raises:
+            ClearSRError: its header cannot be read.
+        """
+        if self._file is None:
+            return pixel_size(item)
+        sizes, begin = self._sizes(item.path), str(item.offset or 0)
+        if begin not in sizes:
+            sizes[begin], self._is_new = pixel_size(item), True
+        return sizes[begin]
+
+    def keep(self) -> None:
+        """Write down what is known; where that cannot be, the next start reads headers again."""
+        if self._file is not None and self._is_new:
+            with suppress(OSError), written_aside(self._file) as aside:
+                aside.write_text(json.dumps(self._known), encoding="utf-8")
+
+    def _sizes(self, path: Path) -> dict[str, tuple[int, int]]:
+        """What is known of the images in a file as it is now, which is looked up once: a shard has many."""
+        name = os.path.abspath(path)
+        if name not in self._looked_up:
+            try:
+                status = path.stat()
+            except OSError as error:
+                raise ClearSRError(f"{path}: cannot be read: {error.strerror or error}") from None
+            # ctime, too: what is copied over a file may bring the same time and length along.
+            stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            if name not in self._known or self._known[name].stamp != stamp:
+                self._known[name] = _FileSizes(stamp, {})
+            self._looked_up.add(name)
+        return self._known[name].sizes
+
+
+class _FileSizes(NamedTuple):
+    """The sizes of the images in a file, and what changes when it does; a list of the two in JSON."""
+
+    stamp: tuple[int, ...]
+    sizes: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, row: Any) -> "_FileSizes":
+        stamp, sizes = row
+        read = {begin: (int(width), int(height)) for begin, (width, height) in sizes.items()}
+        return cls(tuple(map(int, stamp)), read)
 
 
 def _header_size(content: bytes) -> tuple[int, int] | None:

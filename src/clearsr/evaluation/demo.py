@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from clearsr.degradation import crop_to_multiple, degrade, preset_config
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 from clearsr.evaluation.metrics import gradient_energy, psnr, ssim
 from clearsr.files.comparison import side_by_side
 from clearsr.image import ImageData, from_pil, read_image, resize, to_pil, write_image
@@ -125,8 +125,8 @@ def _bundled(name: str) -> ImageData:
         import skimage.data
     except ImportError:
         raise ClearSRError(
-            "the demo's photographs come with scikit-image, which is missing; pip install 'clearsr[demo]', "
-            "or give --photo a file"
+            f"the demo's photographs come with scikit-image, which is missing; give --photo a file, or "
+            f"{installing('demo')}"
         ) from None
     pixels: Any = getattr(skimage.data, name)()
     return from_pil(Image.fromarray(pixels), name)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from clearsr.config.evaluation import EvaluationConfig
-from clearsr.errors import ClearSRError, first_line
+from clearsr.errors import ClearSRError, first_line, installing
 from clearsr.evaluation.metrics import PERIODS, PYIQA_EPSILON, grid_power, laplacian_variance, psnr, ssim
 from clearsr.evaluation.niqe import NiqeModel, niqe
 from clearsr.image import resize
@@ -143,7 +143,6 @@ MEASURES: dict[str, Measure] = {
     "grid_4": Measure("grid of 4", "one", 3, needs_hr=False, on_request=True),
     "grid_8_3": Measure("grid of 8/3", "one", 3, needs_hr=False, on_request=True),
 }
-_EXTRA = "needs the extra eval: pip install 'clearsr[eval]'"
 
 
 class Scorer:
@@ -256,7 +255,7 @@ class Scorer:
             try:
                 import pyiqa
             except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision for another torch
-                self.missing[name] = f"{_EXTRA} ({first_line(error)})"
+                self.missing[name] = f"needs pyiqa ({first_line(error)}); {installing('eval')}"
                 return
             self.versions["pyiqa"] = str(pyiqa.__version__)
             try:

@@ -4,32 +4,26 @@ A method is a function from an LR image, the size to arrive at and a seed to a p
 Real-ESRGAN x4plus is a baseline with a name; networks of others from files and hubs are at the end.
 """
 
+import inspect
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-
-from clearsr.config.evaluation import BaselineName
-from clearsr.config.sampling import SamplingConfig, SizeConfig
-from clearsr.errors import ClearSRError, optional
-from clearsr.image import ImageData, from_pil, resize, to_pil
-
-if TYPE_CHECKING:
-    from clearsr.pipeline.pipeline import ClearSRPipeline
-
-import inspect
-import pickle
-from pathlib import Path
-from typing import Any
-
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from clearsr.errors import first_line
-from clearsr.image import pad_to_multiple
+from clearsr.config.evaluation import BaselineName
+from clearsr.config.sampling import SamplingConfig, SizeConfig
+from clearsr.errors import ClearSRError, first_line, installing, optional
+from clearsr.image import ImageData, from_pil, pad_to_multiple, resize, to_pil
 from clearsr.seeds import make_generator
+
+if TYPE_CHECKING:
+    from clearsr.pipeline.pipeline import ClearSRPipeline
 
 Upscaler = Callable[[ImageData, tuple[int, int], int], torch.Tensor]
 
@@ -157,9 +151,7 @@ def spandrel_method(file: Path, device: torch.device | str = "cpu", flag: str = 
     try:
         import spandrel
     except ImportError as error:
-        raise ClearSRError(
-            f"{flag} {file}: needs the extra eval: pip install 'clearsr[eval]' ({error})"
-        ) from None
+        raise ClearSRError(f"{flag} {file}: needs spandrel ({error}); {installing('eval')}") from None
     loader = spandrel.ModelLoader(device=torch.device(device))
     try:
         network = loader.load_from_state_dict(spandrel.canonicalize_state_dict(tensors))

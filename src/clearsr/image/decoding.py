@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from clearsr.errors import ClearSRError, notify
+from clearsr.errors import ClearSRError, installing, notify
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.declared import chromaticities_of, nclx_in
 from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
@@ -187,7 +187,7 @@ def open_header(file: BinaryIO, source: str, max_pixels: int) -> Image.Image | N
     try:
         import pillow_heif
     except ImportError:
-        raise ClearSRError(f"{source}: is a HEIC image; to read it, pip install 'clearsr[heif]'") from None
+        raise ClearSRError(f"{source}: is a HEIC image; to read it, {installing('heif')}") from None
     pillow_heif.register_heif_opener()
     return Image.open(file, formats=["HEIF"])
 
@@ -215,7 +215,7 @@ def _open_jxl(file: BinaryIO, source: str, max_pixels: int) -> Image.Image:
     try:
         import pillow_jxl  # noqa: F401 - makes itself known to Pillow
     except ImportError:
-        raise ClearSRError(f"{source}: is a JPEG XL image; to read it, pip install 'clearsr[jxl]'") from None
+        raise ClearSRError(f"{source}: is a JPEG XL image; to read it, {installing('jxl')}") from None
     file.seek(0)
     start, xmp = _jxl_parts(file.read())
     check_size(*_jxl_size(start), source, max_pixels)

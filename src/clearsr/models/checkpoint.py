@@ -197,7 +197,7 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
             f"set it to {predicts}"
         )
     if not stages:
-        load_tensors(network, read_tensors(source), source, set(network.state_dict()))
+        load_tensors(network, read_tensors(source), source, set(network.state_dict()), "the recipe's model")
         return []
     filled = {name for name in network.state_dict() if set(stages_of(name)) & set(stages)}
     names = {_without_lora(name): name for name in filled}
@@ -206,7 +206,7 @@ def start_from(network: ClearSRNetwork, source: Path) -> list[str]:
         for name, value in read_tensors(source).items()
         if set(stages_of(name)) & set(stages)
     }
-    load_tensors(network, tensors, source, filled)
+    load_tensors(network, tensors, source, filled, "the recipe's model")
     if "autoencoder" in stages:
         set_scaling_factor(network, description["model"]["autoencoder"]["scaling_factor"])
     return stages
@@ -302,19 +302,29 @@ def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def load_tensors(
-    network: ClearSRNetwork, tensors: dict[str, torch.Tensor], source: Path, expected: set[str]
+    network: ClearSRNetwork,
+    tensors: dict[str, torch.Tensor],
+    source: Path,
+    expected: set[str],
+    described_by: str = f"its {CONFIG_NAME}",
 ) -> None:
-    """Copy tensors into the network; names and shapes must match exactly."""
+    """Copy tensors into the network, which `described_by` describes; names and shapes must match exactly."""
     state = network.state_dict()
     check_shapes(
         {name: tuple(state[name].shape) for name in expected if is_stored(name, network.config)},
         {name: tuple(value.shape) for name, value in tensors.items()},
         source,
+        described_by,
     )
     network.load_state_dict(tensors, strict=False)
 
 
-def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], source: Path) -> None:
+def check_shapes(
+    expected: Mapping[str, Shape],
+    found: Mapping[str, Shape],
+    source: Path,
+    described_by: str = f"its {CONFIG_NAME}",
+) -> None:
     """See that tensors have exactly the names and shapes that are expected.
 
     Raises:
@@ -329,9 +339,7 @@ def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], sour
     ):
         if names:
             listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise ClearSRError(
-                f"{source / WEIGHTS_NAME}: does not fit its {CONFIG_NAME}: it {problem} {listed}"
-            )
+            raise ClearSRError(f"{source / WEIGHTS_NAME}: does not fit {described_by}: it {problem} {listed}")
 
 
 def _umask() -> int:

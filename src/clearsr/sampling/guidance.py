@@ -20,6 +20,8 @@ KEPT_TILES = 32  # with more, the SPM runs again at each step instead of holding
 # Latents in one pass; a pass over more of them is no faster per latent. 64 x 64 is a picture of 512 pixels.
 CELLS_AT_ONCE = 4096
 
+Prompt = tuple[torch.Tensor, torch.Tensor | None]  # tokens B×T×D, and which of them count
+
 
 class Conditioning(NamedTuple):
     """Everything that the loop knows of the images."""
@@ -27,6 +29,7 @@ class Conditioning(NamedTuple):
     embedding: LatentLR  # x_lr, B×c×h×w
     prompt: torch.Tensor  # image prompt p, B×T×D
     negative: torch.Tensor | None = None  # embedding of a non-empty negative prompt, 1×tokens×D
+    counts: torch.Tensor | None = None  # tokens of `prompt` that are attended to, B×T, bool; None: all
 
 
 class Tiles(NamedTuple):
@@ -43,7 +46,8 @@ class Tiles(NamedTuple):
         embedding = whole.embedding.map(lambda part: stack_windows(part, windows))
         structure = network.structure_features(embedding.mean) if keep else None
         prompt = whole.prompt.repeat(len(windows), 1, 1)
-        return cls(Conditioning(embedding, prompt, whole.negative), structure)
+        counts = None if whole.counts is None else whole.counts.repeat(len(windows), 1)
+        return cls(Conditioning(embedding, prompt, whole.negative, counts), structure)
 
 
 class Predictor:
@@ -118,7 +122,7 @@ def guided_z_0(
     Args:
         control: x_c of the null prompt at `t`; unset: it is computed.
     """
-    embedding, prompt, negative = tiles.conditioning
+    embedding, prompt, negative, counts = tiles.conditioning
     structure = tiles.structure
     if structure is None and (control is None or negative is not None):
         structure = network.structure_features(embedding.mean)
@@ -129,24 +133,24 @@ def guided_z_0(
     latent = network_input(prediction, z_t, alpha_bar, embedding)
 
     def decode(
-        text: torch.Tensor, prompts: list[torch.Tensor], control: ControlSignals | None = None
+        text: torch.Tensor, prompts: list[Prompt], control: ControlSignals | None = None
     ) -> list[torch.Tensor]:
         """Outputs for several decoder prompts under one text in the encoder and the DPM."""
         text = text.expand(batch, -1, -1).to(latent.dtype)
         if control is None:
             control = network.control_signals(embedding.mean, timestep, text, structure)
         encoded = network.unet_encode(latent, timestep, text)
-        return [network.unet_decode(encoded, control, p.to(latent.dtype)) for p in prompts]
+        return [network.unet_decode(encoded, control, p.to(latent.dtype), which) for p, which in prompts]
 
-    null = network.null_prompt.expand(batch, -1, -1)
+    own, null = (prompt, counts), (network.null_prompt.expand(batch, -1, -1), None)
     if config.guidance_scale == 1:
-        (output,) = decode(network.null_prompt, [prompt], control)
+        (output,) = decode(network.null_prompt, [own], control)
     else:
         if negative is None:
-            conditional, unconditional = decode(network.null_prompt, [prompt, null], control)
+            conditional, unconditional = decode(network.null_prompt, [own, null], control)
         else:
-            (conditional,) = decode(network.null_prompt, [prompt], control)
-            (unconditional,) = decode(negative, [negative.expand(batch, -1, -1)])
+            (conditional,) = decode(network.null_prompt, [own], control)
+            (unconditional,) = decode(negative, [(negative.expand(batch, -1, -1), None)])
         output = unconditional + config.guidance_scale * (conditional - unconditional)
     return predicted_z_0(prediction, output.to(z_t.dtype), z_t, alpha_bar, embedding)
 

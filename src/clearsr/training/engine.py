@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ from clearsr.training.run_folder import (
 )
 from clearsr.training.setup import DTYPES, prepare_network, prepare_stage, stages_of_run
 from clearsr.training.stages import StageModule
-from clearsr.training.state import TrainingState, learning_rate_at
+from clearsr.training.state import Tensors, TrainingState, learning_rate_at
 from clearsr.training.step import Losses, Stepper, agree, make_scaler, mean_over_processes, open_data
 from clearsr.training.validation import Validation, exported_sampling, is_preferred
 
@@ -134,7 +134,8 @@ class _Trainer:
         config, step = self.config, self.first_step
         trackers = open_trackers(config, step) if self.is_main else []
         report = Report(config.output, config.steps, step, self.is_main, trackers)
-        with report, stop_signals() as stopped:
+        checkpoints = CheckpointWriter(config.output, config.keep_checkpoints, config.background_checkpoints)
+        with report, checkpoints, stop_signals() as stopped:
             stepper = Stepper.start(
                 config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step, self.losses
             )
@@ -155,9 +156,11 @@ class _Trainer:
                         "scaler": self.scaler.state_dict(),
                         "losses": list(stepper.watch.losses),
                     }
-                    save_checkpoint(config.output, step, self.state, config.keep_checkpoints, notes)
+                    checkpoints.save(step, self.state, notes)
+                checkpoints.check()
                 if last:
                     break
+            checkpoints.wait()
             if self.is_main:
                 write_folder(config.output / "export", self._export)
         return step
@@ -211,6 +214,86 @@ class _Trainer:
         """The first samples of the run, the same whatever the batch size and the number of processes."""
         for first in range(0, FINISH_SAMPLES, FINISH_BATCH):
             yield self.dataset.batch(list(range(first, first + FINISH_BATCH)))
+
+
+class CheckpointWriter:
+    """Writes a run's checkpoints, at once or beside the steps that follow; use as a context manager.
+
+    What is written in the background is a copy in the processor's memory, one checkpoint at a time. Leaving
+    the block waits for it, unless by Ctrl-C: what is half-written then is a folder aside, as after a kill.
+    """
+
+    def __init__(self, run: Path, keep: int, in_background: bool) -> None:
+        self._run, self._keep, self._in_background = run, keep, in_background
+        self._copies: dict[str, Tensors] = {}
+        self._thread: threading.Thread | None = None
+        self._problem: Exception | None = None
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.wait()
+        elif self._thread is not None and kind is not KeyboardInterrupt:
+            self._thread.join()
+            if self._problem is not None and self._problem is not value:  # beside what is being raised
+                logger.error("%s", self._problem)
+
+    def save(self, step: int, state: TrainingState, notes: dict[str, Any]) -> None:
+        """As `save_checkpoint`, once the one before is written.
+
+        Raises:
+            ClearSRError: as there, or as `wait`.
+        """
+        self.wait()
+        if not self._in_background:
+            save_checkpoint(self._run, step, state.tensors(), self._keep, notes)
+            return
+        self._copies = _copied(state.tensors(), self._copies)
+        # A daemon, which a second Ctrl-C does not wait for.
+        self._thread = threading.Thread(target=self._write, args=(step, notes), daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what has gone wrong in the background by now.
+
+        Raises:
+            ClearSRError: a checkpoint could not be written.
+        """
+        if self._problem is not None:
+            raise self._problem
+
+    def wait(self) -> None:
+        """Have all be written that was to be saved.
+
+        Raises:
+            ClearSRError: a checkpoint could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        self.check()
+
+    def _write(self, step: int, notes: dict[str, Any]) -> None:
+        try:
+            save_checkpoint(self._run, step, self._copies, self._keep, notes)
+        except Exception as error:  # whatever it is, it is raised where somebody sees it
+            self._problem = error
+
+
+def _copied(groups: dict[str, Tensors], before: dict[str, Tensors]) -> dict[str, Tensors]:
+    """The tensors in the processor's memory, which is that of the copies `before` where these fit."""
+    copies: dict[str, Tensors] = {}
+    for group, tensors in groups.items():
+        copies[group] = {}
+        for name, value in tensors.items():
+            copy = before.get(group, {}).get(name)
+            if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
+                copy = torch.empty(value.shape, dtype=value.dtype)
+            copies[group][name] = copy.copy_(value)
+    return copies
 
 
 def start_processes(config: TrainConfig) -> Accelerator:

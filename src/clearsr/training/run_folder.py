@@ -1,6 +1,7 @@
 """The folder of a training run: folders are written aside and renamed; nothing is pickled.
 
-    RUN/config.yaml  metrics.jsonl  samples/  checkpoints/step-00001000/  export/  export-best/
+    RUN/config.yaml  metrics.jsonl  image-sizes.json  samples/
+        checkpoints/step-00001000/  export/  export-best/
 
 A checkpoint holds the trained tensors, their moving average, the optimizer's moments and the step. Batches
 and noise are pure functions of (seed, step), so there is no random state to keep.
@@ -23,9 +24,9 @@ from clearsr.atomic import written_aside
 from clearsr.config.base import build_config, flat, parse_json, read_yaml, write_yaml
 from clearsr.config.training import TrainConfig
 from clearsr.errors import ClearSRError
-from clearsr.training.state import TrainingState
+from clearsr.training.state import Tensors, TrainingState
 
-BEST_NAME, METRICS_NAME = "best.json", "metrics.jsonl"
+BEST_NAME, METRICS_NAME, SIZES_NAME = "best.json", "metrics.jsonl", "image-sizes.json"
 _NAME = re.compile(r"step-(\d+)")
 _ASIDE, _REPLACED = ".writing-", ".replaced-"
 
@@ -43,9 +44,9 @@ def steps_done(run: Path) -> int:
 
 
 def save_checkpoint(
-    run: Path, step: int, state: TrainingState, keep: int, notes: dict[str, Any] | None = None
+    run: Path, step: int, groups: dict[str, Tensors], keep: int, notes: dict[str, Any] | None = None
 ) -> Path:
-    """Write the state after `step` steps and delete all but the newest `keep` checkpoints.
+    """Write what a state's `tensors` are after `step` steps and delete all but the newest `keep` checkpoints.
 
     Args:
         notes: JSON values that `load_checkpoint` gives back.
@@ -56,7 +57,7 @@ def save_checkpoint(
     final = run / "checkpoints" / f"step-{step:08d}"
 
     def write(folder: Path) -> None:
-        for name, tensors in state.tensors().items():
+        for name, tensors in groups.items():
             save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, folder / f"{name}.safetensors")
         (folder / "state.json").write_text(json.dumps({**(notes or {}), "step": step}))
 

@@ -16,6 +16,8 @@ from clearsr.errors import ClearSRError
 from clearsr.hardware import store_in
 from clearsr.models.build import build_network, own_components
 from clearsr.models.checkpoint import (
+    CONFIG_NAME,
+    EMBEDDED_MODELS,
     locate,
     read_description,
     read_tensors,
@@ -83,7 +85,7 @@ def model_of(config: TrainConfig) -> ModelConfig:
     model = config.model
     if not config.init_from:
         return model
-    source = locate(config.init_from[0])
+    source = _locate_start(config.init_from[0])
     description = read_description(source)
     if description["stages"]:
         return model
@@ -101,11 +103,25 @@ def model_of(config: TrainConfig) -> ModelConfig:
     return model
 
 
+def _locate_start(source: Path) -> Path:
+    """The folder of a model that training starts from: embedded, or what an earlier stage exported.
+
+    Raises:
+        ClearSRError: it is neither.
+    """
+    if str(source) not in EMBEDDED_MODELS and not (source / CONFIG_NAME).is_file():
+        raise ClearSRError(
+            f"init_from: {source} holds no model yet; train the stage before, which exports it, or name an "
+            f"embedded model ({', '.join(EMBEDDED_MODELS)}) or another folder"
+        )
+    return locate(source)
+
+
 def _start_from_all(network: ClearSRNetwork, sources: Sequence[Path]) -> list[str]:
     """Load one model after the other; returns the stages that they have been through."""
     stages: list[str] = []
     first, before = Path(), None
-    for source in sources:
+    for source in map(_locate_start, sources):
         brought = start_from(network, source)
         stages += brought
         if "autoencoder" not in brought:

@@ -15,6 +15,7 @@ from clearsr.data.crops import TrainingBatch
 from clearsr.errors import ClearSRError
 from clearsr.image import to_signed
 from clearsr.models.clearsr import ClearSRNetwork, set_scaling_factor
+from clearsr.models.image_prompt import mixed_prompts
 from clearsr.models.latent_lr_embedding import LatentLR
 from clearsr.models.prediction import network_input, predicted_z_0, training_target
 from clearsr.sampling.denoise import denoise
@@ -281,8 +282,10 @@ class PerceptualStage(StageModule):
             return embedding.mean
         network = self.network
         _, dropped = step_draws(seed, batch.sample_ids, self.loss, lr_image.device)
-        prompt = network.image_prompt(lr_image).float()
+        prompt, counts = network.image_prompt(lr_image).float(), None
         if dropped is not None:
-            prompt = torch.where(dropped[:, None, None], network.null_prompt, prompt)
+            null = network.null_prompt.expand(len(prompt), -1, -1)
+            prompt, counts = mixed_prompts(prompt, null, dropped)
         generators = [make_generator("noise", seed, i) for i in batch.sample_ids]
-        return denoise(network, Conditioning(embedding, prompt), self._sampling, generators)
+        conditioning = Conditioning(embedding, prompt, counts=counts)
+        return denoise(network, conditioning, self._sampling, generators)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from clearsr.config.training import OptimizerConfig, TrainConfig
-from clearsr.errors import ClearSRError, first_line
+from clearsr.errors import ClearSRError, first_line, installing
 
 FINAL_SHARE = 0.01  # of the peak: where cosine and linear end
 
@@ -32,8 +32,8 @@ def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) 
         optimizers: Any = import_module("bitsandbytes.optim")
     except ImportError:
         raise ClearSRError(
-            "optimizer.kind: adamw8bit needs bitsandbytes, pip install 'clearsr[adamw8bit]'; accepted "
-            "without it: adamw"
+            "optimizer.kind: adamw8bit needs bitsandbytes (accepted without it: adamw); "
+            f"{installing('adamw8bit')}"
         ) from None
     except (OSError, RuntimeError) as error:  # a build that does not fit the accelerator's libraries
         reason = first_line(error)

@@ -16,6 +16,7 @@ from clearsr.config.training import TrainConfig
 from clearsr.data.crops import CropDataset, TrainingBatch, iterate, make_loader
 from clearsr.errors import ClearSRError, optional
 from clearsr.training.losses import Losses
+from clearsr.training.run_folder import SIZES_NAME
 from clearsr.training.setup import DTYPES
 from clearsr.training.stages import StageModule
 from clearsr.training.state import TrainingState, average_decay, learning_rate_at
@@ -201,13 +202,14 @@ def open_data(config: TrainConfig, accelerator: Accelerator, stage: StageModule)
     degradation = config.degradation if stage.needs_lr else None
     shard = (accelerator.process_index, accelerator.num_processes)
     micro_batch = config.batch_size // config.accumulation
-    dataset = CropDataset(config.data, degradation, micro_batch, config.seed, shard)
+    sizes = config.output / SIZES_NAME
+    dataset = CropDataset(config.data, degradation, micro_batch, config.seed, shard, sizes=sizes)
     labels = labels_of(config, dataset.fingerprint())
     if labels is None:
         return dataset
     make_labels(config, dataset, labels, accelerator.device)
     accelerator.wait_for_everyone()
-    return CropDataset(config.data, degradation, micro_batch, config.seed, shard, labels)
+    return CropDataset(config.data, degradation, micro_batch, config.seed, shard, labels, sizes)
 
 
 def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:

@@ -51,7 +51,7 @@ def naive_z_0(
     config: SamplingConfig,
 ) -> torch.Tensor:
     """z_0 as predicted at timestep `t`, with everything computed anew for both branches of guidance."""
-    embedding, prompt, _ = conditioning
+    embedding, prompt = conditioning.embedding, conditioning.prompt
     batch = len(z_t)
     timestep = t.to(z_t.device).round().long().expand(batch)
     alpha_bar = network.alpha_bars[timestep].view(-1, 1, 1, 1)

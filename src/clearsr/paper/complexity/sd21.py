@@ -1,10 +1,10 @@
-"""Stable Diffusion 2.1's size with random weights: seconds per step and per image, peak memory, and how far
-from what the machine could do at best.
+"""Stable Diffusion 2.1's size with random weights, with and without guidance: seconds per step and per image,
+peak memory, and how far from what the machine could do at best.
 """
 
+import itertools
 import statistics
 import time
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 
 from clearsr.config.base import build_config
 from clearsr.config.evaluation import BenchmarkConfig
-from clearsr.config.model import preset_model_config
+from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.config.sampling import SamplingConfig
 from clearsr.hardware import choose_device, choose_precision, mixed_precision, store_in
 from clearsr.image import resize, to_signed
@@ -29,38 +29,55 @@ from clearsr.sampling.guidance import Conditioning
 from clearsr.seeds import make_generator
 
 
-def measure_sd21(config: BenchmarkConfig) -> dict[str, Any]:
-    """For each batch size: seconds per step and image, peak memory, and the floors of this device.
+def measure_sd21(
+    config: BenchmarkConfig, model: ModelConfig | None = None, side: int | None = None
+) -> dict[str, Any]:
+    """For each batch size, guided and not: seconds per step and image, peak memory, this device's floors.
+
+    Args:
+        model: a base of another size (`benchmarks/gpu.py --tiny`); unset: Stable Diffusion 2.1.
+        side: of the pictures; unset: 512.
 
     Raises:
         ClearSRError: the device or precision is not to be had.
     """
+    model, side = model or preset_model_config("sd21"), side or SIDE
     device = choose_device(config.device)
     dtype = choose_precision(config.precision, device)
-    network = random_network(device, dtype)
+    network = random_network(device, dtype, model)
     settings = {**PAPER_SAMPLING, "steps": config.steps}
     pipeline = ClearSRPipeline(network, build_config(SamplingConfig, settings), str(device), config.precision)
     rates = device_rates(device, dtype)
-    step_macs = count_macs(preset_model_config("sd21")).per_step.values()
-    macs = sum(part.total for part in step_macs)
-    weights = _bytes_per_step(network)
+    macs, weights = {}, {}  # of a step, by whether it is guided
+    for guided in (True, False):
+        per_step = count_macs(model, (side, side), guided=guided).per_step.values()
+        macs[guided] = sum(part.total for part in per_step)
+        weights[guided] = _bytes_per_step(network, guided)
     runs: dict[str, dict[str, Any]] = {}
     modes = ["eager", "compiled"] if config.compile else ["eager"]
     for mode in modes:
         if mode == "compiled":
             compile_network(network)
-        for batch in config.batches:
-            row = _measure_batch(pipeline, batch, warm_up=mode == "compiled" or device.type != "cpu")
-            row["arithmetic_floor"] = macs * batch / rates["macs_per_second"]
-            row["bandwidth_floor"] = weights / rates["bytes_per_second"]
-            runs[f"{mode}, batch {batch}"] = row
-    name = str(dtype).removeprefix("torch.")
-    return {"steps": config.steps, "dtype": name, "rates": rates, "weights_per_step": weights, "runs": runs}
+        for batch, guided in itertools.product(config.batches, (True, False)):
+            warm_up = mode == "compiled" or device.type != "cpu"
+            row = _measure_batch(pipeline, _pixels(batch, side, device), guided, warm_up)
+            row["arithmetic_floor"] = macs[guided] * batch / rates["macs_per_second"]
+            row["bandwidth_floor"] = weights[guided] / rates["bytes_per_second"]
+            runs[f"{mode}, batch {batch}" + ("" if guided else ", no guidance")] = row
+    return {
+        "steps": config.steps,
+        "dtype": str(dtype).removeprefix("torch."),
+        "rates": rates,
+        "weights_per_step": weights[True],
+        "runs": runs,
+    }
 
 
-def random_network(device: torch.device, dtype: torch.dtype) -> ClearSRNetwork:
+def random_network(
+    device: torch.device, dtype: torch.dtype, model: ModelConfig | None = None
+) -> ClearSRNetwork:
     """The whole network with random weights, convolutions and linear layers in `dtype`, LoRAs merged."""
-    network = meta_network(preset_model_config("sd21")).requires_grad_(False).eval()
+    network = meta_network(model or preset_model_config("sd21")).requires_grad_(False).eval()
     network.merge_adapters()
     if dtype != torch.float32:
         store_in(network, dtype)
@@ -100,11 +117,18 @@ def _least_seconds(timing: Timing, device: torch.device) -> float:
     return min(timing.cpu_seconds) / torch.get_num_threads()
 
 
-def _measure_batch(pipeline: ClearSRPipeline, batch: int, warm_up: bool) -> dict[str, Any]:
+def _pixels(batch: int, side: int, device: torch.device) -> torch.Tensor:
+    """A batch of enlarged pictures as E' takes them."""
+    picture = resize(make_picture(side // 4, side // 4).color[None], (side, side))
+    return to_signed(picture).expand(batch, -1, -1, -1).to(device, memory_format=torch.channels_last)
+
+
+def _measure_batch(
+    pipeline: ClearSRPipeline, pixels: torch.Tensor, guided: bool, warm_up: bool
+) -> dict[str, Any]:
     """A batch of pictures from x_lr to pixels, each step timed; `warm_up`: after two steps that are not."""
-    device = pipeline.device
-    picture = resize(make_picture(SIDE // 4, SIDE // 4).color[None], (SIDE, SIDE))
-    pixels = to_signed(picture).expand(batch, -1, -1, -1).to(device, memory_format=torch.channels_last)
+    device, batch = pipeline.device, len(pixels)
+    settings = pipeline.defaults if guided else pipeline.configure(guidance_scale=1)
     marks: list[tuple[float, float]] = []  # on the wall, of the processor
 
     def mark(*_: object) -> None:
@@ -112,17 +136,17 @@ def _measure_batch(pipeline: ClearSRPipeline, batch: int, warm_up: bool) -> dict
         marks.append((time.perf_counter(), time.process_time()))
 
     if warm_up:
-        _upscale(pipeline, pixels, pipeline.configure(steps=2), mark)
+        _upscale(pipeline, pixels, settings.model_copy(update={"steps": 2}), mark)
         marks.clear()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
         reset_peak()
     start, cpu_start = time.perf_counter(), time.process_time()
-    _upscale(pipeline, pixels, pipeline.defaults, mark)
+    _upscale(pipeline, pixels, settings, mark)
     seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
-    steps = [(end - begin, cpu_end - cpu) for (begin, cpu), (end, cpu_end) in pairwise(marks)]
+    steps = [(end - begin, cpu_end - cpu) for (begin, cpu), (end, cpu_end) in itertools.pairwise(marks)]
     wall, cpu = (statistics.median(times) for times in zip(*steps, strict=True)) if steps else (None, None)
     return {
         "seconds_per_step": wall,
@@ -146,10 +170,11 @@ def _upscale(
         return network.latents.decode(denoise(network, conditioning, config, generators, on_step)).cpu()
 
 
-def _bytes_per_step(network: ClearSRNetwork) -> int:
-    """Weights that a guided step reads: U-Net and DPM, the decoder once for each branch."""
+def _bytes_per_step(network: ClearSRNetwork, guided: bool) -> int:
+    """Weights that a step reads: U-Net and DPM, with guidance the decoder once for each branch."""
 
     def size(module: nn.Module) -> int:
         return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
 
-    return size(network.unet) + size(network.unet.up_blocks) + size(network.detail_preserving)
+    again = size(network.unet.up_blocks) if guided else 0
+    return size(network.unet) + again + size(network.detail_preserving)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clearsr.atomic import write_text, written_aside
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, installing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,9 +72,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise ClearSRError(
-            "figures need matplotlib, which is missing: pip install 'clearsr[plots]'"
-        ) from None
+        raise ClearSRError(f"figures need matplotlib, which is missing; {installing('plots')}") from None
 
 
 def new_figure(height: float, width: float = TEXT_WIDTH) -> "Figure":
