@@ -4,6 +4,8 @@ A mutant is text alone: it is compiled when it is imported, and never lies on th
 another process sees the file as it is.
 """
 
+import contextlib
+import gc
 import importlib.abc
 import importlib.util
 import os
@@ -16,39 +18,40 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
+from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
-PLAIN = ("-q", "-x", "--tb=line", "-rf", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly")
+PLAIN = ("-q", "-x", "--tb=line", "-rf", "-p", "no:cacheprovider", "-p", "pytest_timeout")
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("accelerate", "hypothesis", "numpy", "peft", "PIL.Image", "pydantic", "tifffile"), ()),
+    **dict.fromkeys(("safetensors.torch", "scipy.ndimage", "skimage"), ()),
+    "diffusers": (
+        *("UNet2DConditionModel", "AutoencoderKL", "UniPCMultistepScheduler", "DDPMScheduler"),
+        *("DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"),
+    ),
+    "transformers": ("CLIPVisionModel", "CLIPTextModel"),
+}
 GIGABYTES = 12  # of address space, for a mutant whose sizes have gone wild
 
 
 def load_libraries() -> None:
     """Import what takes seconds and what every fork would import anew."""
-    import accelerate
-    import diffusers
-    import hypothesis
-    import numpy
-    import peft
-    import PIL.Image
-    import pydantic
-    import safetensors.torch
-    import scipy.ndimage
-    import skimage
-    import tifffile
-    import torch
-    import transformers  # noqa: F401
-
-    _ = diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, diffusers.UniPCMultistepScheduler
-    _ = diffusers.DDPMScheduler, diffusers.DDIMScheduler, diffusers.DPMSolverMultistepScheduler
-    _ = diffusers.EulerDiscreteScheduler, transformers.CLIPVisionModel, transformers.CLIPTextModel
+    for name, lazy in LIBRARIES.items():
+        module = import_module(name)
+        for attribute in lazy:
+            getattr(module, attribute)
     torch.set_num_threads(1)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # looking for them takes 2 s
+    gc.collect()
+    gc.freeze()  # pytest collects twice at its end: not what is here already
     assert not [name for name in sys.modules if name.partition(".")[0] == "clearsr"]
 
 
@@ -95,17 +98,16 @@ class Fork:
 
     def kill(self) -> None:
         """End it and what it started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
-def run_tests(names: list[str], path: Path | None = None, code: str = "", plugins: tuple[Any, ...] = ()) -> int:
+def run_tests(
+    names: list[str], path: Path | None = None, code: str = "", plugins: tuple[Any, ...] = ()
+) -> int:
     """pytest's exit code for some tests, with a file of the package replaced by `code`. For a fork."""
     os.chdir(ROOT)
     sys.path.insert(0, str(SOURCE))
-    sys.dont_write_bytecode = True
     if path is not None:
         sys.meta_path.insert(0, _Finder(path, code))
     with tempfile.TemporaryDirectory(prefix="clearsr-mutants-") as folder:

@@ -1,7 +1,7 @@
 """The mutations: cosmic-ray's operators, and three of our own for what this project's code is made of, calls.
 
-Left out is what only makes noise: annotations, `raise` statements and f-strings (texts of messages), log lines,
-`strict` of `zip`, the operators that replace one arithmetic sign by every other. Each sign has one replacement.
+Left out is what only makes noise: annotations, `raise` statements and f-strings (texts of messages), log
+lines, `strict` of `zip`. Each arithmetic sign has one replacement, where cosmic-ray would try every other.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +12,10 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Example, Operator
 
-_SIGNS = ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul", "BitOr_BitAnd")
+_SIGNS = (
+    *("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul"),
+    "BitOr_BitAnd",
+)
 _COMPARISONS = ("Eq_NotEq", "NotEq_Eq", "Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Is_IsNot", "IsNot_Is")
 _OTHERS = (
     "ReplaceTrueWithFalse",
@@ -108,6 +111,7 @@ class LeaveOutStatement(Operator):
         return tuple(Example(code, "pass\n") for code in ("x.clear()\n", "x += 1\n", "x[0] = 1\n"))
 
 
+_OWN: tuple[type[Operator], ...] = (SwapArguments, LeaveOutMethod, LeaveOutStatement)
 OPERATORS: dict[str, Operator] = {
     name: cosmic_ray.plugins.get_operator(f"core/{name}")()
     for name in (
@@ -115,7 +119,15 @@ OPERATORS: dict[str, Operator] = {
         *(f"ReplaceComparisonOperator_{name}" for name in _COMPARISONS),
         *_OTHERS,
     )
-} | {kind.__name__: kind() for kind in (SwapArguments, LeaveOutMethod, LeaveOutStatement)}
+} | {kind.__name__: kind() for kind in _OWN}
+
+
+def check_examples() -> None:
+    """See that each of our own operators does what its examples say."""
+    for kind in _OWN:
+        for example in kind.examples():
+            found = mutate_code(example.pre_mutation_code, kind(), example.occurrence)
+            assert found == example.post_mutation_code, (kind.__name__, example, found)
 
 
 class Mutant(NamedTuple):

@@ -1,7 +1,7 @@
-"""Which mutants of the method's files the tests catch: `python mutants/run.py`. See docs/contributing.md.
+"""Which mutants of the method's files the tests catch: `make mutants`. See docs/contributing.md.
 
-Of every file the same mutants are drawn each time (`--sample` of them; more are the same and others), and each is
-run against the tests that touch its line. What was run is kept and not run again.
+Of every file the same mutants are drawn each time (`--sample` of them; more are the same and others), and
+each is run against the tests that touch its line. What was run is kept and not run again.
 """
 
 import argparse
@@ -18,21 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from forks import ROOT, SOURCE, Fork, Tracer, load_libraries, run_tests
-from operators import Mutant, mutants_of
+from operators import Mutant, check_examples, mutants_of
 
 FILES = (
-    *("models/prediction.py", "sampling/*.py", "training/stages.py", "training/losses.py"),
-    *("models/latent_lr_embedding.py", "models/detail_preserving.py", "models/structure_preserving.py"),
-    *("models/lora.py", "models/window_attention.py", "degradation/*.py", "models/*.py"),
+    *("sampling/*.py", "training/stages.py", "training/losses.py", "training/teacher.py"),
+    *("degradation/*.py", "config/degradation.py", "models/*.py"),
 )
 TESTS = (
-    *("models/*.py", "sampling/*.py", "degradation/*.py", "sd/test_one_token_attention.py"),
-    *("sd/test_parameters.py", "sd/test_conversion.py", "sd/test_sd_base_model.py", "training/test_equation_1.py"),
-    *("training/test_stages.py", "training/test_perceptual.py", "training/test_teacher.py"),
-    *("training/test_prior.py", "training/test_fresh_control.py"),
+    *("models/*.py", "sampling/*.py", "degradation/*.py"),
+    *("sd/test_one_token_attention.py", "sd/test_parameters.py", "sd/test_conversion.py"),
+    *("sd/test_sd_base_model.py", "training/test_equation_1.py", "training/test_stages.py"),
+    *("training/test_perceptual.py", "training/test_teacher.py", "training/test_prior.py"),
+    "training/test_fresh_control.py",
 )
 MOST_SECONDS = 20.0  # of tests for one mutant: those of the file's own name first, then the fastest
 CAUGHT = ("caught", "timeout")
+KEPT = ROOT / "runs" / "mutants"  # what is kept between runs
 
 
 def main() -> None:
@@ -40,15 +41,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("files", nargs="*", help="such as models/lora.py (default: all of the method)")
     parser.add_argument("--sample", type=int, default=30, help="mutants of each file; 0: all (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="another one draws other mutants (default: 0)")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--again", action="store_true", help="run the survivors again: there are new tests")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "mutants", help="what is kept between runs")
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
+    KEPT.mkdir(parents=True, exist_ok=True)
     files = _expand(SOURCE / "clearsr", tuple(args.files) or FILES)
-    drawn = {path: _draw(path, args.sample) for path in files}
-    results = Results(args.folder / "results.jsonl")
+    drawn = {path: _draw(path, args.sample, args.seed) for path in files}
+    results = Results(KEPT / "results.jsonl")
     if not args.report:
         waiting = [
             (path, mutant)
@@ -57,8 +58,9 @@ def main() -> None:
             if (known := results.get(path, mutant)) is None or (args.again and known["outcome"] not in CAUGHT)
         ]
         if waiting:
+            check_examples()
             load_libraries()
-            run(waiting, touched_by_tests(args.folder / "touched.json"), results, args.workers)
+            run(waiting, touched_by_tests(KEPT / "touched.json"), results, args.workers)
     report(drawn, results)
 
 
@@ -77,11 +79,11 @@ def _hash(*paths: Path) -> str:
     return hashlib.sha256("".join(_text(path) for path in paths).encode()).hexdigest()[:12]
 
 
-def _draw(path: Path, count: int) -> tuple[list[Mutant], int]:
+def _draw(path: Path, count: int, seed: int) -> tuple[list[Mutant], int]:
     """Mutants of a file, and how many there are; a larger count draws the same and others."""
     mutants = mutants_of(_text(path))
     number = len(mutants)
-    random.Random(path.name).shuffle(mutants)
+    random.Random(f"{seed} {path.name}").shuffle(mutants)
     valid = (mutant for mutant in mutants if mutant.code(_text(path)))
     return [mutant for mutant, _ in zip(valid, range(count or number), strict=False)], number
 
@@ -111,7 +113,7 @@ class Results:
 
 
 def touched_by_tests(kept: Path) -> dict[str, Any]:
-    """[seconds, {file: lines}] of every test; a file of tests is traced again when it or the source has changed."""
+    """[seconds, {file: lines}] of every test; a file is traced again when it or the source has changed."""
     source = _hash(*sorted(SOURCE.rglob("*.py")), *sorted((ROOT / "tests").rglob("conftest.py")))
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     tests: dict[str, Any] = {}
@@ -188,14 +190,16 @@ def _tests_of(path: Path, mutant: Mutant, tests: dict[str, Any]) -> tuple[list[s
 
 
 def _reach(path: Path, line: int) -> Iterator[int]:
-    """The lines of the statement on a line; of all its function for a head; all of the file for what an import runs."""
+    """Lines of the statement on a line; of its function for a head; of the file for what an import runs."""
     inner: ast.AST = ast.parse(_text(path))
     within = False
     while True:
         below = [
             node
             for node in ast.walk(inner)
-            if node is not inner and isinstance(node, ast.stmt) and _first(node) <= line <= (node.end_lineno or 0)
+            if node is not inner
+            and isinstance(node, ast.stmt)
+            and _first(node) <= line <= (node.end_lineno or 0)
         ]
         if not below:
             break
