@@ -4,6 +4,7 @@ Left out is what only makes noise: annotations, `raise` statements and f-strings
 lines, `strict` of `zip`. Each arithmetic sign has one replacement, where cosmic-ray would try every other.
 """
 
+import ast
 from typing import Any, NamedTuple
 
 import cosmic_ray.plugins
@@ -138,13 +139,13 @@ class Mutant(NamedTuple):
     occurrence: int  # of all that the operator can change in the file
 
     def code(self, source: str) -> str | None:
-        """The file's text with the change; none where that is no Python, or the text as it was."""
+        """The file's text with the change; none where that is no Python, or says the same."""
         code = mutate_code(source, OPERATORS[self.operator], self.occurrence)
         try:
-            compile(code or "", "mutant", "exec", dont_inherit=True)
+            is_same = ast.dump(ast.parse(code or "")) == ast.dump(ast.parse(source))
         except SyntaxError:
             return None
-        return None if code == source else code
+        return None if is_same else code
 
 
 def mutants_of(source: str) -> list[Mutant]:
