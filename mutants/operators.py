@@ -1,7 +1,7 @@
 """The mutations: cosmic-ray's operators, and three of our own for what this project's code is made of, calls.
 
-Left out is what only makes noise: annotations, `raise` statements and f-strings (texts of messages), log
-lines, `strict` of `zip`. Each arithmetic sign has one replacement, where cosmic-ray would try every other.
+Left out is what only makes noise: annotations, `raise`, `assert`, f-strings (texts of messages), log lines
+and `strict` of `zip`. Each arithmetic sign has one replacement, where cosmic-ray would try every other.
 """
 
 import ast
@@ -35,6 +35,7 @@ _OTHERS = (
 
 
 _NO_VALUES = {"torch", "nn", "F", "np", "math", "self", "cls", "functools", "itertools", "json"}
+_SYMMETRIC = {"min", "max", "l1_loss", "mse_loss"}
 _Position = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -53,6 +54,8 @@ class SwapArguments(Operator):
     @staticmethod
     def _firsts(node: Any) -> list[int]:
         if node.type != "arglist" or node.parent.type != "trailer":
+            return []
+        if node.parent.get_previous_leaf().value in _SYMMETRIC:
             return []
         positional = [child.type != "argument" for child in node.children]
         return [i for i in range(0, len(positional) - 2, 2) if positional[i] and positional[i + 2]]
@@ -101,7 +104,7 @@ class LeaveOutStatement(Operator):
     @staticmethod
     def _changes_something(statement: Any) -> bool:
         if statement.type in ("atom_expr", "power"):
-            return statement.children[0].get_code().strip() not in ("super", "log", "logger", "logging")
+            return statement.children[0].get_code().strip() != "super"
         if statement.type != "expr_stmt":
             return False
         target, sign = statement.children[:2]
@@ -164,7 +167,8 @@ def _is_noise(node: Any) -> bool:
     if above is None:
         return False
     return (
-        node.type in ("raise_stmt", "fstring")
+        node.type in ("raise_stmt", "assert_stmt", "fstring")
+        or (node.type in ("expr_stmt", "atom_expr") and node.get_first_leaf().value == "logger")
         or (above.type == "parameters" and node.type == "operator")  # `*` before what is given by name
         or (above.type == "tfpdef" and node is above.children[-1])
         or (above.type == "annassign" and node is above.children[1])

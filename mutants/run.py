@@ -9,7 +9,6 @@ import ast
 import difflib
 import hashlib
 import json
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -75,17 +74,20 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def _hash(*paths: Path) -> str:
-    return hashlib.sha256("".join(_text(path) for path in paths).encode()).hexdigest()[:12]
+    return _digest("".join(_text(path) for path in paths))
 
 
 def _draw(path: Path, count: int, seed: int) -> tuple[list[Mutant], int]:
     """Mutants of a file, and how many there are; a larger count draws the same and others."""
     mutants = mutants_of(_text(path))
-    number = len(mutants)
-    random.Random(f"{seed} {path.name}").shuffle(mutants)
-    valid = (mutant for mutant in mutants if mutant.code(_text(path)))
-    return [mutant for mutant, _ in zip(valid, range(count or number), strict=False)], number
+    drawn = sorted(mutants, key=lambda m: _digest(f"{seed} {path.name} {m.operator} {m.occurrence}"))
+    valid = (mutant for mutant in drawn if mutant.code(_text(path)))
+    return [mutant for mutant, _ in zip(valid, range(count or len(mutants)), strict=False)], len(mutants)
 
 
 class Results:
