@@ -18,6 +18,7 @@ from clearsr.degradation.steps import (
     resize,
     round_to_8_bit,
     sharpen,
+    sharpen_original,
     sinc_kernel,
 )
 
@@ -151,6 +152,14 @@ def test_poisson_photons_double_with_the_number_of_levels():
     assert variances[0] / variances[1] == pytest.approx(2.0, rel=0.05)
 
 
+def test_grey_poisson_noise_is_that_of_the_luminance():
+    image = torch.tensor([40, 120, 200])[:, None, None].expand(3, 300, 300) / 255
+    luma = round(0.299 * 40 + 0.587 * 120 + 0.114 * 200) / 255  # ITU-R BT.601
+    noise = add_poisson_noise(image, 0.05, gray=True, generator=_generator())[0] - image[0]
+    assert noise.var().item() == pytest.approx(0.05**2 * luma, rel=0.03)  # one level: one photon
+    assert abs(noise.mean().item()) < 5 * 0.05 * (luma / noise.numel()) ** 0.5
+
+
 def test_noise_stays_in_range_and_black_gets_no_photons():
     image = torch.cat([torch.zeros(3, 8, 32), torch.ones(3, 8, 32)], dim=1)
     noisy = add_poisson_noise(image, 3.0, gray=False, generator=_generator())
@@ -173,3 +182,21 @@ def test_sharpening_is_unsharp_masking():
     )
     expected = (image.numpy() + 0.8 * (image.numpy() - blurred)).clip(0, 1)
     np.testing.assert_allclose(sharpen(image, 0.8, 1.1).numpy(), expected, atol=1e-5)
+
+
+def test_originals_are_sharpened_as_real_esrgan_does_it():
+    """Its USM sharpening: kernel of 51 pixels and sigma 8, weight 0.5, threshold 10, by a soft mask."""
+
+    def blur(image):
+        return scipy.ndimage.gaussian_filter(image, (0, 8, 8), mode="mirror", radius=(0, 25, 25))
+
+    image = _smooth_image(60, 70).double()
+    image[:, 20:40, 10:50] = torch.rand(3, 20, 40, generator=_generator(1)).double()
+    sharp = image.numpy()
+    residual = sharp - blur(sharp)
+    mask = blur((np.abs(residual) * 255 > 10).astype(float))
+    expected = mask * np.clip(sharp + 0.5 * residual, 0, 1) + (1 - mask) * sharp
+    assert 0.2 < mask.mean() < 0.8 and (expected != sharp).any()
+    found = sharpen_original(image.float()).numpy()
+    np.testing.assert_allclose(found, expected.clip(0, 1), atol=2e-3)  # a pixel at the threshold may differ
+    assert np.abs(found - expected.clip(0, 1)).mean() < 1e-5

@@ -114,12 +114,18 @@ def test_the_heads_see_features_of_one_length_and_the_lr_image_at_their_size(nor
     seen = []
     head.layers.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     features, lr_image = normal(1, 12, 6, 8), normal(1, 3, 24, 32, seed=1)
-    assert head(features, lr_image).shape == (1, 1, 6, 8)
+    found = head(features, lr_image)
     scaled, beside = seen[0].split((12, 3), dim=1)
     torch.testing.assert_close(scaled.square().mean(1), torch.ones(1, 6, 8))
     torch.testing.assert_close(F.cosine_similarity(scaled, features), torch.ones(1, 6, 8))
     shrunk = [Image.fromarray(c.numpy()).resize((8, 6), Image.Resampling.BILINEAR) for c in lr_image[0]]
     torch.testing.assert_close(beside[0], torch.tensor(np.stack(shrunk)), atol=1e-5, rtol=1e-5)
+    one, three, normed, last = (head.layers[i] for i in (0, 2, 3, 5))
+    hidden = F.conv2d(seen[0], one.weight, one.bias)
+    hidden = F.conv2d(torch.where(hidden > 0, hidden, 0.2 * hidden), three.weight, three.bias, padding=1)
+    hidden = F.group_norm(hidden, 8, normed.weight, normed.bias)
+    hidden = torch.where(hidden > 0, hidden, 0.2 * hidden)
+    torch.testing.assert_close(found, F.conv2d(hidden, last.weight, last.bias, padding=1))
 
 
 @pytest.mark.parametrize(("steps", "last"), [(1, 1.0), (2, 0.0), (3, 0.5)])
