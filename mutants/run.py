@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from forks import ROOT, SOURCE, Fork, Tracer, load_libraries, run_tests
+from forks import ROOT, SOURCE, Ended, Fork, Tracer, load_libraries, run_tests
 from operators import Mutant, check_examples, mutants_of
 
 FILES = (
@@ -30,7 +30,7 @@ TESTS = (
     *("training/test_perceptual.py", "training/test_teacher.py", "training/test_prior.py"),
     "training/test_fresh_control.py",
 )
-MOST_SECONDS = 20.0  # of tests for one mutant: those of the file's own name first, then the fastest
+ROUND_SECONDS = 20  # of tests, until it is looked at whether a mutant lives
 CAUGHT = ("caught", "timeout")
 KEPT = ROOT / "runs" / "mutants"  # what is kept between runs
 
@@ -144,26 +144,35 @@ def _trace(path: Path, answer: Path) -> dict[str, Any]:
     return json.loads(answer.read_text(encoding="utf-8"))
 
 
+class Trial(NamedTuple):
+    """A mutant and the tests that it has yet to pass."""
+
+    path: Path
+    mutant: Mutant
+    rounds: list[list[str]]
+
+
 def run(waiting: list[tuple[Path, Mutant]], tests: dict[str, Any], results: Results, workers: int) -> None:
-    """Run mutants, some at a time, and keep what becomes of them."""
-    running: dict[Fork, tuple[Path, Mutant]] = {}
-    left = list(reversed(waiting))
+    """Keep what becomes of mutants, some run at a time; a survivor of one round goes on to the next."""
+    running: dict[Fork, Trial] = {}
+    left = [Trial(*one, _rounds(*one, tests)) for one in reversed(waiting)]
     try:
         while left or running:
             while left and len(running) < workers:
-                path, mutant = left.pop()
-                names, seconds = _tests_of(path, mutant, tests)
-                if not names:
-                    results.put(path, mutant, outcome="untouched", by="")
-                    continue
-                code = mutant.code(_text(path)) or ""
-                fork = Fork(lambda n=names, p=path, c=code: run_tests(n, p, c), 3 * seconds + 20)
-                running[fork] = path, mutant
+                trial = left.pop()
+                if trial.rounds:
+                    running[_started(trial, tests)] = trial
+                else:
+                    results.put(trial.path, trial.mutant, outcome="untouched", by="")
             time.sleep(0.02)
-            for fork, (path, mutant) in list(running.items()):
-                if (ended := fork.ended()) is not None:
-                    del running[fork]
-                    _keep(results, path, mutant, ended.code, ended.output)
+            for fork, trial in list(running.items()):
+                if (ended := fork.ended()) is None:
+                    continue
+                del running[fork]
+                if ended.code == 0 and trial.rounds[1:]:
+                    left.append(trial._replace(rounds=trial.rounds[1:]))
+                else:
+                    _keep(results, trial, ended)
             print(f"\r{len(left) + len(running)} mutants left ", end="", file=sys.stderr)
     finally:
         for fork in running:
@@ -171,24 +180,32 @@ def run(waiting: list[tuple[Path, Mutant]], tests: dict[str, Any], results: Resu
         print(file=sys.stderr)
 
 
-def _keep(results: Results, path: Path, mutant: Mutant, code: int, output: str) -> None:
-    outcome = "survived" if code == 0 else "timeout" if code < 0 else "caught"
-    failed = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    results.put(path, mutant, outcome=outcome, by=failed[0][:200] if failed else f"exit code {code}")
+def _started(trial: Trial, tests: dict[str, Any]) -> Fork:
+    path, names, code = trial.path, trial.rounds[0], trial.mutant.code(_text(trial.path)) or ""
+    return Fork(lambda: run_tests(names, path, code), 20 + 3 * sum(tests[name][0] for name in names))
 
 
-def _tests_of(path: Path, mutant: Mutant, tests: dict[str, Any]) -> tuple[list[str], float]:
-    """The tests that touch what a mutant changes, and the seconds they take."""
+def _keep(results: Results, trial: Trial, ended: Ended) -> None:
+    outcome = "survived" if ended.code == 0 else "timeout" if ended.code < 0 else "caught"
+    failed = [line for line in ended.output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    by = failed[0][:200] if failed else f"exit code {ended.code}"
+    results.put(trial.path, trial.mutant, outcome=outcome, by=by)
+
+
+def _rounds(path: Path, mutant: Mutant, tests: dict[str, Any]) -> list[list[str]]:
+    """The tests that touch what a mutant changes: those of the file's name first, the quickest first."""
     lines = set(_reach(path, mutant.line))
     name = str(path.relative_to(SOURCE))
     touching = [test for test, (_, found) in tests.items() if lines & set(found.get(name, ()))]
     touching.sort(key=lambda test: (f"test_{path.stem}.py" not in test, tests[test][0]))
-    chosen, seconds = [], 0.0
+    rounds: list[list[str]] = []
+    total = 0.0
     for test in touching:
-        if seconds + tests[test][0] <= MOST_SECONDS or not chosen:
-            chosen.append(test)
-            seconds += tests[test][0]
-    return chosen, seconds
+        begin, total = total, total + tests[test][0]
+        if not rounds or total // ROUND_SECONDS > begin // ROUND_SECONDS:
+            rounds.append([])
+        rounds[-1].append(test)
+    return rounds
 
 
 def _reach(path: Path, line: int) -> Iterator[int]:
