@@ -30,7 +30,7 @@ TESTS = (
     *("training/test_losses.py", "training/test_perceptual.py", "training/test_teacher.py"),
     *("training/test_prior.py", "training/test_fresh_control.py"),
     *("sd/test_sd_init.py", "test_doctor.py", "cli/test_cli_model.py"),
-    *("test_hardware.py", "pipeline/test_conventions.py"),
+    *("test_hardware.py", "pipeline/test_conventions.py", "pipeline/test_budget.py"),
 )
 ROUND_SECONDS, MOST_ROUNDS = 20, 3  # of tests, until it is looked at whether a mutant lives
 CAUGHT = ("caught", "timeout")
