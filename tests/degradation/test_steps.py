@@ -19,7 +19,6 @@ from clearsr.degradation.steps import (
     resize,
     round_to_8_bit,
     sharpen,
-    sharpen_original,
     sinc_kernel,
 )
 
@@ -197,21 +196,3 @@ def test_sharpening_is_unsharp_masking():
     )
     expected = (image.numpy() + 0.8 * (image.numpy() - blurred)).clip(0, 1)
     np.testing.assert_allclose(sharpen(image, 0.8, 1.1).numpy(), expected, atol=1e-5)
-
-
-def test_originals_are_sharpened_as_real_esrgan_does_it():
-    """Its USM sharpening: kernel of 51 pixels and sigma 8, weight 0.5, threshold 10, by a soft mask."""
-
-    def blur(image):
-        return scipy.ndimage.gaussian_filter(image, (0, 8, 8), mode="mirror", radius=(0, 25, 25))
-
-    image = _smooth_image(60, 70).double()
-    image[:, 20:40, 10:50] = torch.rand(3, 20, 40, generator=_generator(1)).double()
-    sharp = image.numpy()
-    residual = sharp - blur(sharp)
-    mask = blur((np.abs(residual) * 255 > 10).astype(float))
-    expected = mask * np.clip(sharp + 0.5 * residual, 0, 1) + (1 - mask) * sharp
-    assert 0.2 < mask.mean() < 0.8 and (expected != sharp).any()
-    found = sharpen_original(image.float()).numpy()
-    np.testing.assert_allclose(found, expected.clip(0, 1), atol=2e-3)  # a pixel at the threshold may differ
-    assert np.abs(found - expected.clip(0, 1)).mean() < 1e-5
