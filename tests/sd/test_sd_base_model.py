@@ -40,6 +40,13 @@ def test_a_missing_part_is_named(base_copy, part):
     assert part in message and str(base_copy) in message
 
 
+def test_a_part_without_its_description(base_copy):
+    (base_copy / "unet" / "config.json").unlink()
+    assert "its part unet/ lacks config.json" in refusal(base_copy)
+    shutil.rmtree(base_copy / "unet")
+    assert "its part unet/ is missing" in refusal(base_copy)
+
+
 def test_wrong_cross_attention_width(base_copy):
     edit(base_copy / "unet" / "config.json", cross_attention_dim=48)
     message = refusal(base_copy)
