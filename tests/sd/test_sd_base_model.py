@@ -117,6 +117,11 @@ def test_settings_that_a_base_does_not_allow(base, fields, word):
     assert word in refusal(base, **fields)
 
 
+def test_a_window_may_be_any_multiple_of_the_coarsest_level(base):
+    assert "accepted: null, or a multiple of 8" in refusal(base, control={"window_size": 12})
+    build_network(make_config(base, control={"window_size": 24}))
+
+
 def test_not_json(base_copy):
     (base_copy / "unet" / "config.json").write_text("{")
     assert "config.json" in refusal(base_copy)
