@@ -13,6 +13,7 @@ from clearsr.cli import main
 from clearsr.models.build import build_network, meta_network
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.parameters import parameter_table, part_of, stored_parts
+from clearsr.models.pretrained import encode_text
 
 TRAINED = ("detail_preserving.", "structure_preserving.")
 
@@ -124,6 +125,11 @@ def test_null_prompt_is_the_text_encoders(loaded, base):
     with torch.no_grad():
         expected = CLIPTextModel.from_pretrained(base / "text_encoder")(tokens).last_hidden_state
     assert torch.allclose(loaded.network.null_prompt, expected, atol=1e-6)
+
+
+def test_a_prompt_that_is_too_long_is_cut(base):
+    long = encode_text(str(base), "a b c d " * 20, None)
+    assert long.shape == (1, 16, 32) and not torch.equal(long, encode_text(str(base), "", None))
 
 
 def test_a_v_prediction_base_is_recognised(base_copy, tmp_path, capsys):
