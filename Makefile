@@ -4,13 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= demo
 WORKERS ?= 2
+FILES ?=
+SAMPLE ?= 30
 
 BIN := $(VENV)/bin
 # The tested versions; they have no releases for Python 3.10.
 CONSTRAINTS := $(shell $(PYTHON) -c "import sys; print('-c constraints.txt' * (sys.version_info >= (3, 11)))")
 READY := $(VENV)/.ready-$(EXTRAS)
 
-.PHONY: setup demo dev test lint format docs clean help
+.PHONY: setup demo dev test lint format docs mutants clean help
 
 help:
 	@echo "make setup   the environment in $(VENV), with the tested versions of constraints.txt"
@@ -20,6 +22,7 @@ help:
 	@echo "make lint    lint and types alone"
 	@echo "make format  format the code"
 	@echo "make docs    the documentation as a site, in site/"
+	@echo "make mutants how many changes of the method's code the tests catch (an hour; not what CI runs)"
 
 setup: $(READY)
 
@@ -51,6 +54,11 @@ format: dev
 docs:
 	$(MAKE) setup EXTRAS=dev,docs
 	$(BIN)/python docs/build.py
+
+# FILES="models/lora.py sampling/*.py" for some files, SAMPLE=0 for all their mutants.
+mutants: dev
+	$(BIN)/python -m pip install --quiet cosmic-ray==8.7.0
+	OMP_NUM_THREADS=1 $(BIN)/python mutants/run.py --sample $(SAMPLE) --workers $(WORKERS) $(foreach file,$(FILES),'$(file)')
 
 clean:
 	rm -rf $(VENV) demo build dist site .pytest_cache .ruff_cache .mypy_cache

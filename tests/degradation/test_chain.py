@@ -288,3 +288,60 @@ def test_compressed_is_a_camera_behind_one_jpeg_that_shows(chain_of):
         "add_poisson_noise",
     }
     assert max(sigma for sigma, _ in by_name["add_gaussian_noise"]) <= 3
+
+
+# Our own presets, as docs/training.md describes them: a blur, then shrinking, little noise, perhaps a JPEG.
+OURS = {
+    "camera": SimpleNamespace(
+        sizes=range(7, 22, 2), sigma=(0.2, 1.6), turned=0.4, modes=("area", "bicubic"), antialias=True,
+        gaussian=(0, 3), poisson=(0, 0.25), jpeg=0.5, quality=(85, 100), sharpened=0.0, soft=(0.0, 0, 0),
+    ),
+    "real": SimpleNamespace(
+        sizes=range(27, 34, 2), sigma=(2.0, 4.6), turned=0.5, modes=("bilinear", "bicubic"), antialias=False,
+        gaussian=(0, 2.5), poisson=(0, 0.2), jpeg=0.4, quality=(80, 100), sharpened=0.85,
+        soft=(0.9, 0.5, 1.3),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", OURS)
+def test_our_presets_are_a_blur_a_shrinking_and_what_a_camera_adds(chain_of, preset):
+    config, ours = preset_config(preset), OURS[preset]
+    by_name = defaultdict(list)
+    for seed in range(DRAWS):
+        chain = chain_of(config, seed, (SIDE, SIDE))
+        names = [step[0] for step in chain]
+        assert names[:3] == ["blur", "resize", "resize"] and names[-1] == "round_to_8_bit"
+        assert names.count("blur") == 1 and names.count("resize") == 3 and "noise" in names[3]
+        assert chain[1][1:] == ((SIDE, SIDE), "bicubic", True)
+        assert chain[2][1] == (SIDE // 4, SIDE // 4) and chain[2][3] is ours.antialias
+        by_name["shrinking"].append(chain[2][2])
+        for step in chain:
+            by_name[step[0]].append(step[1:])
+    sizes, kernels = [kernel[1] for kernel in by_name["blur"]], by_name["blur"]
+    assert {kernel[0] for kernel in kernels} == {"gaussian_kernel"} and set(sizes) == set(ours.sizes)
+    assert_fills([sigma for kernel in kernels for sigma in set(kernel[2])], *ours.sigma)
+    assert_share(sum(kernel[2][0] != kernel[2][1] for kernel in kernels), DRAWS, ours.turned)
+    for mode in ours.modes:
+        assert_share(by_name["shrinking"].count(mode), DRAWS, 0.5)
+    assert_share(len(by_name["add_gaussian_noise"]), DRAWS, 0.5)
+    assert_fills([sigma for sigma, _ in by_name["add_gaussian_noise"]], *ours.gaussian)
+    assert_fills([strength for strength, _ in by_name["add_poisson_noise"]], *ours.poisson)
+    assert_share(len(by_name["compress_jpeg"]), DRAWS, ours.jpeg)
+    assert_fills([quality for (quality,) in by_name["compress_jpeg"]], *ours.quality)
+    assert_share(len(by_name["sharpen"]), DRAWS, ours.sharpened)
+    if ours.sharpened:
+        assert_fills([amount for amount, _ in by_name["sharpen"]], 0.4, 1.6)
+        assert_fills([sigma for _, sigma in by_name["sharpen"]], 0.8, 1.8)
+    share, *sigma = ours.soft  # the blur of the original itself
+    assert config.original.probability == share
+    if share:
+        assert (config.original.kernel_size, config.original.sigma) == ((9, 9), tuple(sigma))
+        assert config.original.kernel_probabilities[0] == 1 and config.original.sinc_probability == 0
+
+
+def test_bicubic_is_one_resize_and_nothing_else(chain_of):
+    for seed in range(20):
+        chain = chain_of(preset_config("bicubic"), seed)
+        whole, small = ("resize", (80, 120), "bicubic", True), ("resize", (20, 30), "bicubic", True)
+        assert chain == [whole, small, small, ("round_to_8_bit",)]

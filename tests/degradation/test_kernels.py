@@ -94,3 +94,8 @@ def test_sinc_kernel_passes_slow_waves_and_stops_fast_ones():
 def test_kernel_of_even_or_no_size_is_refused(size):
     with pytest.raises(ValueError, match="odd"):
         gaussian_kernel(size, (1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_of_one_pixel_changes_nothing(name):
+    assert KERNELS[name](1).tolist() == [[1.0]]

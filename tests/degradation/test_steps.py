@@ -13,6 +13,7 @@ from clearsr.degradation.steps import (
     add_gaussian_noise,
     add_poisson_noise,
     apply_blur,
+    choose,
     compress_jpeg,
     gaussian_kernel,
     resize,
@@ -151,6 +152,14 @@ def test_poisson_photons_double_with_the_number_of_levels():
     assert variances[0] / variances[1] == pytest.approx(2.0, rel=0.05)
 
 
+def test_grey_poisson_noise_is_that_of_the_luminance():
+    image = torch.tensor([40, 120, 200])[:, None, None].expand(3, 300, 300) / 255
+    luma = round(0.299 * 40 + 0.587 * 120 + 0.114 * 200) / 255  # ITU-R BT.601
+    noise = add_poisson_noise(image, 0.05, gray=True, generator=_generator())[0] - image[0]
+    assert noise.var().item() == pytest.approx(0.05**2 * luma, rel=0.03)  # one level: one photon
+    assert abs(noise.mean().item()) < 5 * 0.05 * (luma / noise.numel()) ** 0.5
+
+
 def test_noise_stays_in_range_and_black_gets_no_photons():
     image = torch.cat([torch.zeros(3, 8, 32), torch.ones(3, 8, 32)], dim=1)
     noisy = add_poisson_noise(image, 3.0, gray=False, generator=_generator())
@@ -158,6 +167,20 @@ def test_noise_stays_in_range_and_black_gets_no_photons():
     assert torch.equal(noisy[:, :8], image[:, :8])
     noisy = add_gaussian_noise(image, 30.0, gray=False, generator=_generator())
     assert noisy.min() >= 0 and noisy.max() <= 1
+
+
+def test_photons_of_what_lies_beyond_the_range_are_those_of_its_ends():
+    image = 1.1 * _random_image(64, 64) - 0.05
+    held = image.clamp(0, 1)
+    ours, theirs = (add_poisson_noise(x, 2.0, gray=False, generator=_generator()) for x in (image, held))
+    free = (ours > 0) & (ours < 1) & (theirs > 0) & (theirs < 1)  # where nothing is clamped
+    assert (free & (image > 1.01)).any()
+    torch.testing.assert_close((ours - image)[free], (theirs - held)[free], atol=1e-6, rtol=0)
+
+
+def test_what_rounding_leaves_beyond_the_last_weight_is_the_last_that_is_possible(monkeypatch):
+    monkeypatch.setattr("clearsr.degradation.steps.uniform", lambda low, high, generator: high)
+    assert choose("abcd", [0.3, 0.0, 0.7, 0.0], _generator()) == "c"
 
 
 def test_rounding_gives_the_nearest_of_256_levels():

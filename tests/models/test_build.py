@@ -1,8 +1,10 @@
 """Building: reproducible from a seed, without touching the global one, and with everything at its start."""
 
+import pytest
 import torch
 
 from clearsr.config.model import preset_model_config
+from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 
 
@@ -14,6 +16,17 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone(tiny_config):
     again, other = build_network(tiny_config, 3).state_dict(), build_network(tiny_config, 4).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["unet.conv_in.weight"], other["unet.conv_in.weight"])
+
+
+def test_the_null_prompt_starts_small(make_config):
+    null = build_network(make_config(null_prompt_tokens=64)).null_prompt.detach()
+    assert null.shape == (1, 64, 16) and abs(float(null.std()) / 0.02 - 1) < 0.1
+
+
+def test_windows_are_what_the_coarsest_level_divides(make_config):
+    build_network(make_config(control={"window_size": 12}))  # three levels: 4 cells are one there
+    with pytest.raises(ClearSRError, match="window_size must be a multiple of 4"):
+        build_network(make_config(control={"window_size": 6}))
 
 
 def test_untrained_it_predicts_the_best_linear_guess(tiny_config, normal):

@@ -87,6 +87,13 @@ def test_measured_scaling_factor_survives(make_network, tmp_path):
     assert loaded.latents.scaling_factor == 0.123 == loaded.config.autoencoder.scaling_factor
 
 
+def test_others_may_read_the_weights_as_the_umask_says(network, tmp_path):
+    save_network(network, tmp_path, STAGES)
+    (tmp_path / "other").touch()
+    modes = {(tmp_path / name).stat().st_mode for name in (WEIGHTS_NAME, "other")}
+    assert len(modes) == 1
+
+
 def test_half_precision_halves_the_file_and_rounds_once(network, folder, tmp_path):
     save_network(network, tmp_path / "half", STAGES, dtype=torch.float16)
     sizes = [(path / WEIGHTS_NAME).stat().st_size for path in (folder, tmp_path / "half")]

@@ -60,6 +60,9 @@ def test_the_distance_is_that_of_a_loop_over_positions():
                     expected[image] += difference.square().sum() / (a.shape[2] * a.shape[3] * len(shapes))
     torch.testing.assert_close(feature_distance(ours, theirs), expected)
     assert feature_distance(ours, [-maps for maps in ours]).tolist() == pytest.approx([4, 4])
+    halves = [[maps.bfloat16() for maps in some] for some in (ours, theirs)]
+    rounded = [[maps.float() for maps in some] for some in halves]
+    assert torch.equal(feature_distance(*halves), feature_distance(*rounded))  # of halves, but not in halves
 
 
 def test_blocks_that_are_not_there_are_refused():

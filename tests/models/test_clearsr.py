@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from clearsr.models.clearsr import ControlSignals, head_dimension
+from clearsr.models.clearsr import ControlSignals, compile_network, head_dimension
 from clearsr.training.setup import recompute_activations
 
 SIZES = [(16, 16), (8, 20), (9, 13)]  # the last is not a multiple of what the U-Net folds
@@ -266,3 +266,13 @@ def test_zero_signals_are_the_plain_unet(network, diffusers_unet, inputs):
         network.unet_decode(encoded, nothing, text),
         diffusers_unet(network.unet)(latent, timestep, text).sample,
     )
+
+
+def test_every_block_of_the_denoising_network_is_compiled(make_network, monkeypatch):
+    network, compiled, asked = make_network(), [], []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    monkeypatch.setattr("clearsr.models.clearsr.check_compiler", asked.append)
+    compile_network(network)
+    unet, control = network.unet, [network.detail_preserving, network.structure_preserving]
+    assert compiled == [*unet.down_blocks, unet.mid_block, *unet.up_blocks, *control]
+    assert asked == [torch.device("cpu")]

@@ -67,6 +67,8 @@ def test_untrained_it_keeps_what_the_kept_frequencies_hold(untrained, make_pictu
     torch.testing.assert_close(restored, expected, atol=1e-4, rtol=0)
     blocks = (untrained.encoder(pixels)[:, :32] - untrained.encoder.linear(pixels)).abs()
     assert 0 < blocks.mean() < 0.2  # the convolutions start as a small correction
+    weight = untrained.encoder.conv_out.weight
+    assert weight.abs().max() <= 0.1 / weight[0].numel() ** 0.5  # a tenth of what torch starts from
 
 
 @torch.no_grad()

@@ -97,6 +97,30 @@ def test_in_16_bits_it_is_as_near_to_the_truth_as_the_whole(make_picture, normal
 
 
 @torch.no_grad()
+def test_what_fits_a_piece_is_done_whole_and_nothing_larger(normal, make_picture):
+    latents, whole = _make_vae(), []
+    for name in ("encode", "decode"):
+        method = getattr(latents.vae, name)
+        setattr(latents.vae, name, lambda x, do=method: whole.append(tuple(x.shape[2:])) or do(x))
+    for side in (40, 48):
+        latents.embed_lr(make_picture(32, side)[None].double(), 40)
+        latents.decode(normal(1, 4, side // 8, 4).double(), 40)
+    assert whole == [(32, 40), (5, 4)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("log_variance", [-45.0, -29.0, 19.0, 25.0])
+def test_deviations_are_kept_within_diffusers_bounds(log_variance, make_picture):
+    latents = _make_vae()
+    latents.vae.quant_conv.weight[4:] = 0
+    latents.vae.quant_conv.bias[4:] = log_variance
+    _, (windows, whole), _ = _both(latents, make_picture, 48, 64, 40)
+    torch.testing.assert_close(windows, whole, atol=0, rtol=1e-9)
+    expected = latents.scaling_factor * torch.tensor(min(max(log_variance, -30.0), 20.0) / 2).double().exp()
+    torch.testing.assert_close(windows, expected.expand_as(windows), atol=0, rtol=1e-6)
+
+
+@torch.no_grad()
 def test_the_encoders_lora_is_on(make_picture):
     latents = _make_vae()
     before = _both(latents, make_picture, 64, 96, 40)[0][0]

@@ -34,7 +34,7 @@ def test_starts_with_the_spread_of_transformers_weights():
         CLIPVisionConfig(intermediate_size=256, **SHAPE._asdict())
     ).state_dict()
     for name, value in ours.items():
-        if value.numel() >= 64 * 24:
+        if value.numel() >= 10 * 64:  # of random numbers enough for a spread
             torch.testing.assert_close(value.std(), theirs[name].std(), rtol=0.1, atol=0, msg=name)
         elif name.endswith("bias"):
             assert torch.equal(value, theirs[name]), name

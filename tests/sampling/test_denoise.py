@@ -16,6 +16,7 @@ from clearsr.sampling.guidance import Conditioning, Tiles, guided_z_0
 from clearsr.sampling.latent_space_adjustment import step_strengths
 from clearsr.sampling.noise import Bands, draw_noise
 from clearsr.sampling.schedule import make_solver
+from clearsr.seeds import make_generator
 from clearsr.tiling import Window, tile_windows
 
 CPU = torch.device("cpu")
@@ -87,8 +88,11 @@ def test_a_negative_prompt_goes_through_its_own_whole_pass(network, conditioning
     unconditional = _full_pass(network, given, z_t, t, negative, negative)
     expected = unconditional + 2.5 * (conditional - unconditional)
     tile = Tiles.cut(network, given, [Window(0, 0, 8, 12)], keep=False)
-    z_0 = guided_z_0(network, tile, z_t, t, _config(guidance_scale=2.5))
-    torch.testing.assert_close(z_0, _read(network, given, expected, z_t, t))
+    text, z_lr = network.null_prompt.expand(2, -1, -1), given.embedding.mean
+    known = network.control_signals(z_lr, t.expand(2), text, network.structure_features(z_lr))
+    for control in (None, known):
+        z_0 = guided_z_0(network, tile, z_t, t, _config(guidance_scale=2.5), control)
+        torch.testing.assert_close(z_0, _read(network, given, expected, z_t, t))
 
 
 @torch.no_grad()
@@ -235,18 +239,37 @@ def test_result_does_not_depend_on_the_order_of_tiles(network, conditioning, mon
     torch.testing.assert_close(denoise(network, given, config, _generators(0)), forward, atol=1e-5, rtol=1e-5)
 
 
-def test_many_tiles_are_as_few(network, conditioning, monkeypatch):
+def _calls(module):
+    """A list that grows by one at each call of the module."""
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_many_tiles_are_as_few(make_network, conditioning, monkeypatch):
     """With more tiles than the SPM's features are kept for, it runs again: same result."""
+    network = make_network()
     given, config = conditioning(batch=1, width=48), _config(steps=2, tile={"size": 32, "overlap": 0})
+    calls = _calls(network.structure_preserving)
+    monkeypatch.setattr(guidance, "KEPT_TILES", 2)
     kept = denoise(network, given, config, _generators(0))
-    monkeypatch.setattr(guidance, "KEPT_TILES", 0)
+    assert len(calls) == 2  # once for each of the two tiles
+    monkeypatch.setattr(guidance, "KEPT_TILES", 1)
     assert torch.equal(denoise(network, given, config, _generators(0)), kept)
+    assert len(calls) == 2 + 2 * 2
+
+
+@pytest.mark.parametrize(("scale", "branches"), [(1, 1), (3, 2)])
+def test_without_guidance_one_branch_is_decoded(make_network, conditioning, scale, branches):
+    network = make_network()
+    decoded, encoded = _calls(network.unet.conv_out), _calls(network.unet.mid_block)
+    denoise(network, conditioning(), _config(steps=3, guidance_scale=scale), _generators(0, 1))
+    assert (len(decoded), len(encoded)) == (3 * branches, 3)
 
 
 def test_structure_features_are_computed_once_per_image(make_network, conditioning):
     network = make_network()
-    calls = []
-    network.structure_preserving.register_forward_hook(lambda *_: calls.append(1))
+    calls = _calls(network.structure_preserving)
     denoise(network, conditioning(), _config(steps=4, guidance_scale=2), _generators(0, 1))
     assert len(calls) == 1
 
@@ -291,6 +314,8 @@ def test_noise_of_a_large_image_is_its_own_in_every_band(network, conditioning, 
     config = _config(steps=1, scheduler="ddim", start="noise")
     noise = denoise(network, given, config, _generators(3, 3))
     assert torch.equal(noise[0], noise[1])
+    lower = torch.randn(8, 4, 12, generator=make_generator("band", 3, 4))  # the seed, and the first row
+    torch.testing.assert_close(noise[0, :, 4:], lower)
     assert not torch.allclose(noise[0, :, :4], noise[0, :, 4:], atol=1e-2)
     other = denoise(network, given, config, _generators(3, 4))
     assert torch.equal(other[0], noise[0]) and not torch.allclose(other[1], noise[1], atol=1e-2)

@@ -51,8 +51,10 @@ def test_leading_and_trailing_are_diffusers(steps):
 
 
 def test_quadratic_is_denser_towards_the_end():
-    strides = -np.diff(spaced_timesteps(10, 999, "quadratic"))
-    assert (np.diff(strides) < 0).all()
+    timesteps = spaced_timesteps(10, 999, "quadratic")
+    assert (np.diff(-np.diff(timesteps)) < 0).all()
+    roots = [math.sqrt(t / 999) for t in timesteps]  # the square of even spacing
+    np.testing.assert_allclose(roots, np.arange(10, 0, -1) / 10, atol=0.003)
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

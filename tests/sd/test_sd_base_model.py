@@ -40,6 +40,13 @@ def test_a_missing_part_is_named(base_copy, part):
     assert part in message and str(base_copy) in message
 
 
+def test_a_part_without_its_description(base_copy):
+    (base_copy / "unet" / "config.json").unlink()
+    assert "its part unet/ lacks config.json" in refusal(base_copy)
+    shutil.rmtree(base_copy / "unet")
+    assert "its part unet/ is missing" in refusal(base_copy)
+
+
 def test_wrong_cross_attention_width(base_copy):
     edit(base_copy / "unet" / "config.json", cross_attention_dim=48)
     message = refusal(base_copy)
@@ -108,6 +115,11 @@ def test_other_kinds_of_models_are_refused(base_copy, file, values, words):
 )
 def test_settings_that_a_base_does_not_allow(base, fields, word):
     assert word in refusal(base, **fields)
+
+
+def test_a_window_may_be_any_multiple_of_the_coarsest_level(base):
+    assert "accepted: null, or a multiple of 8" in refusal(base, control={"window_size": 12})
+    build_network(make_config(base, control={"window_size": 24}))
 
 
 def test_not_json(base_copy):

@@ -13,6 +13,7 @@ from clearsr.cli import main
 from clearsr.models.build import build_network, meta_network
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.parameters import parameter_table, part_of, stored_parts
+from clearsr.models.pretrained import encode_text
 
 TRAINED = ("detail_preserving.", "structure_preserving.")
 
@@ -126,12 +127,21 @@ def test_null_prompt_is_the_text_encoders(loaded, base):
     assert torch.allclose(loaded.network.null_prompt, expected, atol=1e-6)
 
 
-def test_a_v_prediction_base_is_recognised(base_copy, tmp_path):
+def test_a_prompt_that_is_too_long_is_cut(base):
+    long = encode_text(str(base), "a b c d " * 20, None)
+    assert long.shape == (1, 16, 32) and not torch.equal(long, encode_text(str(base), "", None))
+
+
+def test_a_v_prediction_base_is_recognised(base_copy, tmp_path, capsys):
     path = base_copy / "scheduler" / "scheduler_config.json"
     path.write_text(path.read_text().replace('"epsilon"', '"v_prediction"'))
     out = tmp_path / "out"
     assert main(["init", "--base-model", str(base_copy), "-o", str(out)]) == 0
     assert load_network(out).network.config.prediction == "v_prediction"
+    command = ["init", "--base-model", str(base_copy), "-o", str(out), "--overwrite", "--set"]
+    assert main([*command, "prediction=v_prediction"]) == 0
+    assert main([*command, "prediction=epsilon"]) == 1
+    assert "epsilon, but the U-Net of" in capsys.readouterr().err
 
 
 def test_weights_stored_in_halves_load_in_fp32(base, base_copy, untrained):

@@ -108,6 +108,22 @@ def test_a_process_leaves_out_what_another_has_made_meanwhile(realesrgan_wheel, 
     assert len(written) == 1
 
 
+def test_a_file_that_another_made_does_not_end_the_rest(realesrgan_wheel, make_taught, monkeypatch):
+    monkeypatch.setattr("clearsr.data.labels.IN_A_FILE", 2)
+    monkeypatch.setattr("os.getpid", lambda: 0)
+    write, written = Labels.write, []
+
+    def and_the_next(labels, numbers, pictures):
+        written.append(numbers)
+        write(labels, numbers, pictures)
+        if numbers == range(0, 2):
+            write(labels, range(2, 4), pictures)
+
+    monkeypatch.setattr(Labels, "write", and_the_next)
+    labelled(make_taught(samples=6))
+    assert written == [range(0, 2), range(4, 6)]
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [({"seed": 1}, "seed"), ({"data": {"crop_size": 24}}, "crop_size"), ({"network": "x.pth"}, "teacher")],
