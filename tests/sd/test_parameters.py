@@ -1,12 +1,16 @@
 """Parameter counts at Stable Diffusion 2.1's size, against sums worked out by hand."""
 
+import inspect
+
 import pytest
+from diffusers import AutoencoderKL
 
 from clearsr.config.base import build_config
 from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.models.parameters import PAPER_TABLE_5, parameter_table, part_of, stored_parts
+from clearsr.models.sd21 import UNET_CONFIG, VAE_CONFIG
 
 # Levels with window attention: (channels, transformers, ratio to the latent grid); the middle is at ratio 8.
 CA_LAYERS = [(320, 2, 1), (640, 2, 2), (1280, 2, 4), (1280, 1, 8)]
@@ -44,6 +48,15 @@ def test_stable_diffusion_2_1(table):
     assert table.trained == set(list(table.parts)[:5])
     assert table.trainable == 526_046_090 and table.total == 2_448_075_317
     assert abs(table.trainable / 1e6 - PAPER_TABLE_5["trainable"]) < 1.1
+    # Its total has 63 M that the parts it names do not add up to.
+    assert 62 < PAPER_TABLE_5["total"] - table.total / 1e6 < 63
+
+
+def test_what_no_shape_tells_is_as_diffusers_has_it():
+    """Its VAE's defaults are those of Stable Diffusion 1 and 2; 512 pixels are 64 latents."""
+    default = inspect.signature(AutoencoderKL.__init__).parameters["scaling_factor"].default
+    assert VAE_CONFIG["scaling_factor"] == default
+    assert UNET_CONFIG["sample_size"] == 512 // 2 ** (len(VAE_CONFIG["down_block_types"]) - 1)
 
 
 @pytest.mark.parametrize("window", [8, 16, 32])
