@@ -195,10 +195,16 @@ def _keep(results: Results, trial: Trial, ended: Ended) -> None:
 
 
 def _rounds(path: Path, mutant: Mutant, tests: dict[str, Any]) -> list[list[str]]:
-    """The tests that touch what a mutant changes: those of the file's name first, the quickest first."""
+    """The tests that touch what a mutant changes: those of the file's name first, the quickest first.
+
+    A constant is touched by no test; whatever test of a file that imports the module may read it.
+    """
     lines = set(_reach(path, mutant.line))
     name = str(path.relative_to(SOURCE))
     touching = [test for test, (_, found) in tests.items() if lines & set(found.get(name, ()))]
+    if len(lines) > _text(path).count("\n"):
+        module = f"from {name.removesuffix('.py').replace('/', '.')} import"
+        touching += [test for test in tests if test not in touching and module in _text(_file_of(test))]
     touching.sort(key=lambda test: (f"test_{path.stem}.py" not in test, tests[test][0]))
     rounds: list[list[str]] = []
     total = 0.0
@@ -208,6 +214,10 @@ def _rounds(path: Path, mutant: Mutant, tests: dict[str, Any]) -> list[list[str]
             rounds.append([])
         rounds[-1].append(test)
     return rounds[:MOST_ROUNDS]
+
+
+def _file_of(test: str) -> Path:
+    return ROOT / test.partition("::")[0]
 
 
 def _reach(path: Path, line: int) -> Iterator[int]:

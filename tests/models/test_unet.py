@@ -3,17 +3,20 @@
 import pytest
 import torch
 
-from clearsr.config.model import preset_model_config
+from clearsr.config.base import build_config, merge
+from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.models.build import own_components
 from clearsr.models.transformer import Attention
 from clearsr.models.unet import TimeProjection
 
 
-@pytest.fixture(scope="module")
-def compact_unet(randomise):
+@pytest.fixture(scope="module", params=[1, 2], ids=lambda layers: f"{layers} per block")
+def compact_unet(request, randomise):
+    unet = {"unet": {"layers_per_block": request.param}}
+    config = build_config(ModelConfig, merge(preset_model_config("compact").model_dump(), unet))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return randomise(own_components(preset_model_config("compact")).unet, spread=0.02)
+        return randomise(own_components(config).unet, spread=0.02)
 
 
 @torch.no_grad()

@@ -3,14 +3,14 @@
 import inspect
 
 import pytest
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from clearsr.config.base import build_config
 from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.models.parameters import PAPER_TABLE_5, parameter_table, part_of, stored_parts
-from clearsr.models.sd21 import UNET_CONFIG, VAE_CONFIG
+from clearsr.models.sd21 import PAPER_SAMPLING, UNET_CONFIG, VAE_CONFIG
 
 # Levels with window attention: (channels, transformers, ratio to the latent grid); the middle is at ratio 8.
 CA_LAYERS = [(320, 2, 1), (640, 2, 2), (1280, 2, 4), (1280, 1, 8)]
@@ -53,10 +53,14 @@ def test_stable_diffusion_2_1(table):
 
 
 def test_what_no_shape_tells_is_as_diffusers_has_it():
-    """Its VAE's defaults are those of Stable Diffusion 1 and 2; 512 pixels are 64 latents."""
-    default = inspect.signature(AutoencoderKL.__init__).parameters["scaling_factor"].default
-    assert VAE_CONFIG["scaling_factor"] == default
+    """Its defaults are those of Stable Diffusion 1 and 2; 512 pixels are 64 latents; the paper's 50 steps."""
+    vae, unet = (
+        inspect.signature(kind.__init__).parameters for kind in (AutoencoderKL, UNet2DConditionModel)
+    )
+    assert VAE_CONFIG["scaling_factor"] == vae["scaling_factor"].default
+    assert UNET_CONFIG["norm_eps"] == unet["norm_eps"].default
     assert UNET_CONFIG["sample_size"] == 512 // 2 ** (len(VAE_CONFIG["down_block_types"]) - 1)
+    assert PAPER_SAMPLING == {"steps": 50, "guidance_scale": 5.5}
 
 
 @pytest.mark.parametrize("window", [8, 16, 32])
