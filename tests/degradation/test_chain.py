@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from clearsr.degradation import DegradationConfig, degrade, preset_config
+from clearsr.degradation import DegradationConfig, degrade, degrade_pair, preset_config
 
 CHAIN = import_module("clearsr.degradation.degrade")  # the package has a function of that name
 KERNELS = ("gaussian_kernel", "generalized_gaussian_kernel", "plateau_kernel", "sinc_kernel")
@@ -20,7 +20,7 @@ KERNELS = ("gaussian_kernel", "generalized_gaussian_kernel", "plateau_kernel", "
 
 @pytest.fixture
 def chain_of(monkeypatch):
-    """`chain_of(config, seed, size, upscale)`: the steps of one image, first to last, as tuples."""
+    """`chain_of(config, seed, size, upscale, make)`: the steps of one image, first to last, as tuples."""
     steps = []
 
     def watch(name, recorded):
@@ -43,9 +43,9 @@ def chain_of(monkeypatch):
         monkeypatch.setattr(CHAIN, name, lambda *values, name=name: (name, *values))
     monkeypatch.setattr(CHAIN, "apply_blur", lambda image, kernel: steps.append(("blur", *kernel)) or image)
 
-    def chain(config, seed, size=(80, 120), upscale=4):
+    def chain(config, seed, size=(80, 120), upscale=4, make=degrade):
         steps.clear()
-        degrade(torch.zeros(3, *size), config, torch.Generator().manual_seed(seed), upscale)
+        make(torch.zeros(3, *size), config, torch.Generator().manual_seed(seed), upscale)
         return list(steps)
 
     return chain
@@ -345,3 +345,16 @@ def test_bicubic_is_one_resize_and_nothing_else(chain_of):
         chain = chain_of(preset_config("bicubic"), seed)
         whole, small = ("resize", (80, 120), "bicubic", True), ("resize", (20, 30), "bicubic", True)
         assert chain == [whole, small, small, ("round_to_8_bit",)]
+
+
+@pytest.mark.parametrize("preset, share, low, high", [("real", 0.9, 0.5, 1.3), ("compressed", 0.5, 0.3, 1.3)])
+def test_the_originals_of_pairs_are_softened_by_a_round_blur_of_their_own(chain_of, preset, share, low, high):
+    """A pair has a blur more than the LR image alone, before all else, as often as the preset says."""
+    config, originals = preset_config(preset), []
+    for seed in range(DRAWS):
+        blurs = [step for step in chain_of(config, seed, make=degrade_pair) if step[0] == "blur"]
+        originals += blurs[:-1]
+    assert_share(len(originals), DRAWS, share)
+    assert {(kernel, size) for _, kernel, size, *_ in originals} == {("gaussian_kernel", 9)}
+    assert all(sigmas[0] == sigmas[1] for *_, sigmas, _ in originals)
+    assert_fills([sigmas[0] for *_, sigmas, _ in originals], low, high)

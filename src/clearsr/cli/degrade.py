@@ -15,6 +15,8 @@ presets:
   light    StableSR's milder set
   camera   the slightly soft, nearly clean picture of a real camera
   real     as cameras blur and sharpen: fitted to pairs that cameras took
+  compressed
+           camera behind a JPEG that shows, blurred or sharpened before it
   bicubic  shrinking alone
 
 The result depends on the picture, its path below the named folder, the settings and the seed alone.
