@@ -85,6 +85,32 @@ def test_layer_by_layer_in_windows_it_paints_the_whole(painter, normal, size, is
     assert len(windows) - count == painter.windows(*size, 320) < count  # smaller windows where there are two
 
 
+def test_what_it_says_of_its_memory_holds(live_maps):
+    """The largest activation; and the maps between layers, to which it adds the result for good measure."""
+    painter, seen, maps = Painter(3).requires_grad_(False), [], live_maps()
+    for conv in painter.body.modules():
+        conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].nbytes))
+    with torch.no_grad():
+        painter(torch.zeros(1, 6, 32, 48))
+    framed = (32 + 2 * 16) * (48 + 2 * 16)
+    assert max(seen) == painter.bytes_per_pixel * framed
+    painter.in_windows(torch.zeros(1, 6, 32, 48), 256, CPU, maps)
+    result = 4 * 3 * framed
+    assert maps.most + result == painter.map_bytes_per_pixel * framed
+
+
+@pytest.mark.parametrize(("piece", "taken"), [(100, 256), (320, 320)])
+def test_in_windows_nothing_is_larger_than_in_a_piece(piece, taken):
+    """Down to 256 pixels a side; of less, a window would be nearly all margin."""
+    painter, seen = Painter(1).requires_grad_(False).to("meta"), []
+    for conv in painter.modules():
+        conv.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0].nbytes, output.nbytes)))
+    pictures = torch.zeros(1, 6, 400, 700, device="meta")
+    painter.in_windows(pictures, piece, pictures.device, beside(pictures))
+    allowed = taken**2 * painter.bytes_per_pixel
+    assert 0.9 * allowed < max(seen) <= allowed
+
+
 def test_a_margin_that_is_too_small_would_show(painter, normal, monkeypatch):
     pictures = normal(1, 6, 16, 400)
     monkeypatch.setattr("clearsr.models.painter.CONVOLUTIONS_OF_A_BLOCK", 1)

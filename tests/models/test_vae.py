@@ -1,6 +1,7 @@
 """Stable Diffusion's VAE in windows against diffusers' own pass over the whole image."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from clearsr.config.model import AutoencoderConfig
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
 from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora
-from clearsr.models.vae import decoder_layers
-from clearsr.models.windowed_layers import FeatureMap, attend, count_windows, run_in_windows
+from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
+from clearsr.models.vae import decoder_layers, encoder_layers
+from clearsr.models.windowed_layers import FeatureMap, SelfAttention, attend, count_windows, run_in_windows
 from clearsr.pipeline.store import DiskTensor
 from clearsr.tiling import Window, pieces
 
@@ -175,6 +178,121 @@ def test_no_tensor_is_larger_than_a_piece_makes_it(piece, make_picture, on_disk)
         with _LargestTensor() as largest:
             latents.decode(z.read())
         assert largest.bytes >= 4 * 16 * height * width
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
+def test_every_layer_knows_the_most_channels_that_it_reads_or_writes(changes):
+    """From which follows how large its windows may be."""
+    latents = _make_vae(**changes)
+
+    def recorded(function, seen):
+        def apply(values):
+            result = function(values)
+            seen.append(max(values.shape[1], result.shape[1]))
+            return result
+
+        return apply
+
+    z = torch.zeros(1, latents.vae.config.latent_channels, 2, 2).double()
+    for layers, source in (
+        (encoder_layers(latents.vae, torch.nn.Identity()), torch.zeros(1, 3, 16, 16).double()),
+        (decoder_layers(latents.vae, torch.nn.Identity()), z),
+    ):
+        seen, watched = [[] for _ in layers], []
+        for layer, found in zip(layers, seen, strict=True):
+            if isinstance(layer, SelfAttention):
+                found.append(layer.attn.to_q.in_features)
+                watched.append(layer)
+            else:
+                shortcut = layer.shortcut and recorded(layer.shortcut, found)
+                watched.append(
+                    dataclasses.replace(layer, apply=recorded(layer.apply, found), shortcut=shortcut)
+                )
+        run_in_windows(watched, source, 10**6, CPU, torch_map)
+        assert [layer.channels for layer in layers] == [max(found) for found in seen]
+
+
+LEVELS = [(8, 16, 16, 24), (16, 8, 8, 32), (8, 8, 32, 32), (8,)]
+
+
+def _make_levels(widths):
+    kinds = {"down": "DownEncoderBlock2D", "up": "UpDecoderBlock2D"}
+    types = {f"{way}_block_types": [kind] * len(widths) for way, kind in kinds.items()}
+    return _make_vae(torch.float32, block_out_channels=widths, **types)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("widths", LEVELS)
+def test_the_maps_of_an_image_in_windows_take_no_more_than_is_said(widths, live_maps):
+    """Exactly that, where the level below is wider, as Stable Diffusion's is."""
+    latents = _make_levels(widths)
+    cells = 16 * latents.pixels_per_latent(), 8 * latents.pixels_per_latent()
+    encoding, decoding = live_maps(), live_maps()
+    latents.embed_in_windows(torch.zeros(1, 3, *cells), 10**4, CPU, encoding)
+    latents.decode_in_windows(torch.zeros(1, 4, 16, 8), 10**4, CPU, decoding)
+    said = latents.adapter.map_bytes_per_pixel * cells[0] * cells[1]
+    most = max(encoding.most, decoding.most)
+    if widths[:2] == (8, 16):
+        assert most == said
+    assert said / 2 < most <= said
+
+
+def _largest_output(modules, run):
+    """Bytes of the largest result that a layer of these modules has while something runs."""
+    found = []
+    leaves = [leaf for module in modules for leaf in module.modules() if not [*leaf.children()]]
+    handles = [leaf.register_forward_hook(lambda *call: found.append(call[2].nbytes)) for leaf in leaves]
+    run()
+    for handle in handles:
+        handle.remove()
+    return max(found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("widths", LEVELS)
+def test_the_largest_activation_is_what_is_said(widths):
+    latents = _make_levels(widths)
+    fold = latents.pixels_per_latent()
+    pixels, z = torch.zeros(1, 3, 2 * fold, 3 * fold), torch.zeros(1, 4, 2, 3)
+    most = _largest_output([latents.vae], lambda: (latents.embed_lr(pixels), latents.decode(z)))
+    assert most == latents.adapter.bytes_per_pixel * 6 * fold**2
+    assert fold == 2 ** (len(widths) - 1)
+    adapter = latents.adapter
+    assert adapter.encoder_margin is None and adapter.decoder_margin is None
+    assert adapter.decoder_overlap is None
+
+
+OWN = {"encoder_channels": (64, 8), "decoder_channels": (64, 8)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patch", [2, 4])
+@pytest.mark.parametrize(
+    ("changes", "lr_widths"),
+    [
+        ({"encoder_channels": (96, 8)}, None),
+        ({"decoder_channels": (96, 8)}, None),
+        ({}, (96, 8)),
+        ({}, (8, 8)),
+        ({"overlap_channels": 88, "overlap_layers": 1}, (8, 8)),
+    ],
+)
+def test_the_largest_activation_of_our_own_is_what_is_said(patch, changes, lr_widths):
+    """Whichever network has it: encoder, decoder, E' or what joins the decoder's patches."""
+    layers = {"encoder_layers": (1, 1), "decoder_layers": (1, 1), "latent_channels": 4}
+    vae = PatchAutoencoderKL(AutoencoderConfig(patch_size=patch, **{**OWN, **layers, **changes}))
+    e_prime = None if lr_widths is None else PatchEncoder(3, 4, patch, lr_widths, (1, 1))
+    latents, fold = LatentLREmbedding(vae, e_prime), 2 * patch
+    pixels, z = torch.zeros(1, 3, 2 * fold, 3 * fold), torch.zeros(1, 4, 2, 3)
+    networks = [vae] if e_prime is None else [vae, e_prime]
+    runs = lambda: (latents.embed_lr(pixels), latents.encode_hr(pixels), latents.decode(z))  # noqa: E731
+    adapter = latents.adapter
+    assert _largest_output(networks, runs) == adapter.bytes_per_pixel * 6 * fold**2
+    assert adapter.map_bytes_per_pixel == 0.0 and adapter.pixels_per_latent == fold
+    assert adapter.decoder_overlap is vae.decoder.overlap
+    assert adapter.decoder_margin == vae.decoder.margin
+    assert adapter.encoder_margin == (vae.encoder if e_prime is None else e_prime).margin
 
 
 @torch.no_grad()

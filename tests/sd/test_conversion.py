@@ -192,6 +192,19 @@ def test_the_first_convolution_of_diffbir_does_not_fit_and_is_said(controlnet, b
     assert "16x8x3x3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["detail_preserving", "structure_preserving"])
+def test_of_several_reasons_the_one_of_the_place_that_was_asked_for_is_said(
+    controlnet, base, tmp_path, place
+):
+    tensors = in_original_names(controlnet)
+    tensors["input_blocks.0.0.weight"] = tensors["input_blocks.0.0.weight"].repeat(1, 2, 1, 1)
+    torch.save(tensors, tmp_path / "v2.pth")
+    assert convert(tmp_path / "v2.pth", "--base-model", base, "-o", tmp_path / "out", "--into", place) == 0
+    not_taken = report_of(tmp_path / "out")["not_taken"]
+    assert not_taken["input_blocks.0.0.weight"] == "its shape is 16x8x3x3, here 16x4x3x3"
+    assert not_taken["zero_convs.0.0.weight"] == "left out by --into"
+
+
 def write_seesr(folder, unet, controlnet):
     """SeeSR's two folders: diffusers' models with `image_attentions` beside `attentions`."""
     for name, module in (("unet", unet), ("controlnet", controlnet)):

@@ -1,18 +1,25 @@
 """Finding and refusing bases: every mistake is one line that names the part and what is accepted."""
 
+import hashlib
 import json
+import logging
+import os
 import shutil
 
+import diffusers
 import pytest
 import torch
+import transformers
 
 from clearsr import ClearSRError
 from clearsr.cli import main
 from clearsr.config.base import build_config
 from clearsr.config.model import SD21_BASE_MODELS, ModelConfig
-from clearsr.models.base_model import locate_base, read_part_config
+from clearsr.models import base_model
+from clearsr.models.base_model import base_digests, locate_base, read_part_config, weights_files
 from clearsr.models.build import base_configs, build_network, resolve_base
 from clearsr.models.checkpoint import load_network
+from clearsr.models.pretrained import encode_text, load_part
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -207,3 +214,77 @@ def test_without_a_scheduler_epsilon_is_taken_and_said(base_copy, caplog):
 def test_init_is_for_bases_only(base, tmp_path, capsys):
     assert main(["init", "--base-model", str(base), "-o", str(tmp_path), "--set", "preset=compact"]) != 0
     assert "preset" in capsys.readouterr().err
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_part_is_known_by_its_weights_in_one_file_or_several(tmp_path, monkeypatch):
+    """Bytes beyond one read, too."""
+    monkeypatch.setattr(base_model, "_CHUNK", 4)
+    contents = {"one": b"0123456789", "two": b"", "three": b"0123"}
+    files = {name: tmp_path / name for name in contents}
+    for name, content in contents.items():
+        files[name].write_bytes(content)
+    found = base_digests({"vae": [files["one"]], "unet": [*files.values()], "text_encoder": []})
+    each = [sha256(content) for content in contents.values()]
+    assert found == {"vae": each[0], "unet": sha256("".join(each).encode()), "text_encoder": sha256(b"")}
+
+
+def test_a_file_that_has_changed_is_read_again_and_no_other(tmp_path, monkeypatch):
+    file, reads = tmp_path / "weights", []
+    monkeypatch.setattr(base_model, "sha256_of", lambda path: reads.append(path) or f"read {len(reads)}")
+    file.write_bytes(b"before")
+    assert [base_digests({"vae": [file]})["vae"] for _ in range(2)] == ["read 1"] * 2
+    file.write_bytes(b"after")
+    os.utime(file, ns=(1, 1))
+    assert base_digests({"vae": [file]})["vae"] == "read 2"
+
+
+@pytest.mark.parametrize("name", ["0123456789abcdef" * 4, "0123456789abcdef" * 3, "f" * 65])
+def test_the_hubs_cache_tells_what_a_file_is_by_its_name(tmp_path, name):
+    """A link to a file named by its SHA-256 is not read; one named by anything else is."""
+    blob = tmp_path / name
+    blob.write_bytes(b"weights")
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(blob)
+    assert base_digests({"vae": [link]}) == {"vae": name if len(name) == 64 else sha256(b"weights")}
+
+
+def test_weights_in_full_precision_are_taken_where_there_are_both(tmp_path):
+    half = tmp_path / "model.fp16.safetensors"
+    half.touch()
+    assert weights_files(tmp_path, "text_encoder") == [half]
+    parts = [tmp_path / f"model-0000{i}-of-00002.safetensors" for i in (2, 1)]
+    for file in parts:
+        file.touch()
+    assert weights_files(tmp_path, "text_encoder") == parts[::-1]
+    assert weights_files(tmp_path, "unet") == []
+
+
+@pytest.mark.parametrize("has_bars", [True, False])
+@pytest.mark.parametrize("level", [logging.INFO, logging.ERROR])
+def test_loading_says_nothing_and_leaves_the_libraries_as_talkative_as_they_were(
+    base, base_copy, has_bars, level, capfd
+):
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    bars = transformers.utils.logging
+    before = [library.get_verbosity() for library in libraries], bars.is_progress_bar_enabled()
+    (base_copy / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    try:
+        for library in libraries:
+            library.set_verbosity(level)
+        (bars.enable_progress_bar if has_bars else bars.disable_progress_bar)()
+        capfd.readouterr()
+        load_part("text_encoder", base / "text_encoder")
+        encode_text(str(base), "blurry")
+        with pytest.raises(ClearSRError):
+            load_part("vae", base_copy / "vae")
+        assert capfd.readouterr() == ("", "")
+        assert [library.get_verbosity() for library in libraries] == [level] * 2
+        assert bars.is_progress_bar_enabled() == has_bars
+    finally:
+        for library, was in zip(libraries, before[0], strict=True):
+            library.set_verbosity(was)
+        (bars.enable_progress_bar if before[1] else bars.disable_progress_bar)()

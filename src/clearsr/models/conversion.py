@@ -339,8 +339,8 @@ def _lay_over(
             if (place := _place_of(ours)) in PLACES and place not in into:
                 reasons.append(_LEFT_OUT)
             elif part.shape != state[ours].shape:
-                reasons.append(_misfit(part, state[ours]))
-                refused[ours] = f"{theirs} of {piece.source}: {reasons[-1]}"
+                reasons.insert(0, _misfit(part, state[ours]))  # before that another place is left out
+                refused[ours] = f"{theirs} of {piece.source}: {reasons[0]}"
             else:
                 with torch.no_grad():
                     state[ours].copy_(part)
