@@ -1,10 +1,12 @@
 """The mutations: cosmic-ray's operators, and three of our own for what this project's code is made of, calls.
 
-Left out is what only makes noise: annotations, `raise`, `assert`, f-strings (texts of messages), log lines
-and `strict` of `zip`. Each arithmetic sign has one replacement, where cosmic-ray would try every other.
+Left out is what only makes noise: annotations, what is there for types alone, `raise`, `assert`, f-strings
+(texts of messages), log lines and `strict` of `zip`. Each arithmetic sign has one replacement, where
+cosmic-ray would try every other.
 """
 
 import ast
+import re
 from typing import Any, NamedTuple
 
 import cosmic_ray.plugins
@@ -35,7 +37,7 @@ _OTHERS = (
 
 
 _NO_VALUES = {"torch", "nn", "F", "np", "math", "self", "cls", "functools", "itertools", "json"}
-_SYMMETRIC = {"min", "max", "l1_loss", "mse_loss"}
+_SYMMETRIC = {"min", "max", "maximum", "hypot", "equal", "l1_loss", "mse_loss", "transpose"}
 _Position = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -126,12 +128,37 @@ OPERATORS: dict[str, Operator] = {
 } | {kind.__name__: kind() for kind in _OWN}
 
 
+_WITHOUT_MUTANTS = (
+    "if TYPE_CHECKING:\n    from x import y\n",
+    "class A(Protocol):\n    @property\n    def b(self, c: int = 3) -> int:\n        'Text.'\n        ...\n",
+    "class A(Protocol, Generic[T]):\n    @property\n    def b(self) -> int: ...\n",
+    "def f(x: tuple[int, 3], y: A | B) -> A[4]: ...\n",
+    "x: dict[str, 4]\n",
+    "z = torch.maximum(x, y)\n",
+    "raise A(1 + 2)\n",
+    "x = f'{a + 1}'\n",
+)
+_WITH_MUTANTS = {  # what comes near to these, and how many
+    "if TYPE_CHECKING:\n    pass\nelse:\n    x = True\n": 2,
+    "if TYPING:\n    pass\n": 1,
+    "class A(Protocol):\n    def b(self) -> int:\n        return 3\n": 2,
+    "class A(Protocol):\n    b: int = 3\n": 2,
+    "class A(B):\n    @property\n    def b(self) -> int: ...\n": 1,
+    "class A:\n    b: dict[str, Annotated[float, Field(ge=0.5)]] = Field(x)\n": 2,
+    "z = x.permute(a, b)\n": 2,
+}
+
+
 def check_examples() -> None:
-    """See that each of our own operators does what its examples say."""
+    """See that each of our own operators does what its examples say, and what is left out."""
     for kind in _OWN:
         for example in kind.examples():
             found = mutate_code(example.pre_mutation_code, kind(), example.occurrence)
             assert found == example.post_mutation_code, (kind.__name__, example, found)
+    for source in _WITHOUT_MUTANTS:
+        assert not mutants_of(source), (source, mutants_of(source))
+    for source, count in _WITH_MUTANTS.items():
+        assert len(mutants_of(source)) == count, (source, mutants_of(source))
 
 
 class Mutant(NamedTuple):
@@ -161,19 +188,38 @@ def mutants_of(source: str) -> list[Mutant]:
     return sorted(found)
 
 
-def _is_noise(node: Any) -> bool:
-    """Whether a node is of a type, a message or the form of a signature, and not of what is computed."""
+def _is_noise(node: Any, is_called: bool = False) -> bool:
+    """Whether a node is of a type, a message or the form of a signature, and not of what is computed.
+
+    `is_called`: it stands in the parentheses of a call, as settings in an annotation do.
+    """
     above = node.parent
     if above is None:
         return False
+    is_called = is_called or (node.type == "trailer" and node.children[0].value == "(")
     return (
         node.type in ("raise_stmt", "assert_stmt", "fstring")
         or (node.type in ("expr_stmt", "atom_expr") and node.get_first_leaf().value == "logger")
         or (above.type == "parameters" and node.type == "operator")  # `*` before what is given by name
         or (above.type == "tfpdef" and node is above.children[-1])
-        or (above.type == "annassign" and node is above.children[1])
+        or (above.type == "annassign" and node is above.children[1] and not is_called)
         or (above.type == "funcdef" and node is above.annotation)
         or (node.type == "argument" and node.children[0].get_code().strip() == "strict")
         or (node.type == "trailer" and node.get_previous_sibling().get_code().strip() == "Literal")
-        or _is_noise(above)
+        or _is_for_types_alone(node)
+        or _is_noise(above, is_called)
     )
+
+
+def _is_for_types_alone(node: Any) -> bool:
+    """Whether a node is `if TYPE_CHECKING:` without `else`, or a method of a `Protocol` that does nothing."""
+    if node.type == "if_stmt":
+        return len(node.children) == 4 and node.children[1].get_code().strip() == "TYPE_CHECKING"
+    inner = node.children[-1] if node.type == "decorated" else node
+    owner = inner.search_ancestor("classdef") if inner.type == "funcdef" else None
+    bases = owner and owner.get_super_arglist()
+    if not bases or "Protocol" not in re.findall(r"\w+", bases.get_code()):
+        return False
+    (method,) = ast.parse(inner.get_code(include_prefix=False)).body
+    assert isinstance(method, ast.FunctionDef)
+    return all(isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) for line in method.body)
