@@ -94,3 +94,4 @@ def test_mixtures_that_draw_nothing_are_refused(weights, message):
 
 def test_default_mixture_has_every_preset():
     assert set(DegradationMix().weights) == set(get_args(PresetName))
+    assert sum(DegradationMix().weights.values()) == pytest.approx(1)  # shares

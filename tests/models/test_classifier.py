@@ -66,8 +66,16 @@ def test_the_distance_is_that_of_a_loop_over_positions():
 
 
 def test_blocks_that_are_not_there_are_refused():
-    with pytest.raises(ClearSRError, match="blocks of efficientnet-lite0 are 0 to 15"):
-        Classifier("lite0", (0, 16))
+    for blocks in ((0, 16), (-1, 3), (16,)):
+        with pytest.raises(ClearSRError, match="blocks of efficientnet-lite0 are 0 to 15"):
+            Classifier("lite0", blocks)
+
+
+def test_nothing_behind_the_last_block_that_is_asked_for_is_kept():
+    alone = Classifier("lite0", (3,))
+    assert len(alone.layers) == 4 and len(alone.channels) == 1
+    (features,) = alone(torch.rand(1, 3, 32, 32))
+    assert features.shape[1] == alone.channels[0]
 
 
 @pytest.mark.parametrize(

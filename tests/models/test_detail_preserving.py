@@ -8,7 +8,7 @@ import torch
 from diffusers import ControlNetModel
 from torch.utils.checkpoint import checkpoint
 
-from clearsr.models.detail_preserving import LRTransformerBlock
+from clearsr.models.detail_preserving import DetailPreservingModule, LRTransformerBlock
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +114,11 @@ def test_learns_through_gradient_checkpointing_as_without(make_network, normal):
         gradients.append([p.grad for p in detail.parameters() if p.grad is not None])
     assert len(gradients[0]) > 50
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_it_is_trainable_though_what_it_copies_is_frozen(network):
+    unet = network.unet
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    module = DetailPreservingModule(unet, network.config.control, 8)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert not any(parameter.requires_grad for parameter in unet.parameters())

@@ -75,3 +75,11 @@ def test_holds_resblocks_and_downsamplers_only(fresh_network):
     module = fresh_network.structure_preserving
     assert isinstance(module, StructurePreservingModule)
     assert not [name for name, _ in module.named_parameters() if "time" in name or "attn" in name]
+
+
+def test_it_is_trainable_though_what_it_copies_is_frozen(network):
+    unet = network.unet
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    module = StructurePreservingModule(unet)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert not any(parameter.requires_grad for parameter in unet.parameters())

@@ -4,8 +4,10 @@ The original names (one file, as Stable Diffusion, ControlNet and DiffBIR are pu
 diffusers' own converters, which know the same names by other code.
 """
 
+import hashlib
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from clearsr.cli import main
 from clearsr.config.base import build_config
 from clearsr.config.training import TrainConfig
 from clearsr.models.checkpoint import load_network
+from clearsr.models.conversion import Report, read_published
 from clearsr.models.published_layouts import LDM, moved
 from clearsr.training.engine import fit
 from clearsr.training.setup import prepare_network
@@ -295,6 +298,30 @@ def test_a_pickled_base_becomes_one_in_safetensors(base_copy, base, tmp_path):
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
     assert load_network(out).network.null_prompt.shape == (1, 16, 32)
     assert not list(out.rglob("*.bin"))
+
+
+@pytest.mark.parametrize(
+    ("stored", "taken"),
+    [
+        ((".bin", ".fp16.bin"), (".bin",)),
+        ((".fp16.bin",), (".fp16.bin",)),
+        (("-00001-of-00002.bin", "-00002-of-00002.bin"),) * 2,
+        ((".bin", ".safetensors"), (".safetensors",)),
+    ],
+)
+def test_of_a_folders_weights_one_form_is_read(tmp_path, stored, taken):
+    """Safetensors before pickles, full precision before half."""
+    for number, end in enumerate(stored):
+        file = tmp_path / f"diffusion_pytorch_model{end}"
+        tensors = {f"up_blocks.{number}.weight": torch.ones(2)}
+        (save_file if end == ".safetensors" else torch.save)(tensors, file)
+    report = Report()
+    (piece,) = read_published(tmp_path, report)
+    files = [str(tmp_path / f"diffusion_pytorch_model{end}") for end in taken]
+    assert [source["path"] for source in report.sources] == files
+    assert [*piece.tensors] == [f"up_blocks.{stored.index(end)}.weight" for end in taken]
+    for source, file in zip(report.sources, files, strict=True):
+        assert source["sha256"] == hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def paper_names(tensors):

@@ -7,9 +7,11 @@ import os
 import shutil
 
 import diffusers
+import huggingface_hub
 import pytest
 import torch
 import transformers
+from huggingface_hub.utils import filter_repo_objects
 
 from clearsr import ClearSRError
 from clearsr.cli import main
@@ -139,6 +141,61 @@ def test_a_folder_that_is_not_there(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "no such folder" in error and error.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["/nowhere", "./nowhere", "../nowhere", "~/nowhere", ".hidden/x", "a", "a/b/c"]
+)
+def test_what_can_only_be_a_folder_is_not_looked_for_on_the_hub(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(ClearSRError, match="no such folder"):
+        locate_base(name, None, ("unet",))
+
+
+HUB = [
+    *(f"unet/diffusion_pytorch_model{end}" for end in (".safetensors", ".fp16.safetensors", ".bin")),
+    *(f"vae/diffusion_pytorch_model{end}" for end in (".safetensors", ".non_ema.safetensors", ".bin")),
+    *(f"text_encoder/model{end}" for end in ("-00001-of-00002.safetensors", ".safetensors.index.json")),
+    *("unet/config.json", "vae/config.json", "text_encoder/config.json", "tokenizer/config.json"),
+    *(
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "tokenizer/tokenizer_config.json",
+        "tokenizer/notes.md",
+    ),
+    *("tokenizer/tokenizer.json", "tokenizer/special_tokens_map.json", "scheduler/config.json"),
+    *("scheduler/scheduler_config.json", "v2-1_512-ema-pruned.ckpt", "model_index.json", "README.md"),
+]
+TOKENIZER = [
+    name for name in HUB if name.startswith("tokenizer/") and name[10:] not in ("config.json", "notes.md")
+]
+
+
+@pytest.mark.parametrize(
+    ("parts", "with_weights", "fetched"),
+    [
+        (("unet",), True, ["unet/diffusion_pytorch_model.safetensors", "unet/config.json"]),
+        (("unet", "vae"), False, ["unet/config.json", "vae/config.json"]),
+        (("text_encoder",), True, [name for name in HUB if name.startswith("text_encoder/")]),
+        (("tokenizer", "scheduler"), True, [*TOKENIZER, "scheduler/scheduler_config.json"]),
+        (("tokenizer", "scheduler"), False, [*TOKENIZER, "scheduler/scheduler_config.json"]),
+    ],
+)
+def test_of_the_hub_only_what_is_needed_is_fetched(parts, with_weights, fetched, monkeypatch, tmp_path):
+    """One precision, safetensors, and no weights where none are wanted."""
+    asked = []
+
+    def snapshot_download(source, revision, allow_patterns):
+        asked.append((source, revision))
+        found = filter_repo_objects(HUB, allow_patterns=allow_patterns)
+        assert sorted(found) == sorted(fetched)
+        return str(tmp_path / COMMIT)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    found = locate_base("someone/tiny-sd", "main", parts, with_weights)
+    assert asked == [("someone/tiny-sd", "main")] and found == (tmp_path / COMMIT, "someone/tiny-sd", COMMIT)
+    assert found.name() == f"someone/tiny-sd@{COMMIT}"
 
 
 @pytest.mark.parametrize("name", ["", "empty", "a/b/c", "not an id"])

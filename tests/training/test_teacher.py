@@ -1,6 +1,7 @@
 """A teacher's pictures: what it makes of the samples, made once, kept, turned, and learnt from."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ from safetensors.torch import load_file
 from clearsr.data.crops import CropDataset
 from clearsr.data.labels import IN_A_FILE, Labels
 from clearsr.errors import ClearSRError
+from clearsr.evaluation.methods import Method
 from clearsr.image import to_signed
 from clearsr.models.realesrgan import upscale
 from clearsr.training.engine import fit
 from clearsr.training.stages import build_stage
-from clearsr.training.teacher import labels_of, make_labels
+from clearsr.training.teacher import _picture, labels_of, make_labels
 
 COUNT = IN_A_FILE + 3
 CPU = torch.device("cpu")
@@ -58,6 +60,22 @@ def test_it_is_what_the_teacher_makes_of_the_samples_lr_image(realesrgan_wheel, 
     expected = torch.cat([upscale(realesrgan_wheel, lr[None]) for lr in plain.lr])
     torch.testing.assert_close(taught.teacher, expected, atol=0.51 / 255, rtol=0)
     assert len({picture.numpy().tobytes() for picture in taught.teacher}) == len(numbers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_picture_is_as_large_as_its_original_and_rounded_to_levels(dtype, normal):
+    """Of whatever number of pixels, and also where the teacher answers in 16 bits."""
+    lr, hr, asked = torch.rand(1, 3, 4, 6), torch.zeros(1, 3, 16, 24), []
+    answer = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def upscale(image, size, seed):
+        asked.append((image.color, size, seed))
+        return answer
+
+    dataset = SimpleNamespace(batch=lambda numbers: SimpleNamespace(lr=lr, hr=hr))
+    picture = _picture(Method("a teacher", upscale), dataset, 3)
+    assert torch.equal(asked[0][0], lr[0]) and asked[0][1:] == ((16, 24), 0)
+    assert torch.equal(picture, (255 * answer.double()).round().to(torch.uint8))
 
 
 def test_each_round_shows_the_same_samples_in_another_of_eight_views(realesrgan_wheel, make_taught):
