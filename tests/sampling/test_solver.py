@@ -42,3 +42,14 @@ def test_every_step_is_diffusers(order, spacing, steps, normal):
 
 def test_noise_levels_are_diffusers():
     torch.testing.assert_close(alpha_bars(), _theirs(1, [1]).alphas_cumprod, atol=0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_the_start_is_of_the_latents_type(dtype, normal):
+    solver = DPMSolver(alpha_bars(), spaced_timesteps(3, 500, "trailing"), 2, CPU)
+    noise, z_0 = normal(2, 4, 3, 3).to(dtype), normal(2, 4, 3, 3, seed=1).to(dtype)
+    expected = solver.start(noise.double(), z_0.double())
+    found = solver.start(noise, z_0)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), expected, atol=0.05, rtol=0.02)
+    assert solver.start(noise) is noise

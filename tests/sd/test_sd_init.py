@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clearsr.cli import main
+from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network, meta_network
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.parameters import parameter_table, part_of, stored_parts
@@ -130,6 +131,26 @@ def test_null_prompt_is_the_text_encoders(loaded, base):
 def test_a_prompt_that_is_too_long_is_cut(base):
     long = encode_text(str(base), "a b c d " * 20, None)
     assert long.shape == (1, 16, 32) and not torch.equal(long, encode_text(str(base), "", None))
+
+
+@pytest.mark.parametrize(("longest", "tokens"), [(6, 6), (16, 16), (10**30, 16)])
+def test_a_prompt_is_padded_to_what_tokenizer_and_encoder_can_take(base_copy, longest, tokens):
+    """The former may not know of any limit."""
+    path = base_copy / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": longest}))
+    tokenizer = CLIPTokenizer.from_pretrained(base_copy / "tokenizer")
+    expected = tokenizer(["blurry"], padding="max_length", max_length=tokens, return_tensors="pt").input_ids
+    with torch.no_grad():
+        embedded = CLIPTextModel.from_pretrained(base_copy / "text_encoder")(expected).last_hidden_state
+    assert embedded.shape == (1, tokens, 32)
+    torch.testing.assert_close(encode_text(str(base_copy), "blurry"), embedded)
+
+
+def test_a_tokenizer_that_cannot_be_read_is_one_line(base_copy):
+    (base_copy / "tokenizer" / "vocab.json").write_text("{")
+    with pytest.raises(ClearSRError, match="tokenizer: cannot be loaded") as caught:
+        encode_text(str(base_copy), "")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_v_prediction_base_is_recognised(base_copy, tmp_path, capsys):

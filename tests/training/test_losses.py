@@ -105,6 +105,17 @@ def test_pictures_of_x_lr_count_by_the_decoder_and_by_its_linear_path(batch, mak
     torch.testing.assert_close(terms["psnr"], psnr(pixels, target))
 
 
+@torch.no_grad()
+def test_an_embedding_in_16_bits_is_judged_in_32(batch, make_network, normal):
+    network, target = make_network(), to_signed(batch.hr)
+    halves = LatentLR(normal(2, 8, 4, 4), normal(2, 8, 4, 4, seed=1).abs() + 0.3).map(torch.Tensor.bfloat16)
+    weights = LossConfig(latent=0.7, variance=0.3, pixel=0.4, linear_pixel=0.6)
+    found = embedding_losses(network, weights, target, halves)
+    expected = embedding_losses(network, weights, target, halves.map(torch.Tensor.float))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert {value.dtype for value in found.values()} == {torch.float32}
+
+
 def test_psnr_of_equal_pictures_is_finite():
     assert float(psnr_of(torch.tensor(0.0))) == pytest.approx(126.02, abs=0.01)
 

@@ -74,7 +74,7 @@ def encode_text(source: str, text: str, revision: str | None = None) -> torch.Te
     try:
         with _quiet():
             tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:  # a damaged vocabulary is a plain Exception of tokenizers
         reason = first_line(error)
         raise ClearSRError(f"--base-model {folder / 'tokenizer'}: cannot be loaded ({reason})") from None
     length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
