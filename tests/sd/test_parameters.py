@@ -10,7 +10,13 @@ from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network
 from clearsr.models.parameters import PAPER_TABLE_5, parameter_table, part_of, stored_parts
-from clearsr.models.sd21 import PAPER_SAMPLING, UNET_CONFIG, VAE_CONFIG
+from clearsr.models.sd21 import (
+    IMAGE_ENCODER_CONFIG,
+    PAPER_SAMPLING,
+    TEXT_ENCODER_CONFIG,
+    UNET_CONFIG,
+    VAE_CONFIG,
+)
 
 # Levels with window attention: (channels, transformers, ratio to the latent grid); the middle is at ratio 8.
 CA_LAYERS = [(320, 2, 1), (640, 2, 2), (1280, 2, 4), (1280, 1, 8)]
@@ -61,6 +67,18 @@ def test_what_no_shape_tells_is_as_diffusers_has_it():
     assert UNET_CONFIG["norm_eps"] == unet["norm_eps"].default
     assert UNET_CONFIG["sample_size"] == 512 // 2 ** (len(VAE_CONFIG["down_block_types"]) - 1)
     assert PAPER_SAMPLING == {"steps": 50, "guidance_scale": 5.5}
+
+
+def test_heads_and_patches_are_those_that_the_authors_name():
+    """64 channels a head in Stable Diffusion 2 and its text encoder, 80 in ViT-H; an image is whole patches."""
+    widths, heads = UNET_CONFIG["block_out_channels"], UNET_CONFIG["attention_head_dim"]
+    assert [width / count for width, count in zip(widths, heads, strict=True)] == [64.0] * 4
+    for tower, channels in ((TEXT_ENCODER_CONFIG, 64), (IMAGE_ENCODER_CONFIG, 80)):
+        assert tower["hidden_size"] == channels * tower["num_attention_heads"]
+        assert tower["intermediate_size"] == 4 * tower["hidden_size"] and tower["hidden_act"] == "gelu"
+    assert divmod(IMAGE_ENCODER_CONFIG["image_size"], IMAGE_ENCODER_CONFIG["patch_size"]) == (16, 0)
+    assert IMAGE_ENCODER_CONFIG["projection_dim"] == UNET_CONFIG["cross_attention_dim"]
+    assert TEXT_ENCODER_CONFIG["hidden_size"] == UNET_CONFIG["cross_attention_dim"]
 
 
 @pytest.mark.parametrize("window", [8, 16, 32])
