@@ -21,7 +21,7 @@ from clearsr.config.base import build_config
 from clearsr.config.training import TrainConfig
 from clearsr.models.checkpoint import load_network
 from clearsr.models.conversion import Report, read_published
-from clearsr.models.published_layouts import LDM, moved
+from clearsr.models.published_layouts import LDM, PAPER, moved
 from clearsr.training.engine import fit
 from clearsr.training.setup import prepare_network
 
@@ -376,6 +376,24 @@ def test_the_place_for_clearsrs_own_weights(trained, base, tmp_path):
     assert ours.keys() == trained.keys()
     assert [name for name in ours if not torch.equal(ours[name], trained[name])] == []
     assert load_network(out).stages == ["clearsr"]
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("dpm.conv_in.weight", [DPM + "conv_in.weight"]),
+        ("spm.conv_in.weight", [SPM + "conv_in.weight"]),
+        ("gspm.down_blocks.1.resnets.0.conv1.bias", [SPM + "levels.1.0.conv1.bias"]),
+        ("dpm.down_blocks.1.resnets.0.conv1.bias", [DPM + "down_blocks.1.resnets.0.conv1.bias"]),
+        ("gspm.down_blocks.0.downsamplers.0.conv.bias", [SPM + "levels.0.2.conv.bias"]),
+        ("dpm.time_embedding.linear_1.bias", [DPM + "time_embedding.linear_1.bias"]),
+        ("spm.time_embedding.linear_1.bias", []),
+        ("spm.mid_block.resnets.0.conv1.bias", []),
+    ],
+)
+def test_by_the_papers_names_every_tensor_has_its_own_module(name, places):
+    tensor = torch.ones(2)
+    assert moved(name, tensor, PAPER, 2, "block.") == [(place, tensor) for place in places]
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])

@@ -70,7 +70,7 @@ def test_what_no_shape_tells_is_as_diffusers_has_it():
 
 
 def test_heads_and_patches_are_those_that_the_authors_name():
-    """64 channels a head in Stable Diffusion 2 and its text encoder, 80 in ViT-H; an image is whole patches."""
+    """64 channels a head in Stable Diffusion 2 and its text encoder, 80 in ViT-H; images of whole patches."""
     widths, heads = UNET_CONFIG["block_out_channels"], UNET_CONFIG["attention_head_dim"]
     assert [width / count for width, count in zip(widths, heads, strict=True)] == [64.0] * 4
     for tower, channels in ((TEXT_ENCODER_CONFIG, 64), (IMAGE_ENCODER_CONFIG, 80)):

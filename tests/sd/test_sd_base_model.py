@@ -18,7 +18,13 @@ from clearsr.cli import main
 from clearsr.config.base import build_config
 from clearsr.config.model import SD21_BASE_MODELS, ModelConfig
 from clearsr.models import base_model
-from clearsr.models.base_model import base_digests, locate_base, read_part_config, weights_files
+from clearsr.models.base_model import (
+    base_digests,
+    check_unet_and_vae,
+    locate_base,
+    read_part_config,
+    weights_files,
+)
 from clearsr.models.build import base_configs, build_network, resolve_base
 from clearsr.models.checkpoint import load_network
 from clearsr.models.pretrained import encode_text, load_part
@@ -46,7 +52,7 @@ def edit(path, **values):
 def test_a_missing_part_is_named(base_copy, part):
     shutil.rmtree(base_copy / part)
     message = refusal(base_copy)
-    assert part in message and str(base_copy) in message
+    assert part in message and str(base_copy) in message and "is missing" in message
 
 
 def test_a_part_without_its_description(base_copy):
@@ -110,6 +116,25 @@ def test_other_kinds_of_models_are_refused(base_copy, file, values, words):
     edit(base_copy / file, **values)
     message = refusal(base_copy)
     assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize("unet", [{}, {"in_channels": 4}, {"out_channels": 4, "class_embed_type": None}])
+@pytest.mark.parametrize("vae", [{}, {"latent_channels": 4, "_class_name": "AutoencoderKL"}])
+def test_what_a_description_leaves_out_is_as_diffusers_has_it(unet, vae):
+    check_unet_and_vae(unet, vae, "a base")
+    with pytest.raises(ClearSRError, match="takes 4 channels and its VAE gives 16"):
+        check_unet_and_vae(unet, {**vae, "latent_channels": 16}, "a base")
+    for changed in ({"in_channels": 5}, {"out_channels": 8}):
+        with pytest.raises(ClearSRError, match="no inpainting, depth or upscaling model"):
+            check_unet_and_vae({**unet, **changed}, vae, "a base")
+
+
+def test_a_folder_is_known_by_its_whole_path_from_wherever_it_was_named(base, monkeypatch):
+    monkeypatch.chdir(base.parent)
+    monkeypatch.setenv("HOME", str(base.parent))
+    for name in (base.name, f"./{base.name}", f"~/{base.name}", str(base)):
+        found = locate_base(name, None, ("unet",))
+        assert found == (base.resolve(), str(base.resolve()), None) and found.name() == str(base.resolve())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from clearsr.cli import main
@@ -14,7 +14,7 @@ from clearsr.errors import ClearSRError
 from clearsr.models.build import build_network, meta_network
 from clearsr.models.checkpoint import load_network, save_network
 from clearsr.models.parameters import parameter_table, part_of, stored_parts
-from clearsr.models.pretrained import encode_text
+from clearsr.models.pretrained import encode_text, load_part
 
 TRAINED = ("detail_preserving.", "structure_preserving.")
 
@@ -172,6 +172,17 @@ def test_weights_stored_in_halves_load_in_fp32(base, base_copy, untrained):
     network = load_network(untrained, base_model=str(base_copy)).network
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     assert torch.equal(network.unet.conv_in.weight, unet.conv_in.weight.float())
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "image_encoder"])
+def test_every_part_is_in_fp32_and_evaluated_however_it_is_stored(base_copy, part):
+    (file,) = (base_copy / part).glob("*.safetensors")
+    save_file(
+        {name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"}
+    )
+    module = load_part(part, base_copy / part)
+    assert {p.dtype for p in module.parameters()} == {torch.float32}
+    assert not any(m.training for m in module.modules())
 
 
 def test_init_refuses_to_overwrite_unless_told(untrained, base, tmp_path, capsys):
