@@ -5,7 +5,8 @@ import torch
 
 from clearsr.config.model import preset_model_config
 from clearsr.errors import ClearSRError
-from clearsr.models.build import build_network
+from clearsr.models.build import build_network, meta_network, own_components, random_network
+from clearsr.models.clearsr import head_dimension
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone(tiny_config):
@@ -16,6 +17,32 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone(tiny_config):
     again, other = build_network(tiny_config, 3).state_dict(), build_network(tiny_config, 4).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["unet.conv_in.weight"], other["unet.conv_in.weight"])
+
+
+def test_a_network_to_measure_with_is_as_random_as_its_seed_and_one_of_shapes_has_no_memory(tiny_config):
+    before = torch.random.get_rng_state()
+    first, built = random_network(tiny_config, 3).state_dict(), build_network(tiny_config, 3).state_dict()
+    torch.manual_seed(77)
+    again, other = (random_network(tiny_config, seed).state_dict() for seed in (3, 4))
+    torch.random.set_rng_state(before)
+    shapes = meta_network(tiny_config)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["unet.conv_in.weight"], other["unet.conv_in.weight"])
+    assert {p.device.type for p in shapes.parameters()} == {"meta"}
+    for network in (first, shapes.state_dict()):
+        assert {n: v.shape for n, v in network.items()} == {n: v.shape for n, v in built.items()}
+
+
+@pytest.mark.parametrize(("hidden", "heads"), [(16, 1), (32, 1), (64, 2), (96, 3)])
+def test_attention_has_heads_of_the_width_that_is_given(make_config, hidden, heads):
+    """Of the U-Net by `head_dim`, of the image encoder 32 channels, or what there is."""
+    config = make_config(image_prompt={"hidden_size": hidden}, unet={"head_dim": 4})
+    parts = own_components(config)
+    assert parts.image_encoder.config.num_attention_heads == heads
+    assert list(parts.unet.config.attention_head_dim) == [16 // 4, 16 // 4, 32 // 4]
+    assert head_dimension(parts.unet) == 4
+    assert parts.image_encoder.visual_projection.out_features == config.unet.cross_attention_dim
 
 
 def test_the_null_prompt_starts_small(make_config):

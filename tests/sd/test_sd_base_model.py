@@ -16,7 +16,12 @@ from huggingface_hub.utils import filter_repo_objects
 from clearsr import ClearSRError
 from clearsr.cli import main
 from clearsr.config.base import build_config
-from clearsr.config.model import SD21_BASE_MODELS, ModelConfig
+from clearsr.config.model import (
+    SD21_BASE_MODELS,
+    SD21_IMAGE_ENCODER,
+    ModelConfig,
+    preset_model_config,
+)
 from clearsr.models import base_model
 from clearsr.models.base_model import (
     base_digests,
@@ -28,6 +33,7 @@ from clearsr.models.base_model import (
 from clearsr.models.build import base_configs, build_network, resolve_base
 from clearsr.models.checkpoint import load_network
 from clearsr.models.pretrained import encode_text, load_part
+from clearsr.models.sd21 import PART_CONFIGS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -154,6 +160,28 @@ def test_settings_that_a_base_does_not_allow(base, fields, word):
 def test_a_window_may_be_any_multiple_of_the_coarsest_level(base):
     assert "accepted: null, or a multiple of 8" in refusal(base, control={"window_size": 12})
     build_network(make_config(base, control={"window_size": 24}))
+
+
+def test_with_a_null_prompt_no_text_encoder_is_looked_for(base_copy):
+    for part in ("text_encoder", "tokenizer"):
+        shutil.rmtree(base_copy / part)
+    prompt = torch.arange(96.0).view(1, 3, 32)
+    assert torch.equal(build_network(make_config(base_copy), null_prompt=prompt).null_prompt, prompt)
+    edit(base_copy / "image_encoder" / "config.json", projection_dim=40)
+    with pytest.raises(ClearSRError, match="--image-encoder"):
+        build_network(make_config(base_copy), null_prompt=prompt)
+
+
+@pytest.mark.parametrize("revision", ["", "@main"])
+def test_stable_diffusion_is_described_without_the_hub(offline, revision):
+    config = preset_model_config("sd21")
+    for name in SD21_BASE_MODELS:
+        named = config.model_copy(update={"base_model": name, "image_encoder": SD21_IMAGE_ENCODER + revision})
+        assert base_configs(named) is PART_CONFIGS
+    with pytest.raises(ClearSRError, match="someone/else"):
+        base_configs(config.model_copy(update={"base_model": "someone/else"}))
+    with pytest.raises(ClearSRError, match="--base-model"):
+        base_configs(config.model_copy(update={"image_encoder": None}))
 
 
 def test_not_json(base_copy):
