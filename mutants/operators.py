@@ -110,6 +110,8 @@ class LeaveOutStatement(Operator):
         if statement.type != "expr_stmt":
             return False
         target, sign = statement.children[:2]
+        if sign.type == "annassign" and len(sign.children) == 2:  # a type alone
+            return False
         return target.type in ("atom_expr", "power") or getattr(sign, "value", "=") != "="
 
     @classmethod
@@ -134,6 +136,7 @@ _WITHOUT_MUTANTS = (
     "class A(Protocol, Generic[T]):\n    @property\n    def b(self) -> int: ...\n",
     "def f(x: tuple[int, 3], y: A | B) -> A[4]: ...\n",
     "x: dict[str, 4]\n",
+    "self.x: torch.Tensor\n",
     "z = torch.maximum(x, y)\n",
     "raise A(1 + 2)\n",
     "x = f'{a + 1}'\n",
@@ -146,6 +149,7 @@ _WITH_MUTANTS = {  # what comes near to these, and how many
     "class A(B):\n    @property\n    def b(self) -> int: ...\n": 1,
     "class A:\n    b: dict[str, Annotated[float, Field(ge=0.5)]] = Field(x)\n": 2,
     "z = x.permute(a, b)\n": 2,
+    "self.x: torch.Tensor = y\n": 1,
 }
 
 

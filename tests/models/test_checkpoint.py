@@ -1,6 +1,7 @@
 """Models on disk: bit-identical round trips, stages that build on each other, damage told in one line."""
 
 import json
+import os
 import shutil
 
 import huggingface_hub.constants
@@ -13,6 +14,7 @@ from clearsr.models.build import own_components
 from clearsr.models.checkpoint import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    check_shapes,
     load_network,
     read_description,
     save_network,
@@ -87,11 +89,31 @@ def test_measured_scaling_factor_survives(make_network, tmp_path):
     assert loaded.latents.scaling_factor == 0.123 == loaded.config.autoencoder.scaling_factor
 
 
-def test_others_may_read_the_weights_as_the_umask_says(network, tmp_path):
-    save_network(network, tmp_path, STAGES)
-    (tmp_path / "other").touch()
-    modes = {(tmp_path / name).stat().st_mode for name in (WEIGHTS_NAME, "other")}
-    assert len(modes) == 1
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+def test_others_may_read_the_weights_as_the_umask_says(network, tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        save_network(network, tmp_path, STAGES)
+        (tmp_path / "other").touch()
+    finally:
+        after = os.umask(before)
+    assert after == mask
+    modes = {(tmp_path / name).stat().st_mode & 0o777 for name in (WEIGHTS_NAME, CONFIG_NAME, "other")}
+    assert modes == {0o666 & ~mask}
+
+
+@pytest.mark.parametrize(("count", "listed"), [(1, "a"), (3, "a, b, c"), (4, "a, b, c and 1 more")])
+def test_of_many_names_three_are_listed(tmp_path, count, listed):
+    shapes = {name: (1,) for name in "abcd"[:count]}
+    for expected, found, problem in (
+        (shapes, {}, "lacks"),
+        ({}, shapes, "has unknown"),
+        (shapes, {name: (2,) for name in shapes}, "has another shape of"),
+    ):
+        with pytest.raises(ClearSRError) as caught:
+            check_shapes(expected, found, tmp_path)
+        assert str(caught.value).endswith(f"does not fit its config.json: it {problem} {listed}")
+    check_shapes(shapes, dict(shapes), tmp_path)
 
 
 def test_half_precision_halves_the_file_and_rounds_once(network, folder, tmp_path):

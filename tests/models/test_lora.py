@@ -140,8 +140,10 @@ def _parts(state, name):
 
 
 @torch.no_grad()
-def test_merged_network_gives_the_same_output(make_network, normal):
-    network = make_network()
+@pytest.mark.parametrize("rank", [1, 2])
+def test_merged_network_gives_the_same_output(make_network, normal, rank):
+    network = make_network(unet_lora_rank=rank)
+    assert not network.has_merged_adapters()
     arguments = (normal(1, 8, 8, 8), torch.tensor([99]), normal(1, 8, 8, 8, seed=1), normal(1, 1, 16))
     before = network(*arguments)
     with lora_enabled(network.unet, False):

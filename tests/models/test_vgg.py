@@ -71,6 +71,8 @@ def test_it_is_frozen_but_lets_gradients_through(kernels, tmp_path):
     network = Vgg16(tmp_path / "tiny.h5")
     assert not any(weight.requires_grad for weight in network.parameters()) and not network.training
     assert network.state_dict().keys() == dict(network.named_parameters()).keys()  # nothing else is its own
+    shapes = [conv.weight.shape for block in network.blocks for conv in block[::2]]
+    assert shapes == [(c.out_channels, c.in_channels, 3, 3) for block in network.blocks for c in block[::2]]
     picture = torch.rand(1, 3, 32, 32, requires_grad=True)
     network(picture)[-1].sum().backward()
     assert picture.grad.abs().sum() > 0

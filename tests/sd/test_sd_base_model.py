@@ -184,6 +184,55 @@ def test_stable_diffusion_is_described_without_the_hub(offline, revision):
         base_configs(config.model_copy(update={"image_encoder": None}))
 
 
+@pytest.fixture
+def hub(base, tmp_path, monkeypatch):
+    """The hub with `someone/sd` and `someone/clip`; of a snapshot there is what was fetched."""
+    fetched, stored = set(), {"someone/sd": base, "someone/clip": base / "image_encoder"}
+
+    def snapshot_download(source, revision=None, allow_patterns=None):
+        assert revision in (None, COMMIT)
+        names = [str(p.relative_to(stored[source])) for p in stored[source].rglob("*") if p.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+            fetched.add(f"{source}/{name}")
+            target = tmp_path / source / COMMIT / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(stored[source] / name, target)
+        return str(tmp_path / source / COMMIT)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return fetched
+
+
+@pytest.mark.parametrize("encoder", [None, "someone/clip", f"someone/clip@{COMMIT}"])
+def test_a_base_on_the_hub_is_described_without_weights_and_then_built(base, hub, encoder):
+    config = make_config("someone/sd", image_encoder=encoder)
+    configs = base_configs(config)
+    assert {part: c.keys() for part, c in configs.items()} == {
+        part: json.loads((base / part / "config.json").read_text()).keys() for part in configs
+    }
+    assert configs.keys() == {"unet", "vae", "text_encoder", "image_encoder"}
+    assert not [name for name in hub if name.endswith(".safetensors")]
+    network = build_network(config)
+    assert network.null_prompt.shape == (1, 16, 32)
+    assert (network.config.base_model, network.config.base_revision) == ("someone/sd", COMMIT)
+    assert network.config.image_encoder == (encoder and f"someone/clip@{COMMIT}")
+    files = {part: [str(file) for file in found] for part, found in network.base_files.items()}
+    assert files.keys() == {"unet", "vae", "image_encoder"}
+    for part, (file,) in files.items():
+        place = "someone/clip" if encoder and part == "image_encoder" else f"someone/sd/{COMMIT}/{part}"
+        assert place in file and file.endswith(".safetensors")
+    assert ("someone/sd/image_encoder/model.safetensors" in hub) == (encoder is None)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_init_settles_what_the_base_decides(hub, keep):
+    found = resolve_base(make_config("someone/sd", image_encoder="someone/clip"), keep_image_encoder=keep)
+    assert (found.base_model, found.base_revision, found.prediction) == ("someone/sd", COMMIT, "epsilon")
+    assert found.image_encoder == (f"someone/clip@{COMMIT}" if keep else None)
+    assert ("someone/sd/image_encoder/model.safetensors" in hub) != keep
+    assert resolve_base(make_config("someone/sd", image_encoder="someone/clip")).image_encoder is None
+
+
 def test_not_json(base_copy):
     (base_copy / "unet" / "config.json").write_text("{")
     assert "config.json" in refusal(base_copy)
