@@ -113,3 +113,11 @@ def test_large_images_go_in_pieces_with_the_same_result(network, make_picture):
     assert len(sizes) > 10 and max(sizes) < pixels.numel()
     for one, other in ((pieces.mean, whole.mean), (pieces.std, whole.std), (again, decoded)):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_linear_path_is_taken_in_fp32(network, normal):
+    difference = normal(2, 8, 3, 4).bfloat16()
+    found = network.latents.decode_linearly(difference)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, network.latents.decode_linearly(difference.float()))

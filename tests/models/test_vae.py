@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from clearsr.config.model import AutoencoderConfig
 from clearsr.models.latent_lr_embedding import LatentLREmbedding
-from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora
+from clearsr.models.lora import VAE_ENCODER_TARGETS, add_lora, lora_enabled
 from clearsr.models.patch_autoencoder import PatchAutoencoderKL, PatchEncoder
 from clearsr.models.vae import decoder_layers, encoder_layers
 from clearsr.models.windowed_layers import FeatureMap, SelfAttention, attend, count_windows, run_in_windows
@@ -134,6 +134,10 @@ def test_the_encoders_lora_is_on(make_picture):
     (windows, whole), *_ = _both(latents, make_picture, 64, 96, 40)
     torch.testing.assert_close(windows, whole, atol=1e-9, rtol=1e-9)
     assert (windows - before).abs().max() > 1e-3
+    pixels = (make_picture(64, 96)[None] * 2 - 1).double()
+    with lora_enabled(latents.vae, False):
+        both = latents.embed_in_windows(pixels, 40, CPU, torch_map)
+    torch.testing.assert_close(both[:, :4], whole, atol=1e-9, rtol=1e-9)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from clearsr.config.base import build_config
@@ -16,6 +17,7 @@ from clearsr.models.sd21 import (
     TEXT_ENCODER_CONFIG,
     UNET_CONFIG,
     VAE_CONFIG,
+    untrained_components,
 )
 
 # Levels with window attention: (channels, transformers, ratio to the latent grid); the middle is at ratio 8.
@@ -53,6 +55,7 @@ def test_stable_diffusion_2_1(table):
     }
     assert table.trained == set(list(table.parts)[:5])
     assert table.trainable == 526_046_090 and table.total == 2_448_075_317
+    assert PAPER_TABLE_5 == {"trainable": 525, "total": 2511}  # as printed
     assert abs(table.trainable / 1e6 - PAPER_TABLE_5["trainable"]) < 1.1
     # Its total has 63 M that the parts it names do not add up to.
     assert 62 < PAPER_TABLE_5["total"] - table.total / 1e6 < 63
@@ -79,6 +82,14 @@ def test_heads_and_patches_are_those_that_the_authors_name():
     assert divmod(IMAGE_ENCODER_CONFIG["image_size"], IMAGE_ENCODER_CONFIG["patch_size"]) == (16, 0)
     assert IMAGE_ENCODER_CONFIG["projection_dim"] == UNET_CONFIG["cross_attention_dim"]
     assert TEXT_ENCODER_CONFIG["hidden_size"] == UNET_CONFIG["cross_attention_dim"]
+
+
+def test_untrained_parts_are_in_evaluation_mode_and_of_the_right_width():
+    with torch.device("meta"):
+        parts = untrained_components(null_prompt_tokens=5)
+    assert parts.null_prompt.shape == (1, 5, 1024) and parts.lr_encoder is None
+    for part in (parts.vae, parts.unet, parts.image_encoder):
+        assert not any(module.training for module in part.modules())
 
 
 @pytest.mark.parametrize("window", [8, 16, 32])
@@ -131,7 +142,6 @@ def test_compact_counts_equal_the_real_network():
 
 
 def test_a_foreign_file_is_refused(tmp_path):
-    import torch
     from safetensors.torch import save_file
 
     save_file({"layer1.weight": torch.zeros(2)}, tmp_path / "m.safetensors")

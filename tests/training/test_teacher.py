@@ -142,6 +142,21 @@ def test_a_file_that_another_made_does_not_end_the_rest(realesrgan_wheel, make_t
     assert written == [range(0, 2), range(4, 6)]
 
 
+@pytest.mark.parametrize(("process", "first"), [(0, 0), (1, 1), (4, 1), (5, 2)])
+def test_processes_that_start_together_begin_with_different_files(
+    realesrgan_wheel, make_taught, monkeypatch, process, first
+):
+    monkeypatch.setattr("clearsr.data.labels.IN_A_FILE", 2)
+    monkeypatch.setattr("os.getpid", lambda: process)
+    write, written = Labels.write, []
+    monkeypatch.setattr(
+        Labels, "write", lambda labels, numbers, made: written.append(numbers) or write(labels, numbers, made)
+    )
+    labelled(make_taught(samples=6))
+    files = [range(0, 2), range(2, 4), range(4, 6)]
+    assert written == files[first:] + files[:first]
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [({"seed": 1}, "seed"), ({"data": {"crop_size": 24}}, "crop_size"), ({"network": "x.pth"}, "teacher")],
