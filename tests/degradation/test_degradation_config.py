@@ -79,6 +79,39 @@ def test_nonsense_is_refused_by_name(override, name, message):
 
 
 @pytest.mark.parametrize(
+    ("name", "lowest", "highest", "beyond"),
+    [
+        ("first.blur.sigma", 0.05, 50, 0.01),
+        ("original.sigma", 0.05, 50, 0.01),
+        ("second.blur.beta_generalized", 0.05, 20, 0.01),
+        ("second.blur.beta_plateau", 0.05, 20, 0.01),
+        ("first.resize.factor", 0.01, 8, 0.005),
+        ("first.noise.gaussian_sigma", 0, 255, 0.5),
+        ("first.noise.poisson_strength", 0, 20, 0.5),
+        ("sharpening.amount", 0, 20, 0.5),
+        ("first.blur.kernel_size", 3, 99, 2),
+        ("second.jpeg_quality", 1, 100, 1),
+    ],
+)
+def test_a_range_goes_as_far_as_is_said_and_no_further(name, lowest, highest, beyond):
+    load_config(DegradationConfig, overrides=[f"{name}=[{lowest}, {highest}]"])
+    for low, high in ((lowest - beyond, highest), (lowest, highest + beyond)):
+        with pytest.raises(ClearSRError, match=f"{name}.*must lie within {lowest:g} and {highest:g}"):
+            load_config(DegradationConfig, overrides=[f"{name}=[{low}, {high}]"])
+
+
+@pytest.mark.parametrize(
+    "name", ["first.blur.probability", "final_sinc_probability", "sharpening.probability"]
+)
+def test_a_chance_is_from_0_to_1(name):
+    for value in (0, 1):
+        load_config(DegradationConfig, overrides=[f"{name}={value}"])
+    for value in (-0.01, 1.01):
+        with pytest.raises(ClearSRError, match=name):
+            load_config(DegradationConfig, overrides=[f"{name}={value}"])
+
+
+@pytest.mark.parametrize(
     ("weights", "message"),
     [
         ({"light": -1.0}, "greater than or equal to 0"),
