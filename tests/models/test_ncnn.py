@@ -34,6 +34,13 @@ def test_the_network_that_was_written_is_read(tmp_path, write_ncnn, normal, tag)
     assert all(map(torch.equal, read.parameters(), expected.parameters()))
 
 
+def test_blank_lines_are_no_layers(files):
+    param, _ = files
+    head, *rest = param.read_text().split("\n", 2)
+    param.write_text("\n".join([f" {head} ", rest[0], "", *rest[1].split("\n"), "  \t", ""]))
+    load_convolutions(tiny(), *files)
+
+
 def test_every_part_of_the_files_is_refused(files):
     """Cut off anywhere, also between two layers or lines."""
     for path in files:
