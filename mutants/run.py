@@ -249,7 +249,11 @@ def _first(node: ast.stmt) -> int:
 
 
 def report(drawn: dict[Path, tuple[list[Mutant], int]], results: Results) -> None:
-    """Print the survivors with what was changed, and the score."""
+    """Print the survivors with what was changed, and the score.
+
+    Of a sample, which has as many of a small file as of a large one, there is a second: of all that there
+    are, if those of a file that were not run are caught as often as those that were.
+    """
     table, total = [], [0, 0, 0]
     for path, (mutants, number) in drawn.items():
         rows = [(mutant, row) for mutant in mutants if (row := results.get(path, mutant)) is not None]
@@ -265,6 +269,9 @@ def report(drawn: dict[Path, tuple[list[Mutant], int]], results: Results) -> Non
     print(f"\n{'file':36}{'caught':>8}{'run':>6}{'of':>6}")
     for name, caught, ran, number in [*table, ("all", *total)]:
         print(f"{name:36}{caught:8}{ran:6}{number:6}  {caught / ran if ran else 0:7.1%}")
+    expected = sum(number * caught / ran for _, caught, ran, number in table if ran)
+    there = sum(number for _, _, ran, number in table if ran)
+    print(f"{'by how many there are':50}{there:6}  {expected / there if there else 0:7.1%}")
 
 
 if __name__ == "__main__":
