@@ -1,5 +1,8 @@
 """The U-Net of our own against diffusers', at the compact model's settings."""
 
+import copy
+import inspect
+
 import pytest
 import torch
 
@@ -7,7 +10,7 @@ from clearsr.config.base import build_config, merge
 from clearsr.config.model import ModelConfig, preset_model_config
 from clearsr.models.build import own_components
 from clearsr.models.transformer import Attention
-from clearsr.models.unet import TimeProjection
+from clearsr.models.unet import TimeProjection, UNetShape
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=lambda layers: f"{layers} per block")
@@ -41,6 +44,28 @@ def test_time_projection_is_diffusers():
     theirs = Timesteps(96, flip_sin_to_cos=True, downscale_freq_shift=0)
     timestep = torch.tensor([0, 1, 37, 999])
     torch.testing.assert_close(TimeProjection(96)(timestep), theirs(timestep))
+
+
+def test_what_a_shape_leaves_out_is_diffusers_default():
+    from diffusers import UNet2DConditionModel
+
+    theirs = inspect.signature(UNet2DConditionModel.__init__).parameters
+    defaults = UNetShape._field_defaults
+    assert defaults and defaults == {name: theirs[name].default for name in defaults}
+
+
+@torch.no_grad()
+def test_without_a_time_a_block_adds_none(compact_unet, normal):
+    """Whether it has no embedding or no layer for one."""
+    block, width = copy.deepcopy(compact_unet.down_blocks[0].resnets[0]), compact_unet.conv_in.out_channels
+    hidden, time = normal(1, width, 6, 5), normal(1, block.time_emb_proj.in_features, seed=1)
+    timed, without = block(hidden, time), block(hidden, None)
+    assert not torch.allclose(timed, without)
+    block.time_emb_proj.weight.zero_()
+    block.time_emb_proj.bias.zero_()
+    torch.testing.assert_close(block(hidden, time), without)
+    block.time_emb_proj = None
+    assert torch.equal(block(hidden, time), without) and torch.equal(block(hidden, None), without)
 
 
 @pytest.mark.parametrize("tokens", [1, 2])

@@ -81,6 +81,16 @@ def test_guidance_with_the_shared_encoder_equals_two_full_passes(predicting, con
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("given", "taken"), [(250.6, 251), (250.4, 250), (998.9, 999)])
+def test_a_timestep_between_two_is_the_nearest(network, conditioning, normal, given, taken):
+    """As some of diffusers' schedulers have it."""
+    z_t = normal(2, 8, 8, 12, seed=3)
+    tile = Tiles(conditioning(), None)
+    between, whole = (guided_z_0(network, tile, z_t, torch.tensor(t), _config()) for t in (given, taken))
+    assert torch.equal(between, whole)
+
+
+@torch.no_grad()
 def test_a_negative_prompt_goes_through_its_own_whole_pass(network, conditioning, normal):
     negative = normal(1, 5, 16, seed=4)
     given, z_t, t = conditioning(negative=negative), normal(2, 8, 8, 12, seed=9), torch.tensor(600)

@@ -90,6 +90,8 @@ def test_untrained_parts_are_in_evaluation_mode_and_of_the_right_width():
     assert parts.null_prompt.shape == (1, 5, 1024) and parts.lr_encoder is None
     for part in (parts.vae, parts.unet, parts.image_encoder):
         assert not any(module.training for module in part.modules())
+    projection = parts.unet.down_blocks[0].attentions[0].proj_in.weight
+    assert projection.shape == (320, 320)  # a matrix in Stable Diffusion 2, where 1 has a 1x1 convolution
 
 
 @pytest.mark.parametrize("window", [8, 16, 32])
