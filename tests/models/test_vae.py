@@ -1,4 +1,4 @@
-"""Stable Diffusion's VAE in windows against diffusers' own pass over the whole image."""
+"""Stable Diffusion's VAE in windows against diffusers' whole pass, and the memory that each kind says."""
 
 import copy
 import dataclasses

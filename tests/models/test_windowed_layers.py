@@ -14,9 +14,9 @@ from clearsr.models.windowed_layers import Convolution, SelfAttention, run_in_wi
 CPU = torch.device("cpu")
 
 
-def largest(fits, least=1):
-    """The largest side that fits, counted up from the least, which is taken anyway."""
-    return next(side for side in itertools.count(least) if not fits(side + 1))
+def largest(fits):
+    """The largest side that fits, counted up from 1, which is taken anyway."""
+    return next(side for side in itertools.count(1) if not fits(side + 1))
 
 
 @pytest.mark.parametrize("area", [1, 90, 1000, 4095, 4096, 30_000])
