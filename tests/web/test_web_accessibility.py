@@ -147,7 +147,7 @@ def test_from_a_picture_to_its_result_by_keys_alone(browser, address, tmp_path):
     until(page, "!document.querySelector('#run').disabled")
     page.focus("#detail")
     page.keyboard.press("End")
-    wait_for(page, "alpha 0 · beta 0.05", "#strengths")
+    wait_for(page, "alpha 0 · beta 0.01", "#strengths")
     assert page.get_attribute("#detail", "aria-valuetext") == "Crispest"
     page.keyboard.press("Enter")
     wait_for(page, "Done in")

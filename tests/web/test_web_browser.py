@@ -301,7 +301,7 @@ def test_the_grid_has_a_status_of_its_own_and_its_cells_set_their_values(page, t
     wait_for(page, "alpha 0.03 · beta 0", "#strengths")
     wait_for(page, "--alpha 0.03 --beta 0", "#command")
     page.get_by_role("button", name="Crisper").click()  # the dial takes over again
-    wait_for(page, "alpha 0.005 · beta 0.03", "#strengths")
+    wait_for(page, "alpha 0.005 · beta 0.01", "#strengths")
 
 
 def test_a_setting_out_of_its_range_is_explained_by_its_name(page, tmp_path):

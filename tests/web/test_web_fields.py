@@ -37,7 +37,7 @@ def test_the_dial_goes_one_way():
     alphas, betas = zip(*strengths, strict=True)
     assert list(alphas) == sorted(alphas, reverse=True)
     assert list(betas) == sorted(betas)
-    assert max(alphas) == 0.25 and max(betas) == 0.05 and min(alphas) == min(betas) == 0
+    assert max(alphas) == 0.25 and max(betas) == 0.01 and min(alphas) == min(betas) == 0
     assert strengths_of(-1000) == strengths[0]
     assert strengths_of(1000) == strengths[-1]
 

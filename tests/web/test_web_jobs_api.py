@@ -337,7 +337,7 @@ def test_estimates(serve, tiny_pipeline):
         assert (told["result_width"], told["result_height"]) == (300, 150)
         assert "seconds" not in told  # nothing is measured yet
         assert told["command"].startswith("clearsr upscale 'my photo.jpg' --upscale 3")
-        assert (told["alpha"], told["beta"], told["detail"]) == (0.005, 0.03, 50)
+        assert (told["alpha"], told["beta"], told["detail"]) == (0.005, 0.01, 50)
         client.server.service.model.get().measure(lambda: False)
         quick, slow = (
             client.get("/v1/estimate", params={**query, "steps": n}).json()["seconds"] for n in (1, 90)

@@ -253,12 +253,12 @@ def test_of_several_the_one_that_is_too_large_is_named(page, tmp_path):
 
 def test_a_preset_of_the_settings_takes_over_from_the_dial(page):
     page.get_by_role("button", name="Crisper").click()
-    wait_for(page, "alpha 0.005 · beta 0.03", "#strengths")
+    wait_for(page, "alpha 0.005 · beta 0.01", "#strengths")
     setting(page, "lsa", "fidelity")
     wait_for(page, "alpha 0.03 · beta 0.01", "#strengths")
     until(page, "document.querySelector('#detail').value === '-50'")
     page.get_by_role("button", name="Crisper").click()
-    wait_for(page, "alpha 0.005 · beta 0.03", "#strengths")
+    wait_for(page, "alpha 0.005 · beta 0.01", "#strengths")
     assert page.input_value("#set-lsa") == "clearsr"
 
 
