@@ -167,6 +167,9 @@ class SamplingConfig(FrozenConfig):
     )
     negative_prompt: str = Field("", description="text of the unconditional branch (Stable Diffusion only)")
     lsa: LSAConfig = LSAConfig()
+    painting: Annotated[float, Field(ge=0, le=4)] = Field(
+        1.0, description="the painter's share where alpha and beta are 0; more is crisper"
+    )
     tile: TileConfig = TileConfig()
     max_memory: Annotated[ByteSize, Field(ge=1_000_000)] | None = Field(
         None, description="peak memory, such as 1.5GB; unset: what is free"

@@ -180,8 +180,8 @@ class PipelineSteps:
         return to_unit(self.decode_signed(latents, piece, new_map)).cpu()
 
     def painting(self, config: SamplingConfig) -> float:
-        """How much of the painter's picture is in the result, as Latent Space Adjustment has it."""
-        return 0.0 if self.network.painter is None else total(config.steps, config.lsa)
+        """How much of the painter's picture is in the result: `config.painting`, as far as LSA leaves it."""
+        return 0.0 if self.network.painter is None else config.painting * total(config.steps, config.lsa)
 
     def picture(
         self,

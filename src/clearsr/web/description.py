@@ -15,7 +15,9 @@ GROUPS = {
         "steps", "seed", "scheduler", "spacing", "start", "start_timestep", "noise_scale", "guidance_scale",
         "negative_prompt",
     ),
-    "Fidelity and detail": ("lsa", "alpha", "beta", "lsa.ela_end", "lsa.lla_start", "lsa.target"),
+    "Fidelity and detail": (
+        "lsa", "alpha", "beta", "lsa.ela_end", "lsa.lla_start", "lsa.target", "painting",
+    ),
     "Colour": ("color", "gray"),
     "Large pictures": ("tile", "tile.overlap"),
     "Textures and panoramas": ("wrap",),

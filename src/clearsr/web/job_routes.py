@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from clearsr.web.upscaler import Upscaler
 
 Start = Callable[[Upload, "Upscaler"], Awaitable[Run]]
-GRID: Grid = ((0.0, 0.01, 0.03), (0.0, 0.005, 0.01))  # none, the paper's strengths, and half of beta
+GRID: Grid = ((0.0, 0.01, 0.03), (0.0, 0.01, 0.03))  # the paper's strengths, and none
 _LOOK_EVERY = 0.15  # seconds between looks at a job
 _BEAT_EVERY = 15.0  # seconds, so that a proxy keeps the connection
 _NO_STORE = {"Cache-Control": "no-store"}
