@@ -115,7 +115,7 @@ def computed(ways: Sequence[Way], rounds: int, device: torch.device) -> list[flo
     return medians(in_turn(ways, rounds, time.process_time))
 
 
-# 7: dropped prompts
+# Dropped prompts
 
 
 @dataclass(frozen=True)
@@ -178,12 +178,12 @@ def dropped_prompts(learn: Pass, rounds: int, device: torch.device) -> list[Row]
     ways = [partial(learn.decoded_twice, one), partial(learn.at_once, one), partial(learn.at_once, None)]
     twice, once, none = computed(ways, rounds, device)
     return [
-        Row("7: forward and backward, one of two prompts dropped: decoded twice; once, padded", twice, once),
-        Row("7: the same decoded twice; no prompt dropped", twice, none),
+        Row("forward and backward, one of two prompts dropped: decoded twice; once, padded", twice, once),
+        Row("forward and backward: one of two prompts dropped, decoded twice; none dropped", twice, none),
     ]
 
 
-# 8: the window attention's index
+# The window attention's index
 
 
 def make_attention(size: Size, window: int | None) -> WindowCrossAttention:
@@ -207,19 +207,19 @@ def window_index(size: Size, rounds: int, device: torch.device) -> list[Row]:
     hidden = torch.randn(1, side**2, channels, device=device)
     z_lr = torch.randn(1, 4, side, side, device=device)
     for window in (16, None):
-        name = "no window partition" if window is None else f"windows of {window}"
+        name = "window attention, " + ("no partition" if window is None else f"windows of {window}")
         layer, key_side = make_attention(size, window).to(device), window or side
         forward, bias = partial(layer, hidden, z_lr), partial(layer._bias, key_side)
         for what, way in (("a layer's forward", forward), ("its bias alone", bias)):
             turns = rounds if window is None else 10 * rounds
             before, after = computed([partial(index_anew, layer, way), way], turns, device)
-            rows.append(Row(f"8: {name}, {what}: index made at each forward; once", before, after))
+            rows.append(Row(f"{name}, {what}: index made at each forward; once", before, after))
         made = aligned_offsets(key_side, key_side, 1, key_side, CPU).nbytes / 2**20
-        rows.append(Row(f"8: {name}: size of what each forward made anew", made, 0, "MiB"))
+        rows.append(Row(f"{name}: size of what each forward made anew", made, 0, "MiB"))
     return rows
 
 
-# 9: beside the steps
+# Beside the steps
 
 
 def make_state(size: Size) -> TrainingState:
@@ -239,7 +239,7 @@ def checkpoints(size: Size, rounds: int, folder: Path) -> list[Row]:
     ways = [lambda writer=writer: writer.save(next(step), state, {}) for writer in (blocking, beside)]
     with blocking, beside:
         waits = in_turn(ways, rounds, time.perf_counter, ready=beside.wait)
-    name = f"9: a step waits for a checkpoint of {12 * size.parameters} MB: blocking; in the background"
+    name = f"a step waits for a checkpoint of {12 * size.parameters} MB: blocking; in the background"
     first, later = (taken[0] for taken in waits), medians(waits)
     return [Row(f"{name}, the first", *first), Row(f"{name}, later", *later)]
 
@@ -259,12 +259,12 @@ def headers(size: Size, rounds: int, folder: Path) -> list[Row]:
     files = (None, folder / SIZES_NAME)
     ways = [partial(Photographs([photographs], sizes=file).smaller_than, 64) for file in files]
     taken = medians(in_turn(ways, rounds, time.perf_counter))
-    return [Row(f"9: sizes of {size.photographs} photographs: read; kept by the start before", *taken)]
+    return [Row(f"sizes of {size.photographs} photographs: read; kept by the start before", *taken)]
 
 
 def evaluation(size: Size, rounds: int, folder: Path) -> list[Row]:
     """`clearsr evaluate` from start to end, on as many cores as there are processes, in fewer rounds."""
-    name = f"9: `evaluate` of {size.pairs} pairs by PSNR: one process; `--workers 2`"
+    name = f"`evaluate` of {size.pairs} pairs by PSNR: one process; `--workers 2`"
     if not size.pairs:
         return [Row(name, why_not="left out")]
     lr, hr = (write_many(folder / part, side, size.pairs) for part, side in (("LR", 128), ("HR", 512)))
@@ -277,8 +277,8 @@ def evaluation(size: Size, rounds: int, folder: Path) -> list[Row]:
 
 def on_cuda(size: Size, learn: Pass, rounds: int, device: torch.device) -> list[Row]:
     """What only CUDA has."""
-    arithmetic = "9: forward and backward in fp32: as torch has it; `tf32` and `cudnn_benchmark`"
-    copies = "9: a step waits for the copies of 8 crops: from pageable memory; pinned"
+    arithmetic = "forward and backward in fp32: as torch has it; `tf32` and `cudnn_benchmark`"
+    copies = "a step waits for the copies of 8 crops: from pageable memory; pinned"
     if device.type != "cuda":
         return [Row(name, why_not="not on this device") for name in (arithmetic, copies)]
 
@@ -302,7 +302,7 @@ def compiled(size: Size, learn: Pass, rounds: int, device: torch.device) -> list
     other = make_pass(size, device)
     compile_parts(other.network)
     ways = [partial(each.at_once, None) for each in (learn, other)]
-    return [Row("9: forward and backward: as written; compiled", *computed(ways, rounds, device))]
+    return [Row("forward and backward: as written; compiled", *computed(ways, rounds, device))]
 
 
 def measure(size: Size, rounds: int, device: torch.device, with_compiler: bool) -> list[Row]:

@@ -69,4 +69,4 @@ def test_all_of_it_runs_in_small(script, capsys):
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in lines} == {5} and len(lines) == 2 + 14
     assert sum("not on this device" in line for line in lines) == (0 if torch.cuda.is_available() else 2)
-    assert [line[2] for line in lines[2:]] == ["7"] * 2 + ["8"] * 6 + ["9"] * 6
+    assert sum("left out" in line for line in lines) == 1  # `evaluate`, which starts processes
