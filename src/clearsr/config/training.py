@@ -144,10 +144,10 @@ class PerceptualConfig(FrozenConfig):
 
     pixel: Annotated[float, Field(ge=0)] = Field(1.0, description="L1 of the picture, in [-1, 1]")
     features: Annotated[float, Field(ge=0)] = Field(
-        0.5, description="distance to the HR crop in what a frozen classifier sees"
+        0.5, description="distance to the picture to be drawn in what a frozen classifier sees"
     )
     adversarial: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="reward by projected discriminators, which learn along"
+        0.0, description="reward by projected discriminators, which learn to know the picture to be drawn"
     )
     adversarial_ramp: NonNegativeInt = Field(
         2000, description="steps in which the weight of that reward rises from 0"
