@@ -43,10 +43,9 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# One thread per worker: more would only wait for each other. MKL_CBWR: or the last bits of MKL's products depend on
-# where in memory their factors lie, on some processors, and the tests compare bits.
+# One thread per worker: more would only wait for each other.
 test: lint
-	MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 format: dev
 	$(BIN)/ruff check --fix .

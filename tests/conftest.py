@@ -6,6 +6,7 @@ projections, LoRA B): what such a layer hides at initialisation then shows up in
 
 import copy
 import functools
+import os
 import struct
 from collections.abc import Mapping
 from typing import get_args, get_origin
@@ -48,6 +49,10 @@ LORA_ENCODER = {"lr_encoder": {"kind": "lora", "lora_rank": 2}}
 
 # One thread is fastest for tensors this small, and several test processes then do not fight for the cores.
 torch.set_num_threads(1)
+
+# Tests compare bits, and by itself MKL's last bits depend, on some processors, on where in memory the
+# factors of a product lie. It looks here when it makes its first one.
+os.environ.setdefault("MKL_CBWR", "COMPATIBLE")
 
 
 def _make_config(**changes):
