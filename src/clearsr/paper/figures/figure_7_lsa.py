@@ -16,7 +16,7 @@ from clearsr.paper.tables.table_4_lsa import Sweep
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_HEIGHT = 3.6
+_HEIGHT = 4.0
 _DETAIL = 160  # pixels a side that the picture grid shows
 
 
@@ -38,7 +38,9 @@ def draw_curves(sweep: Sweep, folder: Path, name: str = "figure7") -> list[Path]
             ))  # fmt: skip
         for column, (strength, other) in enumerate((("α (ELA)", "β"), ("β (LLA)", "α"))):
             axes[1][column].set_xlabel(strength)
-            axes[0][column].legend(title=other, ncols=2)
+            # Above the curves: between them there is no place that is always free.
+            place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 4, "columnspacing": 1}
+            axes[0][column].legend(title=other, handlelength=1, **place)
         return save_figure(figure, folder, name, _numbers(sweep))
 
 
