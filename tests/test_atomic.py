@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -113,3 +114,39 @@ def test_what_may_be_in_use_or_is_not_ours_stays(change, age, tmp_path):
     link.symlink_to(tmp_path / "nowhere")
     os.utime(link, (1, 1), follow_symlinks=False)
     assert remove_unfinished([tmp_path]) == 0 and left.exists() and link.is_symlink()
+
+
+def test_through_a_link_the_file_behind_it_is_written(tmp_path):
+    (tmp_path / "there").write_text("old")
+    link = tmp_path / "link"
+    link.symlink_to("there")
+    write_text(link, "new")
+    assert link.is_symlink() and (tmp_path / "there").read_text() == "new"
+
+
+@with_fork
+def test_a_pipe_is_written_into_and_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_text(pipe, "text")
+    assert os.read(reader, 100) == b"text" and pipe.is_fifo()
+    os.close(reader)
+    with pytest.raises(OSError, match="device or pipe"), written_aside(pipe):
+        pass
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+@with_fork
+def test_standard_output_by_name_gets_all_in_order(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from clearsr.atomic import write_text
+print("before")
+write_text(Path("/dev/stdout"), "between\\n")
+print("after")
+"""
+    with (tmp_path / "out").open("w") as out:
+        subprocess.run([sys.executable, "-c", code], stdout=out, check=True)
+    assert (tmp_path / "out").read_text().split() == ["before", "between", "after"]

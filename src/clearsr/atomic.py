@@ -6,12 +6,15 @@ no more, as the lock ends with the process, tells it from what another run is wr
 machine, since on a shared filesystem another one's locks may not be seen.
 """
 
+import errno
 import hashlib
 import logging
 import os
 import re
 import secrets
 import socket
+import stat
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +32,10 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Within the block, the name to write under; afterwards the file is at `path`, or nowhere if it failed.
 
     Raises:
-        OSError: it cannot be made or renamed.
+        OSError: it cannot be made or renamed, or a device or pipe is there.
     """
+    if _is_special(path, follow_links=False):
+        raise OSError(errno.EINVAL, "it is a device or pipe; expected the name of a file")
     aside = path.with_name(f".clearsr-{_host()}-{secrets.token_hex(6)}.tmp")
     try:  # around all of it: a signal may come as soon as the file is made
         with _held(aside):
@@ -44,15 +49,40 @@ def written_aside(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file, with its folder made if need be.
 
+    Through a link the file behind it is replaced. What goes to a device or pipe, or to standard output by a
+    name such as /dev/stdout, goes straight there.
+
     Raises:
         ClearSRError: it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path) as aside:
-            aside.write_text(text, encoding="utf-8")
+        if _is_stdout(path):
+            sys.stdout.write(text)
+        elif _is_special(path):
+            path.write_text(text, encoding="utf-8")
+        else:
+            with written_aside(Path(os.path.realpath(path))) as aside:
+                aside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ClearSRError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _is_special(path: Path, follow_links: bool = True) -> bool:
+    """Whether something is there that is no file, folder or link."""
+    try:
+        mode = path.stat(follow_symlinks=follow_links).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def _is_stdout(path: Path) -> bool:
+    """Whether a path leads to this process's own standard output."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(sys.stdout.fileno()))
+    except (OSError, ValueError, AttributeError):  # nothing is there, or there is no standard output
+        return False
 
 
 def remove_unfinished(folders: Iterable[Path | str]) -> int:

@@ -29,9 +29,12 @@ class ClearSRError(ValueError):
     def __init__(self, message: str) -> None:
         if len(message) > _LONGEST:
             message = f"{message[: _LONGEST - 3]}..."
-        if not message.isprintable():
-            message = "".join(c if c.isprintable() else " " for c in message).strip()
-        super().__init__(message)
+        super().__init__(printable(message).strip())
+
+
+def printable(text: str) -> str:
+    """Text with blanks for line breaks and control characters, which a terminal would obey."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 # Packages that the base installation has not, and the extra that brings each.
@@ -92,6 +95,7 @@ NoticeKind = Literal[
     "transparency",
     "bit_depth",
     "profile",
+    "channels",
     "metadata",
     "gain_map",
     "motion_photo",

@@ -230,3 +230,15 @@ def test_docs_name_every_field_and_only_flags_that_there_are():
     for line in lines:
         parser.parse_args(shlex.split(line))
     assert set(re.findall(r"--[a-z][a-z-]+", DOCS)) <= {*parser._option_string_actions, "--head"}
+
+
+def test_the_documentations_python_has_the_models_own_settings(photo, tmp_path, monkeypatch, capsys, run):
+    photo("photos/a.png", 24, 24)
+    monkeypatch.chdir(tmp_path)
+    (code,) = (c for c in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL) if "run_batch" in c)
+    here = "BatchConfig(workers=1, engine='local', threads_per_worker=1)"
+    assert "BatchConfig(workers=2)" in code
+    exec(compile(code.replace("BatchConfig(workers=2)", here), "batch.md", "exec"), {})
+    assert "'ok': 1" in capsys.readouterr().out
+    run("upscale", "photos/a.png", "-o", "alone.png")
+    assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "larger/a.png").read_bytes()

@@ -340,3 +340,35 @@ def test_fit_niqe_gives_a_model_that_evaluate_takes(run, testset, tmp_path):
 def test_fit_niqe_refuses_outputs_before_the_work(run, tmp_path, output, says):
     outcome = run("fit-niqe", tmp_path, "-o", tmp_path / output)
     assert outcome.code == 2 and says in outcome.errors[0]
+
+
+@pytest.mark.parametrize("flag", ["--csv", "--json"])
+def test_what_is_measured_is_not_written_over(run, testset, tmp_path, flag):
+    hr = testset / "test_HR"
+    original = hr / "Canon_000_LR4.png"
+    before = original.read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(original)
+    for name in (original, link):
+        outcome = run("evaluate", "--sr", hr, "--hr", hr, "--measures", "psnr", flag, name)
+        assert outcome.code == 2 and f"{flag} {name}: is also an input" in outcome.err
+    assert original.read_bytes() == before
+
+
+def test_neither_are_shards_nor_one_report_by_the_other(run, testset, tmp_path):
+    hr, part, both = testset / "test_HR", tmp_path / "part.json", tmp_path / "both"
+    given = ("evaluate", "--sr", hr, "--hr", hr, "--measures", "psnr")
+    run(*given, "--shard", "1/2", "--json", part)
+    before = part.read_bytes()
+    outcome = run("evaluate", "--merge", part, "--json", part)
+    assert outcome.code == 2 and "is also an input" in outcome.err and part.read_bytes() == before
+    outcome = run("report", part, "-o", part)
+    assert outcome.code == 2 and "is also an input" in outcome.err and part.read_bytes() == before
+    outcome = run(*given, "--json", both, "--csv", both)
+    assert outcome.code == 2 and "is what --csv names" in outcome.err and not both.exists()
+
+
+def test_a_mistake_in_also_names_the_flag(evaluate, testset):
+    for given, says in (("steps", "--also steps: expected KEY=VALUE"), ("steps=x", "--also steps: must be")):
+        outcome = evaluate("--testset", testset, "--measures", "psnr", "--also", given)
+        assert outcome.code == 2 and says in outcome.err

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from clearsr.cli import main
+from clearsr.image import output_suffixes
+from clearsr.image.decoding import may_be_picture
 
 
 class _Terminal(io.TextIOWrapper):
@@ -201,3 +203,47 @@ def test_a_result_too_large_to_compare_is_said_and_kept(upscale, photo, tmp_path
     outcome = upscale(photo("a.png"), "-o", tmp_path / "out", "--compare")
     assert outcome.code == 1 and "a_comparison.png: 64x48 is too large for a comparison" in outcome.err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("stream", "arguments", "says"),
+    [
+        ("stdin", ("-", "-o", "a.png"), "-: standard input is closed"),
+        ("stdout", ("a.png", "-o", "-"), "-o -: standard output is closed"),
+    ],
+)
+def test_a_closed_stream_is_one_line(monkeypatch, capsys, photo, tmp_path, model, stream, arguments, says):
+    photo("a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, stream, None)
+    assert main(["upscale", "--model", str(model), *arguments]) == 2
+    assert says in capsys.readouterr().err
+
+
+class _Endless(io.RawIOBase):
+    """Never a picture; counts what is taken of it."""
+
+    taken = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.taken += len(buffer)
+        assert self.taken < 10_000_000, "it is read on and on"
+        buffer[:] = (b"y\n" * (len(buffer) // 2 + 1))[: len(buffer)]
+        return len(buffer)
+
+
+def test_what_does_not_begin_as_a_picture_is_not_read_to_its_end(monkeypatch, capsysbinary, model):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(_Endless())))
+    assert main(["upscale", "--model", str(model), "-", "-o", "-"]) == 1
+    out, err = capsysbinary.readouterr()
+    assert out == b"" and b"standard input: is not an image" in err
+
+
+@pytest.mark.parametrize("suffix", [*output_suffixes(are_frames=True), ".bmp", ".tga", ".ppm", ".jp2"])
+def test_what_may_be_a_picture_is_known_by_its_start(tmp_path, pixels, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(pixels(48, 64)).save(path)
+    assert may_be_picture(path.read_bytes()[:65_536])

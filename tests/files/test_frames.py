@@ -228,3 +228,27 @@ def test_an_animation_that_memory_does_not_hold(pipeline, tmp_path, suffix, stat
     result = _upscaled(pipeline, tmp_path / "in", tmp_path / f"out{suffix}")
     assert result.status == status
     assert status == "upscaled" or "3 frames of 56x40 need" in result.error
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_an_animation_that_is_large_enough_keeps_its_frames_in_another_format(pipeline, tmp_path, suffix):
+    source, target = tmp_path / "a.gif", tmp_path / f"b{suffix}"
+    _animation(source, "GIF")
+    result = _upscaled(pipeline, source, target, ALL, size={"width": 10})
+    assert result.status == "upscaled", result.error
+    assert "size" in {notice.kind for notice in result.warnings}
+    before, _, _ = _read(source)
+    after, durations, _ = _read(target)
+    assert len(after) == len(before) == 3
+    assert suffix == ".tif" or durations == DURATIONS
+    if suffix != ".webp":  # which loses a little
+        np.testing.assert_array_equal(after, before)
+
+
+def test_an_animation_that_is_large_enough_is_passed_on_as_it_is(pipeline, tmp_path):
+    source, target = tmp_path / "a.gif", tmp_path / "b.gif"
+    _animation(source, "GIF")
+    assert _upscaled(pipeline, source, target, ALL, size={"width": 10}).error is None
+    assert target.read_bytes() == source.read_bytes()
+    large = _upscaled(pipeline, source, target, ALL, size={"width": 10, "when_large": "skip"})
+    assert large.status == "skipped"

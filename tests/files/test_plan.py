@@ -178,3 +178,21 @@ def test_no_picture_is_compared_with_all_others(tree, monkeypatch):
         )
     assert len(plan("in", output="in/out")) == count
     assert len(compared) < 10 * count
+
+
+def test_a_whole_name_that_is_the_name_of_another_is_told_apart_as_well(tree):
+    tree("in/x.png", "in/x.jpg", "in/x.png.png", "in/y.png")
+    planned = plan("in")
+    assert planned == {
+        "in/x.png": "out/x.png.png",
+        "in/x.jpg": "out/x.jpg.png",
+        "in/x.png.png": "out/x.png.png.png",
+        "in/y.png": "out/y.png",
+    }
+    assert len(set(planned.values())) == len(planned)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_results_of_names_with_line_breaks_are_known_again(tree):
+    tree("a\nb.png", "a\nb_x4.png")
+    assert plan(".", output=None) == {"a\nb.png": "a\nb_x4.png"}

@@ -3,6 +3,7 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import tifffile
 import torch
 from PIL import Image, ImageCms
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, collected
 from clearsr.image import from_pil, read_image, to_pil
+from clearsr.image.modes import from_array, images_in
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
@@ -291,3 +293,62 @@ def test_first_frame_of_an_animation_is_read_with_a_warning(
     image = read_image(tmp_path / f"a.{suffix}")
     assert image.color.mean((1, 2)).tolist() == [1, 0, 0]
     assert "only the first is used" in caplog.text
+
+
+@pytest.mark.parametrize("top", [256, 65536])
+@pytest.mark.parametrize(("kinds", "count"), [((0,), "a"), ((2, 0), "a"), ((0, 0), "2")])
+def test_channels_that_are_no_colour_are_told_of(
+    tmp_path: Path, top: int, kinds: tuple[int, ...], count: str
+) -> None:
+    path = tmp_path / "a.tif"
+    samples = _levels(8, 10, 3 + len(kinds), top=top)
+    tifffile.imwrite(path, samples, photometric="rgb", extrasamples=kinds)
+    with collected() as notices:
+        image = read_image(path)
+    assert [n.text.partition(" further")[0] for n in notices if n.kind == "channels"] == [f"it has {count}"]
+    assert (image.alpha is not None) == (2 in kinds)
+
+
+def test_no_channel_is_missed_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "I;16"):
+        Image.new(mode, (9, 8)).save(path)
+        with collected() as notices:
+            read_image(path)
+        assert not [notice for notice in notices if notice.kind == "channels"], mode
+
+
+@pytest.mark.parametrize(("mode", "profile"), [("RGB", None), ("L", "sRGB"), ("RGB", "LAB")])
+def test_a_profile_that_does_not_fit_is_told_of(
+    tmp_path: Path, mode: str, profile: Literal["sRGB", "LAB"] | None
+) -> None:
+    path = tmp_path / "a.png"
+    made = None if profile is None else ImageCms.ImageCmsProfile(ImageCms.createProfile(profile))
+    Image.new(mode, (9, 8)).save(path, icc_profile=b"x" * 300 if made is None else made.tobytes())
+    with collected() as notices:
+        image = read_image(path)
+    assert [notice.kind for notice in notices] == ["profile"] and image.metadata.icc_profile is None
+
+
+def test_one_that_was_used_is_not_missed(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.new("CMYK", (9, 8)).save(path, icc_profile=_cmyk_profile())
+    with collected() as notices:
+        read_image(path)
+    assert not notices
+
+
+def test_what_is_no_picture_is_said_in_one_line(tmp_path: Path) -> None:
+    Image.fromarray(_levels(64, 64, 3)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:3000])
+    with Image.open(tmp_path / "b.png") as cut_off, pytest.raises(ClearSRError, match="cannot be read"):
+        from_pil(cut_off)
+    with pytest.raises(ClearSRError, match="expected an array"):
+        from_array([[1, 2]])  # type: ignore[arg-type]
+    with pytest.raises(ClearSRError, match="a stack of none"):
+        images_in(np.zeros((0, 5, 5, 3), np.uint8))
+
+
+def test_arrays_of_the_other_byte_order_are_what_they_are() -> None:
+    levels = _levels(8, 10, 3, top=65536)
+    assert torch.equal(from_array(levels.astype(">u2")).color, from_array(levels.astype("<u2")).color)

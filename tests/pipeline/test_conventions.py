@@ -197,3 +197,9 @@ def test_anything_else_is_one_line(pipeline, images, message):
 def test_another_output_type_is_one_line(pipeline, picture):
     with pytest.raises(ClearSRError, match=r"output_type: accepted are pil, np, pt \(got 'latent'\)"):
         pipeline(picture, output_type="latent")
+
+
+@pytest.mark.parametrize("given", [5, [torch.Generator(), torch.Generator()]])
+def test_what_is_no_generator_is_one_line(pipeline, picture, given):
+    with pytest.raises(ClearSRError, match="generator: expected one torch.Generator for all images"):
+        pipeline(picture, generator=given)

@@ -18,12 +18,13 @@ from clearsr.batch import on_ray
 from clearsr.batch.local import Share, run_alone, run_processes
 from clearsr.batch.manifest import Manifest, in_chunks
 from clearsr.batch.spool import Plan, in_the_way, plan_batch
-from clearsr.config.base import parse_json
+from clearsr.config.base import build_config, parse_json
 from clearsr.config.batch import BatchConfig, WorkConfig
+from clearsr.config.sampling import SamplingConfig
 from clearsr.errors import ClearSRError, display_name, installing
 from clearsr.files.storage import check_writable, is_url, normalise
 from clearsr.files.upscale import Result
-from clearsr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate, sha256_of
+from clearsr.models.checkpoint import CONFIG_NAME, WEIGHTS_NAME, locate, read_description, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -207,10 +208,11 @@ def settings_of(work: WorkConfig) -> dict[str, Any]:
         ClearSRError: there is no such model.
     """
     folder = locate(work.model)
+    sampling = work.sampling or build_config(SamplingConfig, read_description(folder)["sampling"])
     return {
         "model": {name: sha256_of(folder / name) for name in (CONFIG_NAME, WEIGHTS_NAME)},
         **{name: work.pipeline.get(name) for name in _OPTIONS},
-        "sampling": work.sampling.model_dump(mode="json"),
+        "sampling": sampling.model_dump(mode="json"),
         "output": work.output.model_dump(mode="json"),
         "suffix": work.suffix,
     }

@@ -75,7 +75,8 @@ class Worker:
         source = fetch(job.input, folder)
         target = folder / "result" / split(job.output)[1] if is_url(job.output) else Path(job.output)
         local = job._replace(input=str(source), output=str(target))
-        result = upscale_file(self._pipeline, local, work.sampling, work.output)
+        sampling = work.sampling or self._pipeline.defaults
+        result = upscale_file(self._pipeline, local, sampling, work.output)
         if result.error is not None:
             reason = result.error.replace(str(source), job.input).replace(str(target), job.output)
             row = failed_row(job, reason, time.monotonic() - start, self.name)
@@ -86,7 +87,7 @@ class Worker:
         return dataclasses.replace(
             result, input=job.input, output=job.output, status="ok",
             seconds=round(time.monotonic() - start, 3), sha256=digest,
-            seed=file_seed(work.sampling.seed, source.name), version=job.version, worker=self.name,
+            seed=file_seed(sampling.seed, source.name), version=job.version, worker=self.name,
         )  # fmt: skip
 
 

@@ -9,12 +9,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clearsr.cli.flags import add_config_files, add_config_flags, build, collect
+from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.parser import UsageError, complain
 from clearsr.cli.terminal import write_line
-from clearsr.config.base import build_config
 from clearsr.config.degradation import DegradationConfig
-from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.data.check import DataReport
@@ -186,10 +184,8 @@ def _make_testset(args: Namespace) -> int:
 
     chosen = {"upscale": args.upscale, "crop": args.crop, "crops": args.crops, "seed": args.seed}
     values = {name: value for name, value in chosen.items() if value is not None}
-    try:
-        config, listed = build_config(TestsetConfig, values | {"degradation": degradation}), None
-    except ClearSRError as error:
-        raise UsageError(f"make-testset: {error}") from None
+    given = Overrides(values | {"degradation": degradation}, {name: f"--{name}" for name in values})
+    config, listed = build(TestsetConfig, given), None
     if args.like is not None:
         config, listed = read_manifest(args.like)
     with Progress(transient=True, disable=args.quiet) as progress:

@@ -17,11 +17,11 @@ from clearsr.cli.measuring import (
     collect_measuring,
     dataset_name,
     find_pairs,
+    with_also,
 )
 from clearsr.cli.model import load_pipeline, resolve_sampling
-from clearsr.cli.parser import UsageError, refuse_folder
+from clearsr.cli.parser import UsageError, refuse_folder, refuse_inputs
 from clearsr.cli.terminal import busy, terminal, write_line
-from clearsr.config.base import merge, parse_override
 from clearsr.config.evaluation import BaselineName, EvaluationConfig
 from clearsr.config.sampling import SamplingConfig
 
@@ -130,6 +130,7 @@ def run(args: Namespace) -> int:
         from clearsr.atomic import write_text
         from clearsr.evaluation.results import from_document, merge_shards, read_document, to_csv, to_json
 
+    _refuse_inputs(args)
     if args.merge:
         document = merge_shards({str(path): read_document(path) for path in args.merge})
     else:
@@ -278,6 +279,18 @@ def _check(args: Namespace) -> None:
         refuse_folder(flag, path)
 
 
+def _refuse_inputs(args: Namespace) -> None:
+    """Refuse to write over what is measured, merged or compared with."""
+    given = [*args.merge, args.log, args.niqe_model, *args.spandrel]
+    if not args.merge:
+        given += [file for pair in find_pairs(args, args.sr) for file in (pair.lr, pair.sr, pair.hr)]
+    inputs = [path for path in given if path is not None and path.exists()]
+    refuse_inputs("--csv", args.csv, inputs)
+    refuse_inputs("--json", args.json, inputs)
+    if args.csv is not None and args.csv == args.json:
+        raise UsageError(f"--json {args.json}: is what --csv names; name another file")
+
+
 def _baselines(args: Namespace) -> list[str]:
     return [name.strip() for name in args.baselines.split(",") if name.strip()]
 
@@ -311,10 +324,7 @@ def _own_methods(args: Namespace, own: Overrides) -> "tuple[list[Method], device
     name = args.name or (args.model if args.model == "compact" else Path(args.model).name)
     methods = [clearsr_method(name, pipeline, sampling)]
     for text in args.also:
-        changed: dict = {}
-        for part in text.split(","):
-            changed = merge(changed, parse_override(part))
-        settings = resolve_sampling(args, Overrides(merge(own.values, changed), own.origins))
+        settings = resolve_sampling(args, with_also(own, text))
         methods.append(clearsr_method(f"{name} {text}", pipeline, settings))
     return methods, pipeline.device
 

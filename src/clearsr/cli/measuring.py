@@ -1,27 +1,21 @@
 """What the commands that measure or analyze share: flags for test sets and models, and what they lead to."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, build, collect
 from clearsr.cli.model import add_model_flags, embedded_defaults
 from clearsr.cli.parser import UsageError
-from clearsr.config.evaluation import EvaluationConfig
+from clearsr.cli.terminal import write_line
+from clearsr.config.base import flat, merge, parse_override
+from clearsr.config.evaluation import AnalysisConfig, EvaluationConfig
 from clearsr.config.sampling import SAMPLING_FLAGS, SamplingConfig
+from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.evaluation.pairs import ImagePair
-
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
-
-from clearsr.cli.terminal import write_line
-from clearsr.config.base import merge
-from clearsr.config.evaluation import AnalysisConfig
-
-if TYPE_CHECKING:
     from clearsr.paper.figures.figure_pairs import Pair
 
 Number = TypeVar("Number", int, float)
@@ -121,6 +115,22 @@ def numbers_of(text: str, flag: str, kind: Callable[[str], Number]) -> list[Numb
     if not numbers or len(set(numbers)) < len(numbers):
         raise UsageError(f"{flag} {text}: expected different numbers with commas between, such as 0,1,2")
     return numbers
+
+
+def with_also(own: Overrides, text: str) -> Overrides:
+    """The user's settings with those of an `--also` over them.
+
+    Raises:
+        UsageError: it is not KEY=VALUE, with commas between several.
+    """
+    changed: dict[str, Any] = {}
+    try:
+        for part in text.split(","):
+            changed = merge(changed, parse_override(part))
+    except ClearSRError as error:
+        raise UsageError(str(error).replace("--set", "--also", 1)) from None
+    origins = {path: f"--also {path}" for path in flat(changed)}
+    return Overrides(merge(own.values, changed), own.origins | origins)
 
 
 STUDY_FLAGS = {

@@ -30,6 +30,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             conflict_handler="resolve",
         )
+        self.register("type", Path, _path)
         self.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
         self.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
 
@@ -54,6 +55,13 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def _path(text: str) -> Path:
+    """A path, and not one without letters, which pathlib would take for the folder that one is in."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; expected a file or folder (. is the one you are in)")
+    return Path(text)
+
+
 def _explain_dashes(arguments: Sequence[str]) -> None:
     """Raise if one of the arguments is a file that was taken for a flag."""
     for argument in arguments:
@@ -76,6 +84,16 @@ def refuse_folder(flag: str, path: Path | None) -> None:
     """
     if path is not None and path.is_dir():
         raise UsageError(f"{flag} {path}: is a folder; expected the name of a file")
+
+
+def refuse_inputs(flag: str, path: Path | None, inputs: Iterable[Path]) -> None:
+    """See, before the work, that a file to be written is none of those that are read.
+
+    Raises:
+        UsageError: it is.
+    """
+    if path is not None and any(path.exists() and path.samefile(read) for read in inputs):
+        raise UsageError(f"{flag} {path}: is also an input, which would be lost; name another file")
 
 
 def complain(message: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from clearsr.cli.flags import add_config_flags, build, collect
 from clearsr.cli.measuring import EVALUATION_FLAGS
-from clearsr.cli.parser import UsageError, refuse_folder
+from clearsr.cli.parser import UsageError, refuse_folder, refuse_inputs
 from clearsr.cli.terminal import write_line
 from clearsr.config.evaluation import EvaluationConfig
 
@@ -55,6 +55,7 @@ def run(args: Namespace) -> int:
     if outputs and args.hr is None:
         raise UsageError("--outputs: needs --hr DIR, the originals")
     refuse_folder("-o", args.output)
+    refuse_inputs("-o", args.output, [path for path in args.results if path.exists()])
 
     from clearsr.atomic import write_text
     from clearsr.evaluation.results import read_results

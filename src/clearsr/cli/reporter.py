@@ -15,6 +15,8 @@ from rich.text import Text
 
 from clearsr.cli.parser import complain
 from clearsr.cli.terminal import write_line
+from clearsr.errors import printable
+from clearsr.files.storage import shown
 from clearsr.files.upscale import Job, Result, skipped
 
 logger = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class Reporter:
         before = float(self._worked_on)
         task = bar.tasks[0]
         place = "" if task.total == 1 else f"file {int(before) + 1}/{int(task.total or 0)}"
-        bar.update(task.id, description=os.path.basename(job.input), note=place, completed=before)
+        bar.update(task.id, description=printable(os.path.basename(job.input)), note=place, completed=before)
 
         def on_step(done: int, steps: int, _latents: Any = None) -> None:
             bar.update(task.id, completed=before + done / steps, note=f"{place} step {done}/{steps}".strip())
@@ -77,7 +79,7 @@ class Reporter:
         """A job whose output is there."""
         self._add(skipped(job))
         if not (self._quiet or self._as_json) and self._counts["skipped"] <= _MAX_SKIP_LINES:
-            line = f"{job.input}: skipped, {job.output} is there (--overwrite does it again)"
+            line = f"{shown(job.input)}: skipped, {shown(job.output)} is there (--overwrite does it again)"
             self._console.print(Text(line), soft_wrap=True)
 
     def add(self, result: Result) -> None:
@@ -92,7 +94,9 @@ class Reporter:
                 self.say(result.error)
             return
         size = f"{result.width}x{result.height}"
-        write_line(f"{result.input} -> {result.output} ({size}, {result.seconds:.1f} s)", self._out)
+        write_line(
+            f"{shown(result.input)} -> {shown(result.output)} ({size}, {result.seconds:.1f} s)", self._out
+        )
 
     def close(self) -> int:
         """The failures and the summary; returns the exit code."""

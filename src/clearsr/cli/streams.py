@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from clearsr.cli.parser import UsageError
+from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.files.upscale import Job, Result
 
 _STREAM = Path("-")
+_START = 65_536  # bytes, by which a picture is known
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,7 @@ def open_streams(args: Namespace, suffix: str) -> Iterator[Streams]:
         if from_stdin:
             inputs = [Path(name) / "stdin"]  # this name seeds the noise
             stands_for[str(inputs[0])] = "standard input"
-            with inputs[0].open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+            _lay_aside(sys.stdin.buffer, inputs[0])
         if to_stdout:
             output = Path(name) / f"stdout{suffix}"
             stands_for[str(output)] = "standard output"
@@ -95,9 +96,31 @@ def open_streams(args: Namespace, suffix: str) -> Iterator[Streams]:
             sys.stdout.buffer.flush()
 
 
+def _lay_aside(stream: BinaryIO, file: Path) -> None:
+    """Keep what comes as a file; of what does not begin as a picture no more than that.
+
+    Raises:
+        ClearSRError: there is no room for it.
+    """
+    from clearsr.image.decoding import may_be_picture
+
+    try:
+        with file.open("wb") as kept:
+            kept.write(start := stream.read(_START))
+            if may_be_picture(start):
+                shutil.copyfileobj(stream, kept)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ClearSRError(f"standard input: cannot be kept in {file.parent.parent} ({reason})") from None
+
+
 def _check(args: Namespace, from_stdin: bool, to_stdout: bool) -> None:
     if len(args.inputs) > 1 or (to_stdout and os.path.isdir(args.inputs[0])):
         raise UsageError("-: stands for one picture; there are other inputs, or a folder")
+    if from_stdin and sys.stdin is None:
+        raise UsageError("-: standard input is closed; pipe a picture into it")
+    if to_stdout and sys.stdout is None:
+        raise UsageError("-o -: standard output is closed; send it elsewhere, or name a file")
     if from_stdin and sys.stdin.isatty():
         raise UsageError("-: standard input is a terminal; pipe a picture into it")
     if to_stdout and sys.stdout.isatty():

@@ -10,6 +10,8 @@ import rich
 from rich.console import Console
 from rich.text import Text
 
+from clearsr.errors import printable
+
 _DECODERS = ("PIL", "tifffile")  # they log what the reader then says in one line that names the file
 
 
@@ -36,7 +38,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         word = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         try:
-            message = " ".join(record.getMessage().split())
+            message = " ".join(printable(record.getMessage()).split())
             if word and message == self._last:
                 return  # of a file that is read twice, as for --compare
             self._last = message

@@ -304,7 +304,7 @@ def _with_quality(overrides: Overrides, quality: str | None, suffix: str) -> Ove
     if suffix not in _LOSSY and suffix != SAME:
         raise UsageError(f"--quality {quality}: {suffix[1:]} is lossless; use --format jpg, webp or avif")
     fields = {*_LOSSY.values()} if suffix == SAME else {_LOSSY[suffix]}
-    values = {**overrides.values, **dict.fromkeys(fields, int(quality) if quality.isdigit() else quality)}
+    values = {**overrides.values, **dict.fromkeys(fields, int(quality) if quality.isdecimal() else quality)}
     if "webp_quality" in fields:
         values["webp_lossless"] = False
     return Overrides(values, {**overrides.origins, **dict.fromkeys(fields, "--quality")})

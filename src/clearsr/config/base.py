@@ -166,6 +166,10 @@ def _explain(schema: type[FrozenConfig], item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "finite_number":
         message = "must be a number"
+    if item["type"] == "byte_size":
+        message = "must be a size such as 500MB or 4GB"
+    if isinstance(item["input"], Mapping | BaseModel):  # a whole section: it says nothing
+        return f"{name}: {message}"
     return f"{name}: {message} (got {shortened(item['input'])})"
 
 

@@ -16,7 +16,7 @@ class WorkConfig(FrozenConfig):
 
     model: str = Field(description="compact, a folder or a hub id")
     pipeline: dict[str, Any] = Field({}, description="further arguments of ClearSRPipeline.from_pretrained")
-    sampling: SamplingConfig = SamplingConfig()
+    sampling: SamplingConfig | None = Field(None, description="unset: the model's own")
     output: OutputConfig = OutputConfig()
     suffix: str = Field(".png", description="of the files to write, with its dot; .*: the input's")
 

@@ -38,7 +38,8 @@ _SIZE_MARKS = {name: f"_{name.removesuffix('_side')}{{}}" for name in WISHES} | 
 # A file name that an earlier run gave, without suffix.
 _MARKED = re.compile(
     r"(?P<origin>.+)_(x\d+(\.\d+)?|(width|height|longest|shortest)\d+|\d+(\.\d+)?mp|fit\d+x\d+)"
-    rf"({COMPARISON_MARK})?"
+    rf"({COMPARISON_MARK})?",
+    re.DOTALL,
 )
 
 
@@ -193,11 +194,14 @@ def output_names(names: Sequence[str], suffix: str, folder: Path | str = "", mar
     stems = (name[:dot] if 0 < (dot := name.rfind(".")) < len(name) - 1 else name for name in names)
     ends = [f"{mark}{suffix_for(name, suffix)}" for name in names]
     results = [f"{stem}{end}" for stem, end in zip(stems, ends, strict=True)]
-    count = Counter(results)
-    results = [
-        f"{name}{end}" if count[result] > 1 else result
-        for name, end, result in zip(names, ends, results, strict=True)
-    ]
+    while len(count := Counter(results)) < len(results):  # again: a whole name may be another's (x.png.png)
+        before = results
+        results = [
+            f"{name}{end}" if count[result] > 1 else result
+            for name, end, result in zip(names, ends, results, strict=True)
+        ]
+        if results == before:
+            break
     if len(set(results)) < len(results):
         double = next(result for result, number in Counter(results).items() if number > 1)
         a, b, *_ = (name for name, result in zip(names, results, strict=True) if result == double)

@@ -40,7 +40,13 @@ def is_url(location: str) -> bool:
 
 
 def normalise(location: str) -> str:
-    """One spelling of a location: an absolute path, or a URL without a slash at its end."""
+    """One spelling of a location: an absolute path, or a URL without a slash at its end.
+
+    Raises:
+        ClearSRError: it has no letters.
+    """
+    if not location:
+        raise ClearSRError("a name is empty; expected a file, a folder (. is the one you are in) or a URL")
     if location.startswith("file://"):
         location = location.removeprefix("file://")
     if not is_url(location):

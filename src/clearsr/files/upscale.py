@@ -33,6 +33,7 @@ from clearsr.image import (
     write_blocks,
     write_image,
 )
+from clearsr.image.carrying import FORMATS
 from clearsr.image.data import ImageData
 from clearsr.image.frames import check_frames, write_frames
 from clearsr.image.reading import FrameSequence
@@ -167,15 +168,21 @@ def upscale_to_file(
     if output.frames == "all":
         _check_room(source, input_size, reading.whole, sampling.max_memory)
     if output.frames == "all" and (sequence := read_sequence(source)) is not None:
-        is_settled = is_large_enough(*input_size, sampling) and sampling.size.when_large != "shrink"
-        if not is_settled:
+        are_settled = is_large_enough(*input_size, sampling) and (
+            sampling.size.when_large == "skip" or _is_passed_on(source, target, sampling, output)
+        )
+        if not are_settled:
+            if is_large_enough(*input_size, sampling):
+                size = result_size(*input_size, sampling, display_name(source))
+                _tell_of_size(source, input_size, size, sampling)
             return _upscale_frames(pipeline, source, target, sampling, output, sequence, on_step)
     size = result_size(*input_size, sampling, display_name(source))
     if is_large_enough(*input_size, sampling):
         _check_room(source, input_size, reading.whole, sampling.max_memory)
         return settle_large(source, target, size, sampling, output)
     _check_room(source, input_size, reading.in_parts, sampling.max_memory)
-    workload = pipeline.plan(worked_size(input_size, sampling), sampling, reading)
+    name = display_name(source)
+    workload = pipeline.plan(worked_size(input_size, sampling), sampling, reading, name)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         workload = workload._replace(is_in_blocks=True)
 
@@ -188,7 +195,7 @@ def upscale_to_file(
         write_image(result, checked, output)
         return result.height, result.width
 
-    return with_less_on_failure(attempt, workload, sampling.tile.size, display_name(source))
+    return with_less_on_failure(attempt, workload, sampling.tile.size, name)
 
 
 def _upscale_frames(
@@ -213,7 +220,7 @@ def _upscale_frames(
         own, size = sizes(image)
         if is_large_enough(*own, sampling):
             return resized(image, size)
-        workload = pipeline.plan(worked_size(own, sampling), sampling)
+        workload = pipeline.plan(worked_size(own, sampling), sampling, source=display_name(source))
         work = partial(pipeline.upscale_with, [image], sampling, on_step=on_step)
         return with_less_on_failure(work, workload, sampling.tile.size, display_name(source))[0]
 
@@ -250,21 +257,36 @@ def settle_large(
     if rule == "skip":
         flag = sampling.size.flag
         raise LargeEnoughError(f"{name}: is {size[1]}x{size[0]}, large enough for {flag}; skipped")
-    checked = _open_folder(target, size)
+    is_passed_on = _is_passed_on(source, target, sampling, output)
+    checked = _open_folder(target, size, are_frames=is_passed_on and output.frames == "all")
     with collected() as notices:
         image = read_image(source, allow_truncated=output.allow_truncated)  # a damaged one is not passed on
-    is_as_wanted = output.keep_metadata and output.bit_depth == "input"
-    is_whole = not any(notice.kind == "truncated" for notice in notices)
-    if rule == "copy" and is_as_wanted and is_whole and stored_format(source) == checked.format.name:
+    if is_passed_on and not any(notice.kind == "truncated" for notice in notices):
         with source.open("rb") as file:
             write_whole(target, lambda copy: shutil.copyfileobj(file, copy))
     else:  # then what is left out of it is told of
         for notice in notices:
             notify(notice.kind, name, notice.text)
         write_image(resized(image, size), checked, output)
-    done = "copied as it is" if rule == "copy" else f"shrunk to {size[1]}x{size[0]}"
-    notify("size", name, f"it is {image.width}x{image.height}, large enough: {done}")
+    _tell_of_size(source, (image.height, image.width), size, sampling)
     return (image.height, image.width) if rule == "copy" else size
+
+
+def _tell_of_size(
+    source: Path, given: tuple[int, int], size: tuple[int, int], sampling: SamplingConfig
+) -> None:
+    """Say of a picture that is large enough what was done with it."""
+    is_copied = sampling.size.when_large == "copy"
+    done = "copied as it is" if is_copied else f"shrunk to {size[1]}x{size[0]}"
+    notify("size", display_name(source), f"it is {given[1]}x{given[0]}, large enough: {done}")
+
+
+def _is_passed_on(source: Path, target: Path, sampling: SamplingConfig, output: OutputConfig) -> bool:
+    """Whether a file that is large enough is the result, byte by byte: nothing of it is to be changed."""
+    is_as_wanted = output.keep_metadata and output.bit_depth == "input"
+    format = FORMATS.get(target.suffix.lower())
+    is_copied = sampling.size.when_large == "copy" and is_as_wanted
+    return is_copied and format is not None and stored_format(source) == format.name
 
 
 def _upscale_in_blocks(

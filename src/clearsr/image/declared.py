@@ -63,15 +63,37 @@ _SRGB = Colors(_D65, _BT709, None, "sRGB")
 _ADOBE_RGB = Colors(_D65, (0.64, 0.33, 0.21, 0.71, 0.15, 0.06), 2.19921875, "Adobe RGB (1998)")
 
 
+# Pillow's modes that become RGB, by the file's ICC profile if it has one: the result has another then.
+PROFILED = ("CMYK", "LAB")
+CONVERTED = "converted"  # among what Pillow calls `info`: it was of these
+
+
 def declared_profile(info: Mapping[Any, Any], exif: Image.Exif, is_gray: bool, source: str) -> bytes | None:
     """The ICC profile of a picture: its own, or one that says what it says otherwise; None for sRGB.
 
     Args:
-        info: as Pillow has it; `cicp` in it, primaries and transfer function, goes before all else.
+        info: as `metadata.info_of` has it; `cicp`, primaries and transfer function, goes first.
+        is_gray: whether the picture is; a profile that does not fit is left out.
 
     Raises:
         ClearSRError: its values are PQ or HLG, or by a curve that is not known.
     """
+    declared = _declared(info, exif, is_gray, source)
+    profile = fitting_profile(declared, is_gray)
+    if declared and profile is None and CONVERTED not in info:
+        notify("profile", source, "its ICC profile is none for such colours; it is left out")
+    return profile
+
+
+def fitting_profile(profile: object, is_gray: bool) -> bytes | None:
+    """The ICC profile if its header (bytes 16-20 name the colour space) says that it is for such pixels."""
+    if not isinstance(profile, bytes) or len(profile) < 128:
+        return None
+    return profile if profile[16:20] == (b"GRAY" if is_gray else b"RGB ") else None
+
+
+def _declared(info: Mapping[Any, Any], exif: Image.Exif, is_gray: bool, source: str) -> bytes | None:
+    """Its own profile as it is, or one made of what else it says."""
     own = info.get("icc_profile")
     if "cicp" in info:
         primaries, transfer = info["cicp"]

@@ -4,6 +4,7 @@ Sizes are checked against the header before anything is decoded, and truncated f
 shown half. Decoders raise what they like: `reading.py` calls all of this under its guard.
 """
 
+import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -12,7 +13,15 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from clearsr.errors import ClearSRError, installing, notify
 from clearsr.image.data import ImageMetadata, Raster, stored_window, upright_size
 from clearsr.image.declared import chromaticities_of, nclx_in
-from clearsr.image.deep import DNG_VERSION, check_size, layout_of, read_both_bytes, read_unusual_tiff
+from clearsr.image.deep import (
+    DNG_VERSION,
+    channels_of,
+    check_size,
+    layout_of,
+    notify_of_channels,
+    read_both_bytes,
+    read_unusual_tiff,
+)
 from clearsr.image.metadata import collect_metadata, info_of, orientation_of, safe_exif
 from clearsr.image.modes import raster_of
 from clearsr.image.png import check_png_size, check_png_sums, png_chunks
@@ -117,6 +126,7 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
             return _cut(_decode_unusual_tiff(encoded), choose)
         with encoded.open() as again:
             _check_sums(again, image)
+        channels = channels_of(image)
         if layout == "two_bytes":
             raster = read_both_bytes(image, encoded.open, encoded.frame or 0)
             stored_size = raster.samples.shape[0], raster.samples.shape[1]
@@ -132,6 +142,7 @@ def decode(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
             raster = raster_of(image, source)
         if layout == "inverted":
             raster = Raster(~raster.samples)
+        notify_of_channels(channels - raster.samples.shape[2], source)
         is_gray = raster.samples.shape[2] <= 2
         with encoded.open() as again:
             info = info_of(image) | _declared_in(again, image)
@@ -190,6 +201,25 @@ def open_header(file: BinaryIO, source: str, max_pixels: int) -> Image.Image | N
         raise ClearSRError(f"{source}: is a HEIC image; to read it, {installing('heif')}") from None
     pillow_heif.register_heif_opener()
     return Image.open(file, formats=["HEIF"])
+
+
+def may_be_picture(start: bytes) -> bool:
+    """Whether a file that begins so may be of a kind that is read; 32 bytes tell."""
+    Image.init()
+    openers = (Image.OPEN[name] for name in _FORMATS & set(Image.OPEN))
+    others = (*_TIFF_MAGIC, b"\xff\x0a", _JXL_BOX)
+    is_other = start.startswith(others) or start[4:8] == b"ftyp"
+    mark = start[:16].ljust(16, b"\0")  # some look at it without asking how long it is
+    return is_other or any(accepts(mark) for _, accepts in openers if accepts) or _is_tga(start)
+
+
+def _is_tga(start: bytes) -> bool:
+    """Whether a file that begins so may be a TGA, which has no mark of its own."""
+    try:
+        with Image.open(io.BytesIO(start), formats=["TGA"]):
+            return True
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def _what_it_is(head: bytes) -> str:

@@ -15,14 +15,16 @@ import numpy as np
 import tifffile
 from PIL import Image, TiffImagePlugin
 
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, notify
 from clearsr.image.data import Raster
+from clearsr.image.declared import PROFILED
 from clearsr.image.modes import checked_floats
 from clearsr.image.tiff import check_unpacked
 
 Layout = Literal["plain", "inverted", "two_bytes", "unusual"]
 
 _BITS, _PHOTOMETRIC, _PLANAR, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 284, 338, 339
+_SAMPLES_PER_PIXEL = 277
 _ORIENTATION = 274
 _INFO_TAGS = {"icc_profile": 34675, "xmp": 700}
 DNG_VERSION = 50706  # a camera's raw file has it
@@ -197,11 +199,28 @@ def with_alpha(samples: np.ndarray, base: int, extra: tuple[int, ...], source: s
     if samples.shape[2] < base:
         raise ClearSRError(f"{source}: is a damaged TIFF: RGB with {samples.shape[2]} channels")
     kinds = extra or (_SEPARATE_ALPHA,) * (samples.shape[2] == base + 1)
-    for index, kind in enumerate(kinds[: samples.shape[2] - base]):
+    others = samples.shape[2] - base
+    for index, kind in enumerate(kinds[:others]):
         if kind in (_ASSOCIATED_ALPHA, _SEPARATE_ALPHA):
+            notify_of_channels(others - 1, source)
             chosen = np.concatenate([samples[..., :base], samples[..., base + index, None]], axis=-1)
             return Raster(chosen, is_premultiplied=kind == _ASSOCIATED_ALPHA)
+    notify_of_channels(others, source)
     return Raster(samples[..., :base])
+
+
+def channels_of(image: Image.Image) -> int:
+    """Channels that a TIFF stores of each pixel; 0 where that means nothing."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile) or image.mode in PROFILED:
+        return 0
+    return int(image.tag_v2.get(_SAMPLES_PER_PIXEL, 1))
+
+
+def notify_of_channels(count: int, source: str) -> None:
+    """Say so if a TIFF has channels that are neither colour nor transparency."""
+    if count > 0:
+        what = "a further channel" if count == 1 else f"{count} further channels"
+        notify("channels", source, f"it has {what}, neither colour nor transparency; left out")
 
 
 def orientation_tag(page: tifffile.TiffPage) -> int:

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 
 from clearsr.errors import notify, one_line
 from clearsr.image.data import ImageMetadata, upright_point, upright_size
-from clearsr.image.declared import declared_profile
+from clearsr.image.declared import CONVERTED, PROFILED, declared_profile
 
 _ORIENTATION = int(ExifTags.Base.Orientation)
 _DESCRIPTION = int(ExifTags.Base.ImageDescription)
@@ -127,6 +127,8 @@ def orientation_of(exif: Image.Exif) -> int:
 def info_of(image: Image.Image) -> dict[Any, Any]:
     """What Pillow calls `info` of an opened image; a TIFF's IPTC is in it as that of a JPEG is."""
     info = dict(image.info)
+    if image.mode in PROFILED:
+        info[CONVERTED] = True
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         block = image.tag_v2.get(_IPTC_TAG)
         if isinstance(block, bytes):  # others have it as numbers of 32 bits, in the file's order
@@ -164,7 +166,7 @@ def collect_metadata(
     if isinstance(comment, bytes):
         comment = _decoded(comment)
     return ImageMetadata(
-        icc_profile=fitting_profile(declared_profile(info, exif, is_gray, source), is_gray),
+        icc_profile=declared_profile(info, exif, is_gray, source),
         exif=_descriptive_part(exif, source, size),
         xmp=_xmp_of_picture(xmp, source) if isinstance(xmp, bytes) and xmp else None,
         dpi=_usable_dpi(info.get("dpi")),
@@ -173,13 +175,6 @@ def collect_metadata(
         comment=comment if isinstance(comment, str) and comment.strip("\0 ") else None,
         size=size,
     )
-
-
-def fitting_profile(profile: object, is_gray: bool) -> bytes | None:
-    """The ICC profile if its header (bytes 16-20 name the colour space) says that it is for such pixels."""
-    if not isinstance(profile, bytes) or len(profile) < 128:
-        return None
-    return profile if profile[16:20] == (b"GRAY" if is_gray else b"RGB ") else None
 
 
 def exif_of(block: bytes | None) -> Image.Exif:

@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from clearsr.errors import ClearSRError, notify, one_line
 from clearsr.image.data import ImageData, ImageMetadata, Raster, from_raster, to_samples
+from clearsr.image.declared import PROFILED
 from clearsr.image.metadata import (
     IPTC_RESOURCE,
     collect_metadata,
@@ -26,7 +27,6 @@ from clearsr.image.metadata import (
 _GRAY = ("1", "L", "LA", "La")
 _GRAY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _COLOR = ("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "YCbCr", "HSV")
-_PROFILED = ("CMYK", "LAB")
 
 
 def from_pil(image: Image.Image, source: str = "image") -> ImageData:
@@ -37,7 +37,10 @@ def from_pil(image: Image.Image, source: str = "image") -> ImageData:
     """
     if image.width < 1 or image.height < 1:
         raise ClearSRError(f"{source}: has no pixels ({image.width}×{image.height})")
-    image.load()
+    try:
+        image.load()
+    except (OSError, ValueError, SyntaxError) as error:  # of a file that is cut off, or closed
+        raise ClearSRError(f"{source}: cannot be read ({one_line(error)})") from error
     raster = raster_of(image, source)
     exif = safe_exif(image, source)
     height, width, channels = raster.samples.shape
@@ -70,11 +73,15 @@ def from_array(array: np.ndarray, source: str = "image") -> ImageData:
     Raises:
         ClearSRError: another shape, or values that are neither uint8, uint16 nor floats in [0, 1].
     """
+    if not isinstance(array, np.ndarray):
+        raise ClearSRError(f"{source}: expected an array H×W or H×W×C, got {type(array).__name__}")
     samples = array[..., None] if array.ndim == 2 else array
     if samples.ndim != 3 or samples.shape[2] not in (1, 2, 3, 4) or samples.size == 0:
         raise ClearSRError(f"{source}: expected H×W or H×W×C with C from 1 to 4, got {array.shape}")
     if samples.dtype.kind == "f":
         samples = checked_floats(samples, source)
+    elif samples.dtype == np.dtype(np.uint16).newbyteorder():  # the other order of bytes
+        samples = samples.astype(np.uint16)
     elif samples.dtype not in (np.uint8, np.uint16):
         raise ClearSRError(f"{source}: expected uint8, uint16 or floats in [0, 1], got {samples.dtype}")
     return from_raster(Raster(samples), ImageMetadata(), source)
@@ -108,6 +115,8 @@ def images_in(given: Any) -> tuple[list[ImageData], Literal["one", "several", "s
     if isinstance(given, Image.Image | np.ndarray | torch.Tensor):
         if isinstance(given, Image.Image) or given.ndim != 4:
             return [_single(given, "image")], "one"
+        if len(given) == 0:
+            raise ClearSRError("images: is a stack of none; expected one or more")
         return [_single(each, f"image {number}") for number, each in enumerate(given)], "stack"
     if isinstance(given, Sequence) and not isinstance(given, str | bytes):
         return [_single(each, f"image {number}") for number, each in enumerate(given)], "several"
@@ -167,7 +176,7 @@ def raster_of(image: Image.Image, source: str) -> Raster:
         target = "LA" if image.has_transparency_data else "L"
     elif mode in _COLOR:
         target = "RGBA" if image.has_transparency_data else "RGB"
-    elif mode in _PROFILED:
+    elif mode in PROFILED:
         return Raster(np.asarray(to_srgb(image, source)))
     else:
         raise ClearSRError(f"{source}: has pixels of kind {mode!r}; convert it to RGB or greyscale first")

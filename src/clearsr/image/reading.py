@@ -47,7 +47,7 @@ _RAW_SUFFIXES = frozenset(
 
 
 def read_image(
-    path: Path, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, frame: int | None = None
+    path: Path | str, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False, frame: int | None = None
 ) -> ImageData:
     """The picture that a file shows: upright, RGB or grey, at 8 or 16 bits, with its metadata.
 
@@ -62,6 +62,7 @@ def read_image(
     Raises:
         ClearSRError: one line naming the file and what is wrong with it.
     """
+    path = Path(path)
     source = display_name(path)
     _check_file(path, source)
     with _guarded(source, max_pixels):

@@ -20,7 +20,8 @@ from clearsr.errors import ClearSRError, display_name, notify
 from clearsr.image import carrying
 from clearsr.image.carrying import AVIF, FORMATS, GIF, JPEG, PNG, TIFF, WEBP, Format
 from clearsr.image.data import ImageData, ImageMetadata, to_samples
-from clearsr.image.metadata import exif_bytes, exif_of, fitting_profile, metadata_for_size
+from clearsr.image.declared import fitting_profile
+from clearsr.image.metadata import exif_bytes, exif_of, metadata_for_size
 from clearsr.image.modes import to_srgb
 from clearsr.image.png import PngWriter, text_chunks
 from clearsr.image.tiff import Tiles, write_tiff
@@ -95,7 +96,7 @@ def check_output(path: Path, size: tuple[int, int] | None = None, are_frames: bo
     return Target(path, format)
 
 
-def write_image(image: ImageData, path: Path | Target, config: OutputConfig | None = None) -> None:
+def write_image(image: ImageData, path: Path | str | Target, config: OutputConfig | None = None) -> None:
     """Write `image` to `path`, checked already or not, replacing a file of that name in one step.
 
     Transparency is laid onto white where the format is JPEG, and 16 bits become 8 where it has no more.
@@ -104,7 +105,7 @@ def write_image(image: ImageData, path: Path | Target, config: OutputConfig | No
         ClearSRError: see `check_output`; or the disk is full, the folder is read-only, and the like.
     """
     config = config or OutputConfig()
-    path, format = path if isinstance(path, Target) else check_output(path, (image.height, image.width))
+    path, format = path if isinstance(path, Target) else check_output(Path(path), (image.height, image.width))
     image, depth = as_format_holds(image, path, format, config)
     samples = to_samples(image, depth)
     try:

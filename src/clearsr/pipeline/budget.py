@@ -139,6 +139,7 @@ def plan_work(
     device: torch.device,
     reading: InputCost = IN_MEMORY,
     tile: TileCost | None = None,
+    source: str = "this image",
 ) -> Workload:
     """The most that fits into the budget.
 
@@ -148,6 +149,7 @@ def plan_work(
         max_memory: the budget; None takes what is available now.
         reading: what reading the image takes.
         tile: what denoising takes; None plans one tile at a time.
+        source: the image, for the error.
 
     Raises:
         ClearSRError: the budget is too small for anything.
@@ -166,7 +168,7 @@ def plan_work(
         least = (max_memory or free) - min(free, free_on_device)
         least += costs[PIECE_SIDES[-1]] + rows[PIECE_SIDES[-1]]
         raise ClearSRError(
-            f"max_memory: {as_text(max_memory or free)} is too little; with the model in memory this image "
+            f"max_memory: {as_text(max_memory or free)} is too little; with the model in memory {source} "
             f"needs about {as_text(least)} (--max-memory)"
         )
     piece = fitting[0]

@@ -211,6 +211,9 @@ class ClearSRPipeline:
             ClearSRError: a setting or an image cannot be used.
         """
         if generator is not None:
+            if not isinstance(generator, torch.Generator):
+                what = type(generator).__name__
+                raise ClearSRError(f"generator: expected one torch.Generator for all images, got {what}")
             drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
             overrides["seed"] = int(drawn)
         settings = self.configure(config, **overrides)
@@ -268,17 +271,24 @@ class ClearSRPipeline:
             results.update(zip(group, done, strict=True))
         return [results[i] for i in range(len(images))]
 
-    def plan(self, size: tuple[int, int], config: SamplingConfig, reading: InputCost = IN_MEMORY) -> Workload:
+    def plan(
+        self,
+        size: tuple[int, int],
+        config: SamplingConfig,
+        reading: InputCost = IN_MEMORY,
+        source: str = "this image",
+    ) -> Workload:
         """How much to do at once for a result of that height and width, within `config.max_memory`.
 
         Args:
             reading: what reading the input takes, unless it is in memory already.
+            source: the image, for the error.
 
         Raises:
             ClearSRError: the budget is too small for anything.
         """
         tile, vae = self.steps.tile_cost(config), self.steps.vae_cost()
-        return plan_work(size, vae, config.max_memory, self.device, reading, tile)
+        return plan_work(size, vae, config.max_memory, self.device, reading, tile, source)
 
     @torch.no_grad()
     def upscale_with(
