@@ -281,10 +281,10 @@ def _check(args: Namespace) -> None:
 
 def _refuse_inputs(args: Namespace) -> None:
     """Refuse to write over what is measured, merged or compared with."""
-    given = [*args.merge, args.log, args.niqe_model, *args.spandrel]
+    named = [*args.merge, args.log, args.niqe_model, *args.spandrel]
     if not args.merge:
-        given += [file for pair in find_pairs(args, args.sr) for file in (pair.lr, pair.sr, pair.hr)]
-    inputs = [path for path in given if path is not None and path.exists()]
+        named += [file for pair in find_pairs(args, args.sr) for file in (pair.lr, pair.sr, pair.hr)]
+    inputs = [path for path in named if path is not None]
     refuse_inputs("--csv", args.csv, inputs)
     refuse_inputs("--json", args.json, inputs)
     if args.csv is not None and args.csv == args.json:

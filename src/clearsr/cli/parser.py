@@ -92,7 +92,9 @@ def refuse_inputs(flag: str, path: Path | None, inputs: Iterable[Path]) -> None:
     Raises:
         UsageError: it is.
     """
-    if path is not None and any(path.exists() and path.samefile(read) for read in inputs):
+    if path is None or not path.exists():
+        return
+    if any(read.exists() and path.samefile(read) for read in inputs):
         raise UsageError(f"{flag} {path}: is also an input, which would be lost; name another file")
 
 

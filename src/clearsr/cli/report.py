@@ -55,7 +55,7 @@ def run(args: Namespace) -> int:
     if outputs and args.hr is None:
         raise UsageError("--outputs: needs --hr DIR, the originals")
     refuse_folder("-o", args.output)
-    refuse_inputs("-o", args.output, [path for path in args.results if path.exists()])
+    refuse_inputs("-o", args.output, args.results)
 
     from clearsr.atomic import write_text
     from clearsr.evaluation.results import read_results

@@ -165,23 +165,20 @@ def upscale_to_file(
 
     sampling = sampling.model_copy(update={"seed": file_seed(sampling.seed, source.name)})
     input_size, reading = read_header(source)
+    name = display_name(source)
+    is_large, size = is_large_enough(*input_size, sampling), result_size(*input_size, sampling, name)
     if output.frames == "all":
         _check_room(source, input_size, reading.whole, sampling.max_memory)
     if output.frames == "all" and (sequence := read_sequence(source)) is not None:
-        are_settled = is_large_enough(*input_size, sampling) and (
-            sampling.size.when_large == "skip" or _is_passed_on(source, target, sampling, output)
-        )
-        if not are_settled:
-            if is_large_enough(*input_size, sampling):
-                size = result_size(*input_size, sampling, display_name(source))
+        is_skipped = sampling.size.when_large == "skip"
+        if not (is_large and (is_skipped or _is_passed_on(source, target, sampling, output))):
+            if is_large:
                 _tell_of_size(source, input_size, size, sampling)
             return _upscale_frames(pipeline, source, target, sampling, output, sequence, on_step)
-    size = result_size(*input_size, sampling, display_name(source))
-    if is_large_enough(*input_size, sampling):
+    if is_large:
         _check_room(source, input_size, reading.whole, sampling.max_memory)
         return settle_large(source, target, size, sampling, output)
     _check_room(source, input_size, reading.in_parts, sampling.max_memory)
-    name = display_name(source)
     workload = pipeline.plan(worked_size(input_size, sampling), sampling, reading, name)
     if size[0] * size[1] > MAX_OUTPUT_PIXELS:
         workload = workload._replace(is_in_blocks=True)
