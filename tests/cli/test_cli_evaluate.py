@@ -372,3 +372,10 @@ def test_a_mistake_in_also_names_the_flag(evaluate, testset):
     for given, says in (("steps", "--also steps: expected KEY=VALUE"), ("steps=x", "--also steps: must be")):
         outcome = evaluate("--testset", testset, "--measures", "psnr", "--also", given)
         assert outcome.code == 2 and says in outcome.err
+
+
+def test_a_factor_beside_originals_is_told_of(evaluate, testset):
+    given = ("--testset", testset, "--measures", "psnr", "--limit", "1")
+    plain, with_factor = evaluate(*given), evaluate(*given, "--upscale", "2")
+    assert plain.out == with_factor.out and not plain.err.strip()
+    assert "--upscale: says nothing here" in with_factor.err

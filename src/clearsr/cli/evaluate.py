@@ -233,6 +233,8 @@ def _measure(args: Namespace, shard: "Shard | None", on_start: OnStart, on_image
     niqe_model = None if args.niqe_model is None else NiqeModel.load(args.niqe_model)
     methods = [] if args.sr is not None else _methods(args, own)
     has_hr, has_lr = pairs[0].hr is not None, pairs[0].lr is not None
+    if own.given("upscale") and has_hr and methods:
+        logger.warning("--upscale: says nothing here; results are as large as the originals")
     scorer = Scorer(config, has_hr, has_lr, device, niqe_model)
     chosen = pairs
     if shard is not None:
