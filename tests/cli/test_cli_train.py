@@ -1,6 +1,7 @@
 """`clearsr train`: recipes and overrides reach the engine, and mistakes are refused before it."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def recipe(tmp_path):
 def test_recipe_overrides_and_resume_reach_the_engine(run, recipe, tmp_path, monkeypatch):
     calls = []
 
-    def fit(config, resume=None):
+    def fit(config, resume=None, on_signal=None):
         calls.append((config, resume))
         return tmp_path / "run/export"
 
@@ -99,3 +100,17 @@ def test_trained_model_is_one_that_upscale_takes(run, model, photo, recipe, tmp_
     upscaled = run("upscale", photo("b.png"), "--model", "run/export", "--steps", "1", "--device", "cpu")
     assert upscaled.code == 0
     assert Path("b_x4.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_a_signal_stopped_is_no_success(run, recipe, tmp_path, monkeypatch, number):
+    def fit(config, resume, on_signal):
+        on_signal(number)
+        return tmp_path / "run/export"
+
+    monkeypatch.setattr("clearsr.training.engine.fit", fit)
+    monkeypatch.setattr("clearsr.training.run_folder.steps_done", lambda folder: 3)
+    outcome = run("train", recipe, "--set", "steps=5")
+    assert outcome.code == 128 + number and outcome.out == ""
+    outcome = run("train", recipe, "--set", "steps=3")  # it came with the last step
+    assert outcome.code == 0 and outcome.out.strip().endswith("export")

@@ -160,3 +160,14 @@ def test_wrong_flags_are_named(folder, flags, message, capsys):
 def test_a_missing_folder_is_named(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path / "gone")]) == 1
     assert "gone" in capsys.readouterr().err
+
+
+def test_shards_are_not_written_among_the_photographs_nor_without_a_crop(folder, tmp_path, capsys):
+    before = sorted(folder.rglob("*"))
+    given = ["data", "check", str(folder), "-q", "--crop"]
+    assert main([*given, "16", "--shards", str(folder / "shards")]) == 1
+    assert "is or lies in the input" in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+    assert main([*given, "512", "--shards", str(tmp_path / "none")]) == 1
+    assert "--crop 512: no photograph is as large" in capsys.readouterr().err
+    assert not list(tmp_path.glob("none/*"))

@@ -1,5 +1,8 @@
 """Batches are a function of (seed, step): not of processes, workers, interruptions or the cache."""
 
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -300,3 +303,37 @@ def test_small_pictures_are_refused_by_name(with_small):
         mixed(with_small, {}, {}).check_sizes()
     with pytest.raises(ClearSRError, match="all 2 images are smaller than data.crop_size, 16"):
         mixed([with_small[1] / n for n in ("narrow.png", "tiny.png")], {}, {}, small="skip")
+
+
+_PARENT = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+
+def child(place):
+    parent = os.getppid()
+    (place / "started").touch()
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    from clearsr.data.crops import _prepare_worker
+    (place / "alone").touch()
+    _prepare_worker(0)
+    (place / "goes on").touch()
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    multiprocessing.get_context("spawn").Process(target=child, args=(place,)).start()
+    while not (place / "started").exists():
+        time.sleep(0.01)
+    os._exit(9)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process keeps its parent's number there")
+def test_a_worker_whose_parent_was_killed_while_it_started_leaves(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    pipe = subprocess.run(  # ends when all who hold its end of the pipe have left
+        [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert pipe.returncode == 9 and "Traceback" not in pipe.stderr, pipe.stderr
+    assert (tmp_path / "alone").exists() and not (tmp_path / "goes on").exists()

@@ -225,3 +225,29 @@ def test_manifests_that_are_none_are_refused(tmp_path, images, says):
     path.write_text(json.dumps({"settings": {"crops": 3}, "images": images}))
     with pytest.raises(ClearSRError, match="crops needs crop"):
         read_manifest(path)
+
+
+def test_a_set_of_other_settings_is_not_replaced(photographs, tmp_path):
+    folder = tmp_path / "t"
+    make_testset([photographs], folder, TestsetConfig(seed=0))
+    before = contents(folder)
+    with pytest.raises(ClearSRError, match=r"-o .*: holds a set of another seed"):
+        make_testset([photographs], folder, TestsetConfig(seed=9))
+    make_testset([photographs], folder, TestsetConfig(seed=0))
+    assert contents(folder) == before
+
+
+def test_a_set_does_not_lie_among_the_photographs(photographs):
+    before = contents(photographs)
+    for folder in (photographs, photographs / "set"):
+        with pytest.raises(ClearSRError, match=r"-o .*: is or lies in the input"):
+            make_testset([photographs], folder, TestsetConfig())
+    assert contents(photographs) == before
+
+
+def test_what_is_no_manifest_is_not_quoted(tmp_path):
+    path = tmp_path / "manifest.json"
+    path.write_bytes(b"\xff\xd8" + bytes(range(256)) * 8)
+    with pytest.raises(ClearSRError, match="cannot be read as the manifest") as caught:
+        read_manifest(path)
+    assert len(str(caught.value).replace(str(path), "")) < 200

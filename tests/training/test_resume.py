@@ -49,8 +49,9 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     parts = make_run(stage, "parts", **EVERYTHING)
     before = signal.getsignal(signal.SIGTERM)
     signal_at(3)
-    fit(parts)
-    assert signal.getsignal(signal.SIGTERM) is before
+    told = []
+    fit(parts, on_signal=told.append)
+    assert signal.getsignal(signal.SIGTERM) is before and told == [signal.SIGTERM]
     saved = [path.name for path in (parts.output / "checkpoints").iterdir()]
     assert saved == ["step-00000003"]  # within an epoch: 12 of 5, 10, 15 samples
     fit(parts, resume="latest")
@@ -189,3 +190,19 @@ def test_metrics_go_on_where_they_stopped(make_run):
     rows = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert {"loss", "grad_norm", "learning_rate"} <= rows[0].keys()
+
+
+def test_fewer_steps_than_are_done_are_refused(make_run):
+    config = make_run("autoencoder", "run", steps=2)
+    fit(config)
+    with pytest.raises(ClearSRError, match="steps: is 1, and the checkpoint is at step 2"):
+        fit(config.model_copy(update={"steps": 1}), resume="latest")
+
+
+def test_a_run_does_not_lie_among_its_photographs(make_run, photos):
+    for output in (photos, photos / "run"):
+        config = make_run("autoencoder", "run").model_copy(update={"output": output})
+        before = sorted(photos.rglob("*"))
+        with pytest.raises(ClearSRError, match=r"output .*: is or lies in data\.train"):
+            fit(config)
+        assert sorted(photos.rglob("*")) == before

@@ -178,3 +178,15 @@ def test_settings_without_a_flag_go_by_their_dotted_names():
 def test_memory_is_what_the_server_allows():
     limits = build_config(ServingConfig, {"max_memory": "1.5GB"})
     assert sampling_of(SamplingConfig(), {}, limits).max_memory == 1_500_000_000
+
+
+def test_a_picture_of_a_few_pixels_teaches_nothing_of_large_ones(tiny_pipeline):
+    estimator, config = Estimator(), SamplingConfig(steps=1)
+    estimator.measure(tiny_pipeline)
+    before = estimator.estimate(10, config).seconds
+    for _ in range(30):
+        estimator.learn(16e-6, config, 0.5, 0)
+    assert estimator.estimate(10, config).seconds == before
+    assert estimator.estimate(16e-6, config).seconds == estimator.estimate(0.065, config).seconds > 0
+    estimator.learn(10, config, 1000 * before, 0)  # as when the machine slept meanwhile
+    assert before < estimator.estimate(10, config).seconds < 3 * before

@@ -13,6 +13,7 @@ from clearsr.cli.flags import Overrides, add_config_files, add_config_flags, bui
 from clearsr.cli.parser import UsageError, complain
 from clearsr.cli.terminal import write_line
 from clearsr.config.degradation import DegradationConfig
+from clearsr.errors import ClearSRError
 
 if TYPE_CHECKING:
     from clearsr.data.check import DataReport
@@ -79,8 +80,10 @@ def run(args: Namespace) -> int:
 
     from clearsr.data.check import add_listing, check_images
     from clearsr.data.shards import ShardWriter
-    from clearsr.data.sources import list_items
+    from clearsr.data.sources import list_items, refuse_inside
 
+    if args.shards is not None:
+        refuse_inside("--shards", args.shards, args.inputs, "the input")
     problems: list[str] = []
     items = list_items(args.inputs, problems)
     crops = None
@@ -96,6 +99,8 @@ def run(args: Namespace) -> int:
             with ShardWriter(args.shards, args.crop) as writer:
                 report = check_images(items, args.crop, on_image, writer.add)
             crops = writer.crops
+            if not crops:
+                raise ClearSRError(f"--crop {args.crop}: no photograph is as large; nothing was written")
     add_listing(report, args.inputs, items, problems)
     if args.json:
         values = report.as_dict() | ({} if crops is None else {"crops": crops})

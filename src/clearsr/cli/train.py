@@ -9,7 +9,8 @@ from clearsr.config.training import TrainConfig
 
 _EPILOG = """\
 The run goes to the recipe's `output` folder: config.yaml, metrics.jsonl, checkpoints, and `export`, the model
-that `clearsr upscale --model` takes. Ctrl-C stops after the step in hand and saves; --resume latest goes on.
+that `clearsr upscale --model` takes. Ctrl-C stops after the step in hand and saves; --resume latest goes on
+(exit code 130, after SIGTERM 143).
 Several processes: torchrun --nproc-per-node N -m clearsr train CONFIG.
 
 examples:
@@ -48,6 +49,11 @@ def run(args: Namespace) -> int:
             write_line(line)
         return 0
     from clearsr.training.engine import fit
+    from clearsr.training.run_folder import steps_done
 
-    write_line(str(fit(config, args.resume)))
+    signals: list[int] = []
+    export = fit(config, args.resume, signals.append)
+    if signals and steps_done(config.output) < config.steps:
+        return 128 + signals[0]  # as the system says of what a signal ended: the stage is not done
+    write_line(str(export))
     return 0

@@ -7,6 +7,8 @@ that follows it in the order of the epoch (round to its beginning), and reported
 """
 
 import hashlib
+import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -315,6 +317,9 @@ def _prepare_worker(_: int) -> None:
     Ctrl-C and a scheduler's SIGTERM reach every process of the group; the training process still needs the
     batch in hand to finish its step and save.
     """
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # killed meanwhile: torch would not notice any more
+        os._exit(1)
     torch.set_num_threads(1)
     own_stderr()
     for number in (signal.SIGINT, signal.SIGTERM):

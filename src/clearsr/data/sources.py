@@ -69,6 +69,23 @@ class ImageItem(NamedTuple):
         return content
 
 
+def refuse_inside(flag: str, folder: Path, inputs: Iterable[Path], what: str) -> None:
+    """See that a folder to be written is no part of what is read: what lies there would be read, too.
+
+    Args:
+        what: the inputs are called.
+
+    Raises:
+        ClearSRError: it is one of the folders among the inputs, or below it.
+    """
+    target = folder.resolve()
+    for given in inputs:
+        if given.is_dir() and given.resolve() in (target, *target.parents):
+            raise ClearSRError(
+                f"{flag} {folder}: is or lies in {what} {given}, and would be read with it; choose another"
+            )
+
+
 def list_items(inputs: Sequence[Path], problems: list[str] | None = None) -> list[ImageItem]:
     """The images that files, folders, `.txt` lists and `.tar` shards stand for, each once, in their order.
 

@@ -117,7 +117,10 @@ def load_photograph(name: str) -> ImageData:
     side = min(MAX_SIDE, image.height, image.width)
     top, left = (image.height - side) // 2, (image.width - side) // 2
     square = image.color[:, top : top + side, left : left + side]
-    return ImageData(crop_to_multiple(square, UPSCALE).contiguous(), source=name)
+    try:
+        return ImageData(crop_to_multiple(square, UPSCALE).contiguous(), source=name)
+    except ClearSRError as error:
+        raise ClearSRError(f"--photo {name}: {error}") from None
 
 
 def _bundled(name: str) -> ImageData:

@@ -21,9 +21,9 @@ from pydantic import BaseModel, Field, NonNegativeInt, ValidationError, model_va
 from clearsr.atomic import remove_unfinished, write_text
 from clearsr.config.base import FrozenConfig, parse_json
 from clearsr.config.degradation import DegradationConfig
-from clearsr.data.sources import ImageItem, decode, list_items
+from clearsr.data.sources import ImageItem, decode, list_items, refuse_inside
 from clearsr.degradation import crop_to_multiple, degrade_pair
-from clearsr.errors import ClearSRError
+from clearsr.errors import ClearSRError, one_line
 from clearsr.image import ImageData, fill_transparent, read_image, write_image
 from clearsr.seeds import make_generator
 
@@ -90,7 +90,9 @@ def read_manifest(path: Path) -> Manifest:
         place = ".".join(map(str, what["loc"]))
         raise ClearSRError(f"{path}: is no manifest of a test set ({place}: {what['msg']})") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ClearSRError(f"{path}: cannot be read as the manifest of a test set ({error!r})") from None
+        raise ClearSRError(
+            f"{path}: cannot be read as the manifest of a test set ({one_line(error)})"
+        ) from None
     names = [crop.name for crop in crops]
     for name in names:
         if not name or PurePosixPath(name).is_absolute() or ".." in name.replace("\\", "/").split("/"):
@@ -137,12 +139,13 @@ def make_testset(
 
     Raises:
         ClearSRError: there are no photographs, one that is listed is not among them, two would get the same
-            name, the folder holds other pictures or cannot be written, or nothing was made.
+            name, the folder is among the inputs, holds another set or cannot be written, or nothing was made.
     """
+    refuse_inside("-o", folder, inputs, "the input")
     items = _named(list_items(inputs))
     wanted = _wanted(items, config) if listed is None else _by_photograph(items, listed)
     names = {crop.name for crops in wanted.values() for crop in crops}
-    _refuse_others(folder, names)
+    _refuse_others(folder, names, config)
     remove_unfinished((folder / part / name).parent for part in (LR_FOLDER, HR_FOLDER) for name in names)
     records: list[dict[str, Any]] = []
     left_out, failed = [], []
@@ -249,8 +252,12 @@ def _read(item: ImageItem) -> ImageData:
     return read_image(item.path) if item.offset is None else ImageData(decode(item).float() / 255)
 
 
-def _refuse_others(folder: Path, names: set[str]) -> None:
-    """A test set must not be a mixture of two."""
+def _refuse_others(folder: Path, names: set[str], config: TestsetConfig) -> None:
+    """A test set must not be a mixture of two, nor be replaced by one of other settings."""
+    if (folder / MANIFEST).is_file():
+        before, now = read_manifest(folder / MANIFEST).config.model_dump(), config.model_dump()
+        if changed := [name for name in now if now[name] != before[name]]:
+            raise ClearSRError(f"-o {folder}: holds a set of another {changed[0]}; choose another folder")
     for part in (LR_FOLDER, HR_FOLDER):
         for path in sorted((folder / part).rglob("*.png")):
             if path.relative_to(folder / part).with_suffix("").as_posix() not in names:

@@ -224,7 +224,7 @@ def _decoded(encoded: Encoded, choose: ChooseWindow | None = None) -> Decoded:
     if share < 1 and not encoded.allow_truncated:
         raise ClearSRError(
             f"{encoded.source}: is damaged or incomplete: it ends after about {share:.0%} of the picture; "
-            "--allow-truncated takes what is there"
+            "clearsr upscale --allow-truncated takes what is there"
         )
     is_all = "only the end of the file is missing; the picture is all there"
     is_part = f"it ends after about {share:.0%} of the picture; the rest is grey"

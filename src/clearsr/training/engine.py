@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from clearsr.config.training import TrainConfig
+from clearsr.data.sources import refuse_inside
 from clearsr.errors import ClearSRError, optional
 from clearsr.hardware import cuda_arithmetic, try_compiler
 from clearsr.models.checkpoint import save_network
@@ -53,17 +54,22 @@ FINISH_SAMPLES, FINISH_BATCH = 256, 16  # that a stage may measure its result on
 _LONGEST_WAIT = timedelta(hours=3)  # for other processes, as while the first one writes
 
 
-def fit(config: TrainConfig, resume: str | None = None) -> Path:
+def fit(
+    config: TrainConfig, resume: str | None = None, on_signal: Callable[[int], None] = lambda _number: None
+) -> Path:
     """Train one stage and return the folder of the exported model.
 
     Args:
         resume: `latest`, or the path of a checkpoint folder; None starts at step 0.
+        on_signal: told the number of a signal that stops the run after the step in hand.
 
     Raises:
         ClearSRError: the configuration, the data or a checkpoint is unusable, the disk is full, or the loss
             is not finite for several steps.
     """
     require_trackers(config)
+    refuse_inside("output", config.output, [source.path for source in config.data.train], "data.train")
+    refuse_inside("output", config.output, config.data.validation, "data.validation")
     accelerator = start_processes(config)
     if config.compile:
         try_compiler(accelerator.device, "compile")
@@ -82,7 +88,7 @@ def fit(config: TrainConfig, resume: str | None = None) -> Path:
     stage = prepare_stage(config, network, accelerator.device)
     stages += stages_of_run(config)
     with cuda_arithmetic(config.tf32, config.cudnn_benchmark):  # a teacher's pictures, too
-        step = _Trainer(config, accelerator, stage, network, stages, checkpoint).train()
+        step = _Trainer(config, accelerator, stage, network, stages, checkpoint).train(on_signal)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if step < config.steps:
@@ -115,6 +121,10 @@ class _Trainer:
         self.fingerprint = self.dataset.fingerprint()
         notes = self._restore(checkpoint)
         self.first_step, self.losses = int(notes.get("step", 0)), notes.get("losses", [])
+        if self.first_step > config.steps:
+            raise ClearSRError(
+                f"steps: is {config.steps}, and the checkpoint is at step {self.first_step}; expected no less"
+            )
         if self.is_main:
             if self.first_step < config.steps:
                 for line in self.dataset.check_sizes():
@@ -133,13 +143,13 @@ class _Trainer:
             with accelerator.main_process_first():  # what networks of measures need is fetched once
                 self.validation = Validation(config, accelerator.device, shard)
 
-    def train(self) -> int:
-        """Run the remaining steps, unless a signal stops it; returns the steps done."""
+    def train(self, on_signal: Callable[[int], None]) -> int:
+        """Run the remaining steps, unless a signal stops it, which is told; returns the steps done."""
         config, step = self.config, self.first_step
         trackers = open_trackers(config, step) if self.is_main else []
         report = Report(config.output, config.steps, step, self.is_main, trackers)
         checkpoints = CheckpointWriter(config.output, config.keep_checkpoints, config.background_checkpoints)
-        with report, checkpoints, stop_signals() as stopped:
+        with report, checkpoints, stop_signals(on_signal) as stopped:
             stepper = Stepper.start(
                 config, self.accelerator, self.stage, self.state, self.dataset, self.scaler, step, self.losses
             )
@@ -337,8 +347,8 @@ _SAME_PRESS_SECONDS = 2.0
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and Ctrl-C only set a flag, which the yielded function reads.
+def stop_signals(on_signal: Callable[[int], None]) -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and Ctrl-C only set a flag, which the yielded function reads, and are told.
 
     A second Ctrl-C stops at once, with KeyboardInterrupt. Outside the main thread, where Python allows no
     handlers, the flag is never set.
@@ -351,6 +361,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     def handle(number: int, _: FrameType | None) -> None:
         if not received:
             logger.warning("stopping after the step in hand, which is saved; Ctrl-C again stops at once")
+            on_signal(number)
         elif number == signal.SIGINT and time.monotonic() - received[0] > _SAME_PRESS_SECONDS:
             raise KeyboardInterrupt
         received.append(time.monotonic())

@@ -2,7 +2,7 @@
 
 Time goes as megapixels·(a + b·steps), a step with guidance counting for more, memory as megapixels. The
 factors come from small pictures that are upscaled when the server has nothing else to do, and every picture
-since corrects them.
+since that is as large corrects them; smaller ones take as long as those.
 """
 
 import threading
@@ -43,8 +43,10 @@ def checked(network: nn.Module, check: Callable[[], None]) -> Iterator[None]:
 
 
 _SIDE = 64  # of the pictures whose time is measured
+_LEAST = (4 * _SIDE) ** 2 / 1e6  # megapixels of their results
 _WARM_UP_SIDE = 128  # of the one before, whose memory is measured
 _WEIGHT = 0.3  # of a new measurement against those before
+_MOST_OFF = 4.0  # times that one may be off; more is another thing than the machine's speed
 
 
 class Estimate(NamedTuple):
@@ -114,12 +116,11 @@ class Estimator:
 
         _run(pipeline, _WARM_UP_SIDE, one, look)
         times = [_run(pipeline, _SIDE, config, check) for config in (one, three, guided)]
-        pixels = (4 * _SIDE) ** 2 / 1e6
-        per_step = max(0.0, (times[1] - times[0]) / 2) / pixels
+        per_step = max(0.0, (times[1] - times[0]) / 2) / _LEAST
         with self._lock:
-            self._fixed, self._per_step = max(0.0, times[0] / pixels - per_step), per_step
+            self._fixed, self._per_step = max(0.0, times[0] / _LEAST - per_step), per_step
             if per_step > 0:
-                self._guided = max(1.0, 1 + (times[2] - times[1]) / 3 / pixels / per_step)
+                self._guided = max(1.0, 1 + (times[2] - times[1]) / 3 / _LEAST / per_step)
             self._idle, self._is_measured = watch.first, True
         self.learn_memory((4 * _WARM_UP_SIDE) ** 2 / 1e6, watch.peak)
 
@@ -134,7 +135,8 @@ class Estimator:
             if not self._is_measured:
                 return None
             size, took = self._largest
-            seconds = self._correction * megapixels * (self._fixed + self._work(sampling) * self._per_step)
+            per_megapixel = self._fixed + self._work(sampling) * self._per_step
+            seconds = self._correction * max(megapixels, _LEAST) * per_megapixel
             return Estimate(seconds, took * max(1.0, megapixels / size) if size else 0.0)
 
     def learn(self, megapixels: float, sampling: SamplingConfig, seconds: float, peak: int) -> None:
@@ -143,8 +145,9 @@ class Estimator:
         if expected is None:
             return
         with self._lock:
-            if expected.seconds > 0:
-                self._correction *= 1 + _WEIGHT * (seconds / expected.seconds - 1)
+            if expected.seconds > 0 and megapixels >= _LEAST:
+                ratio = min(seconds / expected.seconds, _MOST_OFF)
+                self._correction *= 1 + _WEIGHT * (ratio - 1)
         self.learn_memory(megapixels, peak)
 
     def learn_memory(self, megapixels: float, peak: int) -> None:

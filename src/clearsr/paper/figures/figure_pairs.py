@@ -33,8 +33,9 @@ def degraded_pairs(
     """
     settings = preset_config(config.degradation)
     for item in list_images(photographs)[:limit]:
+        middle = _middle(read_8_bit(item.file), config.side)
         try:
-            hr = crop_to_multiple(_middle(read_8_bit(item.file), config.side), upscale).contiguous()
+            hr = crop_to_multiple(middle, upscale).contiguous()
         except ClearSRError as error:
             raise ClearSRError(f"{item.file}: {error}") from None
         generator = make_generator("degrade", seed, item.relative.as_posix())
