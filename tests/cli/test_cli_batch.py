@@ -242,3 +242,6 @@ def test_the_documentations_python_has_the_models_own_settings(photo, tmp_path, 
     assert "'ok': 1" in capsys.readouterr().out
     run("upscale", "photos/a.png", "-o", "alone.png")
     assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "larger/a.png").read_bytes()
+    settings = json.loads((tmp_path / "larger/manifest.settings.json").read_text())
+    own = ClearSRPipeline.from_pretrained("compact").defaults.model_dump(mode="json")
+    assert settings["sampling"] == own and own["steps"] == 1

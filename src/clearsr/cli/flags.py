@@ -144,7 +144,7 @@ def _in_the_users_words(message: str, origins: Mapping[str, str]) -> str:
     """pydantic's report with dotted paths replaced by what the user wrote."""
     for path, origin in origins.items():
         words = origin.replace("\\", r"\\")  # a Windows path; re.sub would read escapes into it
-        message = re.sub(rf"(^|; ){re.escape(path)}((?:\.\d+)*): ", rf"\g<1>{words}: ", message)
+        message = re.sub(rf"(^|; ){re.escape(path)}(?:\.\d+)*: ", rf"\g<1>{words}: ", message)
     return message.replace("Input should be ", "must be ").removeprefix("configuration: ")
 
 
